@@ -1,0 +1,39 @@
+# make demo and make test set up their own environment; any Python from 3.11 on will do.
+PYTHON ?= python3
+VENV ?= .venv
+OLDEST ?= .venv-oldest
+# A data directory of tensorflow-datasets beside the checkout, if there is one.
+export TFDS_DATA_DIR ?= $(wildcard ../shared/data/tfds)
+
+.PHONY: demo test test-oldest lint clean
+
+demo: $(VENV)/installed
+	$(VENV)/bin/python -m experiments.demo
+
+test: $(VENV)/installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/python -m pytest
+
+test-oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/python -m pytest
+
+lint: $(VENV)/installed
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:
+	rm -rf $(VENV) $(OLDEST) .pytest_cache .ruff_cache
+
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'advjax needs Python 3.11 or newer: make PYTHON=/path/to/python3.12 …'; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@
+
+# The lowest versions that pyproject.toml admits.
+$(OLDEST)/installed: pyproject.toml tests/oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c tests/oldest.txt -e '.[test]'
+	touch $@

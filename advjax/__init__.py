@@ -1,0 +1,20 @@
+"""Adversarial training in JAX: attacks, objectives, theory and diagnostics.
+
+Everything is a pure function of arrays. Modules are imported by name, as in
+``from advjax import attacks, norms``; importing the package alone imports nothing.
+
+=============  ==================================================================
+types          the contracts on one page; read this first
+norms          the l1, l2 and linf balls, for one example
+losses         per-example losses
+attacks        fgsm, pgd, best_of, smooth: factories of attacks
+objectives     what training minimises: standard, adversarial, TRADES, MART
+linear         linear regression under attack: closed forms and descent paths
+models         networks, and adapters for networks written elsewhere
+data           Gaussian designs and small real data sets
+train          the state, the step, and two ways of dispatching steps
+evaluate       clean and robust accuracy and loss, with intervals
+transition     eps*: where the adversarial training loss crosses a threshold
+inference      p-values against replicates
+=============  ==================================================================
+"""

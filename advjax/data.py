@@ -1,0 +1,105 @@
+"""Simulated designs, and small real data sets that ship with scikit-learn.
+
+Images are ``[n, height, width, channels]`` float32 in [0, 1], so that ``eps`` is in
+units of the full pixel range; labels are int32.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advjax.types import Array, Batch, Key
+
+
+def gaussian(
+    key: Key,
+    num_examples: int,
+    theta0: Array,
+    cov: Array | None,
+    sigma: Array | float,
+) -> Batch:
+    """Linear data: x ~ N(0, Σ), y = θ0ᵀx + N(0, σ²); ``x[n, d]``, ``y[n]``.
+
+    ``cov[d, d]`` is Σ, positive semi-definite, or None for the identity. All but
+    ``num_examples`` may be traced, so replicates and parameters can be vmapped.
+    """
+    key_x, key_noise = jax.random.split(key)
+    x = jax.random.normal(key_x, (num_examples, theta0.size), theta0.dtype)
+    if cov is not None:
+        eigvals, basis = jnp.linalg.eigh(cov)
+        # Rounding leaves a singular covariance with eigenvalues slightly below zero.
+        x = x @ (basis * jnp.sqrt(jnp.maximum(eigvals, 0))[None]).T
+    noise = jax.random.normal(key_noise, (num_examples,), theta0.dtype)
+    return Batch(x, x @ theta0 + sigma * noise)
+
+
+def load(name: str, *, split: str) -> Batch:
+    """A real data set as NumPy arrays; no network is used.
+
+    ============  ==============================================================
+    "digits"      1797 handwritten digits, 8×8×1 in [0, 1], 10 classes; 1437
+                  for training and 360 for testing, split stratified by class
+    "diabetes"    442 patients, 10 measurements and the disease's progression,
+                  353 and 89; each column and the target standardised by the
+                  training rows
+    ============  ==============================================================
+
+    The test split is every fifth row of each class, the same on every machine.
+
+    Args:
+        name: "digits" or "diabetes".
+        split: "train" or "test".
+
+    Raises:
+        ValueError: for an unknown name or split.
+        ImportError: without scikit-learn, saying how to install it.
+    """
+    if name not in _LOADERS:
+        msg = f"data set = {name!r}: choose one of {', '.join(sorted(_LOADERS))}"
+        raise ValueError(msg)
+    if split not in ("train", "test"):
+        msg = f"split = {split!r}: choose 'train' or 'test'"
+        raise ValueError(msg)
+    try:
+        import sklearn.datasets
+    except ImportError as error:
+        msg = f"data set {name!r} needs scikit-learn: pip install 'advjax[experiments]'"
+        raise ImportError(msg) from error
+    train, test = _LOADERS[name](sklearn.datasets)
+    return train if split == "train" else test
+
+
+def _digits(datasets) -> tuple[Batch, Batch]:
+    table = datasets.load_digits()
+    x = (table.images[..., None] / 16).astype(np.float32)
+    y = table.target.astype(np.int32)
+    return _divide(x, y, _test_rows(y))
+
+
+def _diabetes(datasets) -> tuple[Batch, Batch]:
+    table = datasets.load_diabetes()
+    train, test = _divide(table.data, table.target, _test_rows(np.zeros(442, int)))
+
+    def standardised(part: Batch) -> Batch:
+        pairs = ((part.x, train.x), (part.y, train.y))
+        columns = [(a - b.mean(axis=0)) / b.std(axis=0) for a, b in pairs]
+        return Batch(*(column.astype(np.float32) for column in columns))
+
+    return standardised(train), standardised(test)
+
+
+_LOADERS: dict[str, Callable] = {"digits": _digits, "diabetes": _diabetes}
+
+
+def _test_rows(classes: np.ndarray) -> np.ndarray:
+    """Every fifth row of each class, as a boolean mask: no generator to depend on."""
+    by_class = np.argsort(classes, kind="stable")
+    chosen = np.zeros(classes.size, bool)
+    chosen[by_class[::5]] = True
+    return chosen
+
+
+def _divide(x: np.ndarray, y: np.ndarray, test: np.ndarray) -> tuple[Batch, Batch]:
+    return Batch(x[~test], y[~test]), Batch(x[test], y[test])

@@ -1,0 +1,195 @@
+"""Linear regression under attack: closed forms, population risk, descent paths.
+
+The model is y = θ0ᵀx + noise, x ~ N(0, Σ), noise ~ N(0, σ²), the loss (θᵀx - y)², and
+the perturbation maximises that loss over a ball in ``norm``. With r = θᵀx - y and
+q = ‖θ‖_* everything is explicit: the attack is eps · sgn(r) · steepest(θ), and the
+attacked loss (|r| + eps q)².
+
+Functions take one data set ``x[n, d], y[n]`` and one ``theta[d]``; ``vmap`` them over
+replicates and radii. ``eps`` and ``xi`` are traced.
+
+References: Xing et al., Phase transition from clean training to adversarial training,
+2022 (appendix C); Xing et al., On the generalization properties of adversarial
+training, 2021 (formulas 5 and 9, Proposition 8).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from advjax import norms
+from advjax.norms import Norm
+from advjax.types import Array
+
+C0 = (2 / jnp.pi) ** 0.5
+"""E|z| of a standard normal z."""
+
+
+def _direction(r: Array) -> Array:
+    """sgn(r) with sgn(0) = 1: at r = 0 both signs are maximisers, and 0 is none."""
+    return jnp.where(r < 0, -1, 1).astype(r.dtype)
+
+
+def perturb(theta: Array, x: Array, y: Array, eps: Array, norm: Norm) -> Array:
+    """The exact worst case x + eps · sgn(r) · steepest(θ), ``[n, d]``.
+
+    At θ = 0 the loss does not depend on x, and x is returned.
+    """
+    r = x @ theta - y
+    return x + eps * jnp.outer(_direction(r), norm.steepest(theta))
+
+
+def adversarial_loss(theta: Array, x: Array, y: Array, eps: Array, norm: Norm) -> Array:
+    """(|r| + eps ‖θ‖_*)² per example, ``[n]``: the largest loss over the ball."""
+    return (jnp.abs(x @ theta - y) + eps * norm.dual(theta)) ** 2
+
+
+def adversarial_gradient(
+    theta: Array, x: Array, y: Array, eps: Array, norm: Norm
+) -> Array:
+    """The gradient of the mean adversarial loss, ``[d]``.
+
+    (2/n) Σ (|r_i| + eps q) (sgn(r_i) x_i + eps ∂q), with ∂q = steepest(θ): formula C.1.
+    The perturbed examples are never formed. At θ = 0, where q has a kink, ∂q = 0.
+    """
+    r = x @ theta - y
+    v = norm.steepest(theta)
+    size = jnp.abs(r) + eps * jnp.dot(theta, v)
+    return 2 * ((_direction(r) * size) @ x / r.size + eps * jnp.mean(size) * v)
+
+
+def surrogate_perturb(
+    theta: Array, x: Array, y: Array, eps: Array, norm: Norm, xi: Array
+) -> Array:
+    """The surrogate attack of ``attacks.smooth`` in closed form, ``[n, d]``.
+
+    The clean gradient is g = 2 r θ, which makes the factors 2|r|‖θ‖/√(4r²‖θ‖² + xi²)
+    for l2, and 2|r θ_j|/(2|r θ_j| + xi) per entry for linf.
+    """
+    g = 2 * jnp.outer(x @ theta - y, theta)
+    if norm is norms.linf:
+        size, whole = jnp.abs(g), jnp.abs(g) + xi
+    elif norm is norms.l2:
+        size = jax.vmap(norms.l2.value)(g)[:, None]
+        whole = jnp.sqrt(size**2 + xi**2)
+    else:
+        msg = "the surrogate attack is defined for norms.l2 and norms.linf only"
+        raise ValueError(msg)
+    factor = jnp.where(whole == 0, 1, size / jnp.where(whole == 0, 1, whole))
+    return x + factor * (perturb(theta, x, y, eps, norm) - x)
+
+
+def surrogate_gradient(
+    theta: Array, x: Array, y: Array, eps: Array, norm: Norm, xi: Array
+) -> Array:
+    """The gradient of the mean loss at the frozen surrogate attack, ``[d]``.
+
+    This is what training with A_{eps,xi} descends, since the perturbation counts as a
+    constant; at xi = 0 it equals ``adversarial_gradient``.
+    """
+    x_adv = surrogate_perturb(theta, x, y, eps, norm, xi)
+    return 2 * (x_adv @ theta - y) @ x_adv / y.size
+
+
+def population_risk(
+    theta: Array,
+    theta0: Array,
+    cov: Array,
+    sigma: Array,
+    eps: Array,
+    norm: Norm,
+) -> Array:
+    """E(|r| + eps q)² = s² + eps² q² + 2 c0 eps q s, s² = ‖θ-θ0‖²_Σ + σ², c0 = √(2/π).
+
+    Formula 5 for l2 (q = ‖θ‖₂) and 9 for linf (q = ‖θ‖₁). ``cov[d, d]`` is Σ.
+    """
+    diff = theta - theta0
+    s = jnp.sqrt(diff @ cov @ diff + sigma**2)
+    q = norm.dual(theta)
+    return s**2 + (eps * q) ** 2 + 2 * C0 * eps * q * s
+
+
+class Optimum(NamedTuple):
+    """``theta[d]`` and the population ``risk[]``, R*(eps)."""
+
+    theta: Array
+    risk: Array
+
+
+def optimal(theta0: Array, cov: Array, sigma: Array, eps: Array, norm: Norm) -> Optimum:
+    """The minimiser of the population risk under l2 attack, for any covariance.
+
+    By Proposition 8 it lies on the curve θ(κ) = (Σ + κI)⁻¹ Σ θ0, where stationarity is
+
+        κ = (eps² + eps c0 s/‖θ‖) / (1 + eps c0 ‖θ‖/s).
+
+    The risk is convex, so this has one solution, unless eps ≥ ‖Σθ0‖ / (c0 v) with
+    v² = θ0ᵀΣθ0 + σ², where θ* = 0 exactly. Solved by bisection to the last digit.
+    The risk is differentiable in all arguments; ``theta`` is constant to autodiff.
+
+    Raises:
+        ValueError: for norms other than l2, where Proposition 8 does not hold.
+    """
+    if norm is not norms.l2:
+        msg = "optimal is known in closed form for norms.l2 only"
+        raise ValueError(msg)
+    eigvals, basis = jnp.linalg.eigh(cov)
+    # Rounding leaves a singular covariance with eigenvalues slightly below zero.
+    eigvals = jnp.maximum(eigvals, 0)
+    target = basis.T @ theta0
+    scale = jnp.maximum(jnp.mean(eigvals), jnp.finfo(eigvals.dtype).tiny)
+
+    def direction(t):
+        # With κ = scale · (1-t)/t, θ = t · direction(t), so that t in [0, 1] runs from
+        # θ = 0 to θ0 and nothing is singular at either end.
+        shrunk = eigvals * t + scale * (1 - t)
+        return eigvals * target / jnp.where(shrunk == 0, 1, shrunk)
+
+    def excess(t):
+        # t times the difference of the two sides of the stationarity condition.
+        nu = norms.l2.value(direction(t))
+        s = jnp.sqrt(jnp.sum(eigvals * (t * direction(t) - target) ** 2) + sigma**2)
+        right = (t * eps**2 + eps * C0 * s / nu) / (1 + eps * C0 * t * nu / s)
+        return scale * (1 - t) - right
+
+    def halve(_, bracket):
+        low, high = bracket
+        middle = (low + high) / 2
+        below = excess(middle) > 0
+        return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+    dtype = jnp.result_type(theta0, cov)
+    num_halvings = jnp.finfo(dtype).nmant + 10
+    zero, one = jnp.zeros((), dtype), jnp.ones((), dtype)
+    low, _ = jax.lax.fori_loop(0, num_halvings, halve, (zero, one))
+    t = jnp.where(eps == 0, 1, jnp.where(excess(zero) > 0, low, 0))
+    theta = jax.lax.stop_gradient(basis @ (t * direction(t)))
+    return Optimum(theta, population_risk(theta, theta0, cov, sigma, eps, norm))
+
+
+def descent_path(
+    gradient: Callable[[Array], Array],
+    theta: Array,
+    *,
+    step_size: Array | float,
+    num_steps: int,
+) -> Array:
+    """Full-batch gradient descent, ``[num_steps + 1, d]``, the first row its start.
+
+    Example:
+        >>> from advjax import linear, norms
+        >>> x, y = jnp.eye(2), jnp.ones(2)
+        >>> clean = lambda th: linear.adversarial_gradient(th, x, y, 0.0, norms.l2)
+        >>> linear.descent_path(clean, jnp.zeros(2), step_size=0.5, num_steps=1)
+        Array([[0. , 0. ],
+               [0.5, 0.5]], dtype=float32)
+    """
+
+    def step(theta, _):
+        theta = theta - step_size * gradient(theta)
+        return theta, theta
+
+    _, path = jax.lax.scan(step, theta, length=num_steps)
+    return jnp.concatenate([theta[None], path])

@@ -1,0 +1,91 @@
+"""Per-example losses: unreduced, never sign-flipped, higher means worse for the model.
+
+Classification losses take ``logits[..., k]`` and integer ``labels[...]`` and do not
+change when a constant is added to all logits. Losses of a scalar output take ``z[...]``
+and a sign ``y[...]`` in {-1, +1}; ``squared_error`` takes a prediction and a target.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from advjax.types import Array
+
+
+def cross_entropy(logits: Array, labels: Array) -> Array:
+    """-log softmax(logits)[label], ``[...]``.
+
+    Computed as softplus(u) with u = log Σ over j ≠ y of exp(z_j - z_y). The usual
+    log-sum-exp minus z_y rounds to zero in float32 once the label leads by 17, and its
+    gradient loses the label's term; an attack then has no direction, or a wrong one,
+    and the network looks robust. This form keeps both to a lead of about 87.
+    """
+    own, others = _split(logits, labels)
+    return jax.nn.softplus(jax.nn.logsumexp(others - own[..., None], axis=-1))
+
+
+def squared_error(pred: Array, y: Array) -> Array:
+    """(pred - y)², ``[...]``, without the factor 1/2.
+
+    Raises:
+        ValueError: if the shapes differ; ``[n, 1]`` against ``[n]`` would broadcast to
+            ``[n, n]`` and train on nonsense.
+    """
+    if jnp.shape(pred) != jnp.shape(y):
+        msg = f"pred has shape {jnp.shape(pred)} and y {jnp.shape(y)}; make them equal"
+        raise ValueError(msg)
+    return (pred - y) ** 2
+
+
+def logistic(z: Array, y: Array) -> Array:
+    """log(1 + exp(-y z)), ``[...]``."""
+    return jax.nn.softplus(-y * z)
+
+
+def exponential(z: Array, y: Array) -> Array:
+    """exp(-y z), ``[...]``."""
+    return jnp.exp(-y * z)
+
+
+def kl(logits_p: Array, logits_q: Array) -> Array:
+    """KL(p ‖ q) = Σ p (log p - log q), ``[...]``, for p, q the softmax of the logits.
+
+    Gradients flow through both arguments; at p = q the gradient is zero, so an attack
+    on this loss must not start there.
+    """
+    log_p = jax.nn.log_softmax(logits_p)
+    log_q = jax.nn.log_softmax(logits_q)
+    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def _split(logits: Array, labels: Array) -> tuple[Array, Array]:
+    """The label's logit, ``[...]``, and all logits with that one -inf, ``[..., k]``."""
+    is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    own = jnp.sum(jnp.where(is_label, logits, 0), axis=-1)
+    return own, jnp.where(is_label, -jnp.inf, logits)
+
+
+def margin(logits: Array, labels: Array) -> Array:
+    """The largest z_j - z_y over j ≠ y, ``[...]``: positive where misclassified."""
+    own, others = _split(logits, labels)
+    return jnp.max(others, axis=-1) - own
+
+
+def dlr(logits: Array, labels: Array) -> Array:
+    """The difference of logits ratio, ``[...]``.
+
+    margin / (z_(1) - z_(3) + 1e-12), with z_(1) ≥ z_(2) ≥ ...
+    the sorted logits: invariant to the scale of the logits as well as to their offset.
+
+    Raises:
+        ValueError: for fewer than three classes, where z_(3) does not exist; use
+            ``margin`` there.
+
+    Croce and Hein, Reliable evaluation of adversarial robustness, 2020, whose guard
+    1e-12 is kept.
+    """
+    num_classes = logits.shape[-1]
+    if num_classes < 3:
+        msg = f"dlr needs at least 3 classes, got {num_classes}; use losses.margin"
+        raise ValueError(msg)
+    top = jax.lax.top_k(logits, 3)[0]
+    return margin(logits, labels) / (top[..., 0] - top[..., 2] + 1e-12)

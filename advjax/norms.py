@@ -1,0 +1,123 @@
+"""The l1, l2 and linf norms and their balls, for one example of any shape.
+
+    from advjax.norms import l1, l2, linf
+    delta = jax.vmap(linf.project)(delta, eps)     # delta[n, ...], eps[n]
+
+A norm is its value, its dual, its direction of steepest ascent, the projection onto
+its ball and a uniform draw from it. Arrays are scaled before they are squared, so that
+neither 1e-30 nor 1e30 under- or overflows, and derivatives at zero are zero, not nan.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from advjax.types import Array, Key
+
+
+class Norm(NamedTuple):
+    """A norm ‖·‖ on one example; ‖·‖_* is its dual.
+
+    Attributes:
+        value: ``delta -> []``, ‖delta‖.
+        dual: ``g -> []``, ‖g‖_* = max over ‖v‖ ≤ 1 of <g, v>.
+        steepest: ``g -> v``, a maximiser of <g, v> over ‖v‖ ≤ 1; 0 at ``g = 0``.
+        project: ``(delta, eps) -> delta``, the nearest point (in l2) of the ball of
+            radius ``eps``; the identity inside the ball.
+        sample: ``(key, like) -> delta``, uniform in the unit ball, in the shape and
+            dtype of ``like``.
+    """
+
+    value: Callable[[Array], Array]
+    dual: Callable[[Array], Array]
+    steepest: Callable[[Array], Array]
+    project: Callable[[Array, Array], Array]
+    sample: Callable[[Key, Array], Array]
+
+
+def _max_abs(v: Array) -> Array:
+    return jnp.max(jnp.abs(v))
+
+
+def _sum_abs(v: Array) -> Array:
+    return jnp.sum(jnp.abs(v))
+
+
+def _unscaled(v: Array) -> tuple[Array, Array]:
+    """Splits ``v`` into a scale and an array whose largest entry is 1 (or all 0)."""
+    scale = jax.lax.stop_gradient(_max_abs(v))
+    return scale, v / jnp.where(scale == 0, 1, scale)
+
+
+def _euclidean(v: Array) -> Array:
+    scale, u = _unscaled(v)
+    square = jnp.sum(u * u)
+    return jnp.where(square == 0, 0, scale * jnp.sqrt(_nonzero(square)))
+
+
+def _nonzero(square: Array) -> Array:
+    return jnp.where(square == 0, 1, square)
+
+
+def _linf_project(delta: Array, eps: Array) -> Array:
+    return jnp.clip(delta, -eps, eps)
+
+
+def _linf_sample(key: Key, like: Array) -> Array:
+    return jax.random.uniform(key, like.shape, like.dtype, minval=-1, maxval=1)
+
+
+def _l2_steepest(g: Array) -> Array:
+    _, u = _unscaled(g)
+    return u / jnp.sqrt(_nonzero(jnp.sum(u * u)))
+
+
+def _l2_project(delta: Array, eps: Array) -> Array:
+    # In units of eps no square overflows, and one that underflows is inside anyway.
+    w = delta / _nonzero(eps)
+    square = jnp.where(eps == 0, jnp.inf, jnp.sum(w * w))
+    return jnp.where(square <= 1, delta, delta / jnp.sqrt(jnp.maximum(square, 1)))
+
+
+def _l2_sample(key: Key, like: Array) -> Array:
+    # Barthe et al. 2005: g / sqrt(|g|² + e) is uniform in the ball for g ~ N(0, I/2)
+    # and e ~ Exp(1), with no root of high order to lose digits in.
+    key_g, key_e = jax.random.split(key)
+    g = jax.random.normal(key_g, like.shape, like.dtype) * jnp.sqrt(0.5)
+    e = jax.random.exponential(key_e, dtype=like.dtype)
+    return g / jnp.sqrt(jnp.sum(g * g) + e).astype(like.dtype)
+
+
+def _l1_steepest(g: Array) -> Array:
+    # A vertex, the first among ties: a convex loss is largest at vertices, and sharing
+    # the step among tied coordinates would leave them.
+    flat = jnp.ravel(g)
+    i = jnp.argmax(jnp.abs(flat))
+    return jnp.zeros_like(flat).at[i].set(jnp.sign(flat[i])).reshape(g.shape)
+
+
+def _l1_project(delta: Array, eps: Array) -> Array:
+    # Duchi et al. 2008: soft-thresholding at the level tau where the l1 norm is eps.
+    magnitude = jnp.abs(delta)
+    descending = -jnp.sort(-jnp.ravel(magnitude))
+    counts = jnp.arange(1, delta.size + 1, dtype=delta.dtype)
+    levels = (jnp.cumsum(descending) - eps) / counts
+    num_active = jnp.sum(descending > levels)
+    tau = jnp.where(num_active == 0, descending[0], levels[num_active - 1])
+    projected = jnp.sign(delta) * jnp.maximum(magnitude - tau, 0)
+    return jnp.where(jnp.sum(magnitude) <= eps, delta, projected)
+
+
+def _l1_sample(key: Key, like: Array) -> Array:
+    # Barthe et al. 2005 for l1: signed exponentials over their sum plus one more.
+    key_g, key_e = jax.random.split(key)
+    g = jax.random.laplace(key_g, like.shape, like.dtype)
+    e = jax.random.exponential(key_e, dtype=like.dtype)
+    return g / (jnp.sum(jnp.abs(g)) + e)
+
+
+linf = Norm(_max_abs, _sum_abs, jnp.sign, _linf_project, _linf_sample)
+l2 = Norm(_euclidean, _euclidean, _l2_steepest, _l2_project, _l2_sample)
+l1 = Norm(_sum_abs, _max_abs, _l1_steepest, _l1_project, _l1_sample)

@@ -1,0 +1,153 @@
+"""What training minimises: factories of ``types.Objective``.
+
+    objective = objectives.adversarial(model, losses.cross_entropy, attack)
+    (value, aux), grads = jax.value_and_grad(objective, has_aux=True)(
+        params, batch_stats, key, Batch(x, y), eps)
+
+The perturbed examples count as constants: gradients do not flow through the attack,
+which by Danskin's theorem loses nothing at an exact maximum.
+
+``attack_mode`` says how batch statistics enter the attack. "eval" uses the running
+averages, the field's default and that of TRADES and MART; "train" uses the statistics
+of the attacked batch, as Rice et al. 2020 and Wong et al. 2020. Passes inside the
+attack never move the running averages.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from advjax import losses
+from advjax.types import Array, Attack, Aux, Model, Objective, Params
+
+Loss = Callable[[Array, Array], Array]
+"""``(logits[n, k], y[n]) -> loss[n]``, as in ``losses``."""
+
+
+def standard(model: Model, loss: Loss) -> Objective:
+    """Mean of ``loss`` at the clean inputs; ``key`` and ``eps`` are not used."""
+
+    def objective(params, batch_stats, key, batch, eps):
+        del key, eps
+        logits, batch_stats = model.apply(params, batch_stats, batch.x, train=True)
+        terms = loss(logits, batch.y)
+        zero_grad = jnp.zeros(terms.shape, bool)
+        return jnp.mean(terms), Aux(batch_stats, terms, logits, zero_grad)
+
+    return objective
+
+
+def adversarial(
+    model: Model, loss: Loss, attack: Attack, *, attack_mode: str = "eval"
+) -> Objective:
+    """Mean of ``loss`` at the attacked inputs: (1/n) Σ max over delta of loss.
+
+    Madry et al., Towards deep learning models resistant to adversarial attacks, 2018.
+    """
+    frozen = _frozen(model, attack_mode)
+
+    def objective(params, batch_stats, key, batch, eps):
+        predict = frozen(params, batch_stats)
+        x_adv, info = attack(
+            key, lambda x, y: loss(predict(x), y), batch.x, batch.y, eps
+        )
+        logits, batch_stats = model.apply(params, batch_stats, x_adv, train=True)
+        terms = loss(logits, batch.y)
+        return jnp.mean(terms), Aux(batch_stats, terms, logits, info.zero_grad)
+
+    return objective
+
+
+def trades(
+    model: Model, attack: Attack, *, beta: float, attack_mode: str = "eval"
+) -> Objective:
+    """Mean of CE(p, y) + beta · KL(p ‖ p_adv), the attack raising the KL term.
+
+    p and p_adv are the softmax at the clean and the attacked input; gradients flow
+    through both. The KL term has no gradient at the clean input, so the attack must
+    start elsewhere: the original start is ``attacks.gaussian(1e-3)``. The clean pass
+    updates the batch statistics first, then the attacked one.
+
+    Zhang et al., Theoretically principled trade-off between robustness and accuracy,
+    2019.
+    """
+    frozen = _frozen(model, attack_mode)
+
+    def objective(params, batch_stats, key, batch, eps):
+        predict = frozen(params, batch_stats)
+        x_adv, info = attack(
+            key,
+            lambda x, clean: losses.kl(clean, predict(x)),
+            batch.x,
+            predict(batch.x),
+            eps,
+        )
+        clean, batch_stats = model.apply(params, batch_stats, batch.x, train=True)
+        logits, batch_stats = model.apply(params, batch_stats, x_adv, train=True)
+        terms = losses.cross_entropy(clean, batch.y) + beta * losses.kl(clean, logits)
+        return jnp.mean(terms), Aux(batch_stats, terms, logits, info.zero_grad)
+
+    return objective
+
+
+def mart(
+    model: Model, attack: Attack, *, beta: float, attack_mode: str = "eval"
+) -> Objective:
+    """Mean of BCE(p_adv, y) + beta · KL(p ‖ p_adv) · (1 - p[y]), the attack raising CE.
+
+    BCE(p, y) = CE(p, y) - log(1 - max over j ≠ y of p[j]). The guards 1.0001 and 1e-12
+    in the logarithm and 1.0000001 in the weight are those of the original code. At
+    ``eps = 0`` this is BCE at the clean input, about twice the cross-entropy.
+
+    Wang et al., Improving adversarial robustness requires revisiting misclassified
+    examples, 2020.
+    """
+    frozen = _frozen(model, attack_mode)
+
+    def objective(params, batch_stats, key, batch, eps):
+        x, y = batch
+        predict = frozen(params, batch_stats)
+        x_adv, info = attack(
+            key, lambda x, y: losses.cross_entropy(predict(x), y), x, y, eps
+        )
+        clean, batch_stats = model.apply(params, batch_stats, x, train=True)
+        logits, batch_stats = model.apply(params, batch_stats, x_adv, train=True)
+        is_label = jax.nn.one_hot(y, logits.shape[-1], dtype=bool)
+        p_clean = jnp.sum(jnp.where(is_label, jax.nn.softmax(clean), 0), axis=-1)
+        p_wrong = jnp.max(jnp.where(is_label, 0, jax.nn.softmax(logits)), axis=-1)
+        bce = losses.cross_entropy(logits, y) - jnp.log(1.0001 - p_wrong + 1e-12)
+        terms = bce + beta * losses.kl(clean, logits) * (1.0000001 - p_clean)
+        return jnp.mean(terms), Aux(batch_stats, terms, logits, info.zero_grad)
+
+    return objective
+
+
+def with_penalty(
+    objective: Objective, penalty_fn: Callable[[Params], Array]
+) -> Objective:
+    """``objective`` plus ``penalty_fn(params)``, such as a LASSO term.
+
+    ``Aux.losses`` stays without the penalty.
+    """
+
+    def penalised(params, batch_stats, key, batch, eps):
+        value, aux = objective(params, batch_stats, key, batch, eps)
+        return value + penalty_fn(params), aux
+
+    return penalised
+
+
+def _frozen(model: Model, attack_mode: str) -> Callable[[Params, Params], Any]:
+    """``(params, batch_stats) -> predict(x)`` that the attack sees as constants."""
+    if attack_mode not in ("eval", "train"):
+        msg = f"attack_mode = {attack_mode!r}: choose 'eval' or 'train'"
+        raise ValueError(msg)
+    train = attack_mode == "train"
+
+    def frozen(params, batch_stats):
+        params, batch_stats = jax.lax.stop_gradient((params, batch_stats))
+        return lambda x: model.apply(params, batch_stats, x, train=train)[0]
+
+    return frozen

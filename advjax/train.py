@@ -1,0 +1,153 @@
+"""The state of a training run, one pure step, and two ways of dispatching steps.
+
+    step = train.make_step(objective, tx)
+    run = train.scanned(step)                    # or train.looped(step)
+    state = train.create(key, model, tx, x[:1])
+    state, metrics = run(state, data, indices[t, b], eps)
+
+A state holds arrays only, so a batch of states is a bigger state: ``vmap`` the run over
+seeds and radii. Randomness of step ``t`` is ``fold_in(state.key, t)``: a run resumed
+from a stored state is the same run.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from advjax.types import Array, Batch, Key, Model, Objective, Params
+
+Metrics = dict[str, Array]
+
+
+class TrainState(NamedTuple):
+    """A run between two steps.
+
+    Attributes:
+        step: ``[]``, number of steps done.
+        params: parameters.
+        batch_stats: statistics of normalisation layers, often empty.
+        opt_state: state of the optimiser.
+        key: ``[]``, from which all randomness of the run derives.
+    """
+
+    step: Array
+    params: Params
+    batch_stats: Params
+    opt_state: optax.OptState
+    key: Key
+
+
+Step = Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
+"""``(state, batch, eps) -> (state, metrics)``."""
+
+Run = Callable[[TrainState, Batch, Array, Array], tuple[TrainState, Metrics]]
+"""``(state, data, indices[t, b], eps) -> (state, metrics[t])``.
+
+Step ``i`` trains on the examples ``indices[i]`` of ``data``.
+"""
+
+
+def create(
+    key: Key, model: Model, tx: optax.GradientTransformation, x: Array
+) -> TrainState:
+    """A fresh run; ``x`` is a batch of inputs, of which only the shape counts."""
+    key_init, key_run = jax.random.split(key)
+    params, batch_stats = model.init(key_init, x)
+    return restart(key_run, params, batch_stats, tx)
+
+
+def restart(
+    key: Key, params: Params, batch_stats: Params, tx: optax.GradientTransformation
+) -> TrainState:
+    """A run that starts from trained parameters, such as fine-tuning."""
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(step, params, batch_stats, tx.init(params), key)
+
+
+def make_step(objective: Objective, tx: optax.GradientTransformation) -> Step:
+    """One step of ``tx`` down the gradient of ``objective``.
+
+    ``eps`` is an argument of the step, so that one compiled step serves every radius;
+    for a schedule, pass ``schedule(state.step)``.
+
+    The metrics, all before the update, are ``objective`` (penalties included), ``loss``
+    (without), ``zero_grad`` (share of examples whose attack met a zero gradient) and,
+    if the labels are integers, ``accuracy`` at the attacked inputs.
+    """
+
+    def step(state, batch, eps):
+        key = jax.random.fold_in(state.key, state.step)
+        (value, aux), grads = jax.value_and_grad(objective, has_aux=True)(
+            state.params, state.batch_stats, key, batch, eps
+        )
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {
+            "objective": value,
+            "loss": jnp.mean(aux.losses),
+            "zero_grad": jnp.mean(aux.zero_grad),
+        }
+        if jnp.issubdtype(batch.y.dtype, jnp.integer):
+            metrics["accuracy"] = jnp.mean(jnp.argmax(aux.logits, axis=-1) == batch.y)
+        state = TrainState(
+            state.step + 1, params, aux.batch_stats, opt_state, state.key
+        )
+        return state, metrics
+
+    return step
+
+
+def scanned(step: Step) -> Run:
+    """All steps in one ``lax.scan``: pure, to be jitted and vmapped by the caller.
+
+    The form for GPU and TPU, and for networks of matrix products anywhere. On CPU the
+    gradient of a convolution is up to a hundred times slower inside a loop: use
+    ``looped`` there.
+    """
+
+    def run(state, data, indices, eps):
+        def body(state, i):
+            return step(state, jax.tree.map(lambda leaf: leaf[i], data), eps)
+
+        return jax.lax.scan(body, state, indices)
+
+    return run
+
+
+def looped(step: Step) -> Run:
+    """A Python loop over one compiled step, whose input state is donated.
+
+    Not to be jitted or vmapped; give it a step that is vmapped already. The state
+    passed in is consumed.
+    """
+
+    def gather_and_step(state, data, i, eps):
+        return step(state, jax.tree.map(lambda leaf: leaf[i], data), eps)
+
+    compiled = jax.jit(gather_and_step, donate_argnums=0)
+
+    def run(state, data, indices, eps):
+        metrics = []
+        for i in indices:
+            state, metric = compiled(state, data, i, eps)
+            metrics.append(metric)
+        return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *metrics)
+
+    return run
+
+
+def epoch_indices(key: Key, num_examples: int, batch_size: int) -> Array:
+    """A shuffled pass over a data set as ``[t, b]`` indices, without the remainder.
+
+    Raises:
+        ValueError: if ``batch_size`` is not between 1 and ``num_examples``.
+    """
+    if not 1 <= batch_size <= num_examples:
+        msg = f"batch_size = {batch_size}: choose 1 to {num_examples}"
+        raise ValueError(msg)
+    t = num_examples // batch_size
+    order = jax.random.permutation(key, num_examples)
+    return order[: t * batch_size].reshape(t, batch_size)

@@ -1,0 +1,1 @@
+"""Everything with a seed, a file or a figure; see README.md beside this file."""

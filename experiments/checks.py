@@ -1,0 +1,116 @@
+"""Checks of configurations and of losses: one clear line for whatever goes wrong."""
+
+import difflib
+import itertools
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+
+class ConfigError(ValueError):
+    """A field of a configuration, or the command line, is wrong."""
+
+
+class DivergedError(RuntimeError):
+    """A loss is nan or infinite."""
+
+
+def variants(argument: str | None, choices: Collection[str]) -> set[str]:
+    """The comma-separated words after the colon in ``--config=file.py:a,b``.
+
+    Raises:
+        ConfigError: for a word that is not among ``choices``.
+    """
+    words = [word for word in (argument or "").split(",") if word]
+    for word in words:
+        if word not in choices:
+            raise ConfigError(f"variant {word!r} of config: {_choose(word, choices)}")
+    return set(words)
+
+
+def one_of(config: ConfigDict, field: str, choices: Collection[str]) -> None:
+    """The field is one of the choices."""
+    if config[field] not in choices:
+        raise _error(config, field, _choose(config[field], choices))
+
+
+def numbers(
+    config: ConfigDict,
+    field: str,
+    *,
+    least: float = 0.0,
+    above: float | None = None,
+    most: float | None = None,
+) -> None:
+    """The field is a number, or a non-empty tuple of numbers, within bounds."""
+    values = config[field]
+    values = values if isinstance(values, tuple) else (values,)
+    if not values:
+        raise _error(config, field, "give at least one number")
+    limits = f"at least {least:g}" if above is None else f"above {above:g}"
+    if most is not None:
+        limits += f" and at most {most:g}"
+    for value in values:
+        if not _is_number(value):
+            raise _error(config, field, f"{value!r} is not a number")
+        low = value >= least if above is None else value > above
+        if not (low and (most is None or value <= most)):
+            raise _error(config, field, f"choose numbers {limits}")
+
+
+def radii(config: ConfigDict, field: str, *, first: float | None = None) -> None:
+    """The field is a strictly increasing tuple of radii of at least zero."""
+    numbers(config, field, least=0.0)
+    values = config[field]
+    if any(a >= b for a, b in itertools.pairwise(values)):
+        raise _error(config, field, "give increasing radii")
+    if first is not None and values[0] != first:
+        raise _error(config, field, f"begin with {first:g}, which is clean training")
+
+
+def positive_integers(config: ConfigDict, *fields: str) -> None:
+    """The fields are integers, or non-empty tuples of integers, of at least 1."""
+    for field in fields:
+        numbers(config, field, least=1)
+        values = config[field]
+        values = values if isinstance(values, tuple) else (values,)
+        if not all(isinstance(value, int) for value in values):
+            raise _error(config, field, "choose integers")
+
+
+def finite(losses: np.ndarray, first_step: int) -> None:
+    """``losses[t, ...]`` of steps ``first_step``, ``first_step + 1``, … are finite.
+
+    Raises:
+        DivergedError: naming the first step where one is not.
+    """
+    bad = ~np.isfinite(losses)
+    if bad.any():
+        where = np.argwhere(bad)[0]
+        step = first_step + int(where[0])
+        run = f" of run {tuple(map(int, where[1:]))}" if where.size > 1 else ""
+        raise DivergedError(f"the loss{run} is {losses[tuple(where)]} at step {step}")
+
+
+def known_fields(given: Iterable[str], fields: Collection[str]) -> None:
+    """Every field given on the command line exists."""
+    for field in given:
+        if field not in fields:
+            reason = f"no such field; {_choose(field, fields)}"
+            raise ConfigError(f"config.{field}: {reason}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _choose(value: Any, choices: Collection[str]) -> str:
+    close = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}choose from {', '.join(sorted(choices))}"
+
+
+def _error(config: ConfigDict, field: str, reason: str) -> ConfigError:
+    return ConfigError(f"config.{field} = {config[field]!r}: {reason}")

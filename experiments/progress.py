@@ -1,0 +1,25 @@
+"""Progress of a loop: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+
+
+def steps(total: int, label: str) -> Iterator[int]:
+    """Yields 0 … total - 1 and shows how far the loop is.
+
+    Without a terminal a line appears every ten seconds and at the end, so that a log
+    file stays short.
+    """
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(range(total), desc=label)
+        return
+    begin = last = time.monotonic()
+    for i in range(total):
+        yield i
+        now = time.monotonic()
+        if now - last > 10 or i == total - 1:
+            last = now
+            print(f"{label}: {i + 1}/{total} in {now - begin:.0f} s", flush=True)

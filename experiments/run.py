@@ -1,0 +1,140 @@
+"""The command line of the experiments.
+
+    python -m experiments.run --config=experiments/transition/configs/digits.py:smoke
+    python -m experiments.run --config=… --config.num_seeds=3 --workdir=runs/mine
+
+Any field of the configuration can be overridden. The work directory is derived from the
+configuration when it is not given, and running a configuration again resumes it, or
+shows its results. Exit status: 0 done, 1 the loss diverged, 2 wrong input.
+"""
+
+import hashlib
+import importlib
+import json
+import re
+import sys
+import warnings
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from experiments import checks, devices
+from experiments.workdir import Workdir, WorkdirError
+
+STUDIES = (
+    "transition.digits",
+    "transition.linear_paths",
+    "transition.p_values",
+    "transition.published",
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one configuration and returns the exit status."""
+    argv = sys.argv if argv is None else ["run", *argv]
+    if {"-h", "--help"} & {*argv[1:]}:
+        print(__doc__)
+        return 0
+    try:
+        config, path = parse(argv)
+        devices.use_all_cores()
+        run(config, path)
+    except (checks.ConfigError, WorkdirError) as error:
+        print(f"advjax: error: {error}", file=sys.stderr)
+        return 2
+    except checks.DivergedError as error:
+        print(f"advjax: stopped: {error}; what was written is kept", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(config: ConfigDict, path: Path | None = None) -> dict:
+    """Runs a configuration in a work directory and returns results.json's content.
+
+    Args:
+        config: a configuration with ``config.experiment`` among ``STUDIES``.
+        path: the work directory; derived from the configuration if None.
+
+    Raises:
+        ConfigError: for a wrong field.
+        WorkdirError: for a directory that holds something else.
+        DivergedError: if a loss becomes nan.
+    """
+    checks.one_of(config, "experiment", STUDIES)
+    study = importlib.import_module(f"experiments.{config.experiment}")
+    study.validate(config)
+    workdir = Workdir(path or default_path(config), config)
+    content = workdir.results()
+    if content is None:
+        content = workdir.finish(**study.run(config, workdir))
+    else:
+        commit = content["environment"]["commit"]
+        print(f"{workdir.path} is complete, by commit {commit}; remove it to run again")
+    print("\n".join([*content["results"]["summary"], f"→ {workdir.path}/report.md"]))
+    return content
+
+
+def default_path(config: ConfigDict) -> Path:
+    """``runs/<experiment>-<digest of the configuration>``."""
+    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
+    return Path("runs") / f"{config.experiment}-{digest.hexdigest()[:8]}"
+
+
+def parse(argv: list[str]) -> tuple[ConfigDict, Path | None]:
+    """The configuration with its overrides, and ``--workdir``.
+
+    Raises:
+        ConfigError: naming the flag or field that is wrong.
+    """
+    override = re.compile(r"--?config\.([^=]+)(?:=(.*))?")
+    matches = [(arg, match) for arg in argv if (match := override.fullmatch(arg))]
+    plain = [arg for arg in argv if not override.fullmatch(arg)]
+    config, _ = _parse(plain)
+    fields = sorted(config)
+    checks.known_fields([match[1] for _, match in matches], fields)
+    for arg, match in matches:
+        if match[2] is None:
+            raise checks.ConfigError(f"{arg}: write it as {arg}=VALUE")
+        try:
+            _parse([*plain, arg])
+        except checks.ConfigError:
+            default = config[match[1]]
+            msg = (
+                f"config.{match[1]} = {match[2]!r}: give a value of type "
+                f"{type(default).__name__}, as in {default!r}"
+            )
+            raise checks.ConfigError(msg) from None
+    return _parse([*plain, *(arg for arg, _ in matches)])
+
+
+def _parse(argv: list[str]) -> tuple[ConfigDict, Path | None]:
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config", None, "the study", flag_values=values, sys_argv=argv
+    )
+    flags.DEFINE_string("workdir", None, "where to write", flag_values=values)
+    try:
+        with warnings.catch_warnings():
+            # ml_collections loads the file by a method that Python is to remove.
+            warnings.filterwarnings("ignore", message=r"the load_module\(\)")
+            rest = values(argv)
+            config = values.config
+        if config is not None:
+            config = ConfigDict(config.to_dict())
+    except (flags.Error, OSError, ValueError, TypeError, AttributeError) as error:
+        # ml_collections puts a whole traceback into the message; its last line says it.
+        line = str(error).strip().splitlines()[-1].strip()
+        raise checks.ConfigError(line.removeprefix(_OWN_ERROR)) from error
+    if config is None:
+        raise checks.ConfigError("--config=FILE.py is missing; --help shows examples")
+    if rest[1:]:
+        raise checks.ConfigError(f"unknown argument {rest[1]!r}; --help shows examples")
+    return config.lock(), Path(values.workdir) if values.workdir else None
+
+
+_OWN_ERROR = f"{checks.ConfigError.__module__}.{checks.ConfigError.__name__}: "
+
+
+if __name__ == "__main__":
+    sys.exit(main())

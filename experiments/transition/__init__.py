@@ -1,0 +1,1 @@
+"""Studies of "Phase transition from clean training to adversarial training"."""

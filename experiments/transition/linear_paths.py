@@ -1,0 +1,131 @@
+"""Paths of clean and adversarial training in linear regression (Figure 2 left).
+
+For each regime of Table B.1, gradient descent from zero with and without attack on the
+same data, and the relative difference ‖θ(t)(ε) - θ(t)(0)‖ / ‖θ(t)(0)‖ over the steps,
+averaged over replicates, all of which run at once.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from advjax import data, linear, norms
+from experiments import checks, devices, figures
+from experiments.workdir import Workdir
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises ConfigError for a field that is wrong."""
+    checks.positive_integers(config, "num_replicates", "num_steps", "d", "n")
+    checks.numbers(config, "eps_star")
+    checks.numbers(config, "eps_small")
+    checks.numbers(config, "eps_large")
+    checks.numbers(config, "step_size", above=0)
+    checks.numbers(config, "sigma", above=0)
+    checks.numbers(config, "theta0_norm", above=0)
+    columns = ("d", "n", "eps_small", "eps_star", "eps_large", "step_size")
+    if len({len(config[column]) for column in columns}) > 1:
+        raise checks.ConfigError(f"config.{', '.join(columns)} differ in length")
+
+
+def run(config: ConfigDict, workdir: Workdir) -> dict:
+    """Runs the regimes and writes figure and report."""
+    keys = jax.random.split(jax.random.key(config.seed), config.num_replicates)
+    columns = zip(
+        *(config.d, config.n, config.eps_small, config.eps_star, config.eps_large),
+        config.step_size,
+        strict=False,
+    )
+    regimes = []
+    for i, (d, n, *radii, step_size) in enumerate(columns):
+        differences = workdir.stage(
+            f"regime_{i}",
+            lambda *args: {"differences": _differences(config, keys, *args)},
+            *(d, n, jnp.asarray(radii), step_size),
+        )["differences"]
+        checks.finite(differences.T, 1)
+        regimes.append((d, n, radii, differences))
+    _figure(regimes, workdir)
+    return _report(config, regimes, workdir)
+
+
+def _differences(config, keys, d, n, radii, step_size) -> jax.Array:
+    """Relative differences, ``[replicate, radius, step]``."""
+    theta0 = jnp.full(d, config.theta0_norm / d**0.5)
+
+    def replicate(key):
+        x, y = data.gaussian(key, n, theta0, None, config.sigma)
+
+        def path(eps):
+            return linear.descent_path(
+                lambda theta: linear.adversarial_gradient(theta, x, y, eps, norms.l2),
+                jnp.zeros(d),
+                step_size=step_size,
+                num_steps=config.num_steps,
+            )[1:]
+
+        clean = path(0.0)
+        length = jnp.linalg.norm(clean, axis=-1)
+        return jax.lax.map(
+            lambda eps: jnp.linalg.norm(path(eps) - clean, axis=-1) / length, radii
+        )
+
+    return jax.jit(jax.vmap(replicate))(devices.spread(keys, keys.size))
+
+
+def _figure(regimes, workdir) -> None:
+    figure, axes = figures.panels(len(regimes))
+    for axis, (d, n, radii, differences) in zip(axes, regimes, strict=True):
+        # From θ = 0 the first step meets no attack, so the difference begins at step 2.
+        steps = np.arange(2, differences.shape[-1] + 1)
+        names = ("small", "critical", "large")
+        for j, (name, eps, color) in enumerate(
+            zip(names, radii, figures.PALETTE, strict=False)
+        ):
+            label = f"{name}: ε = {eps:g}"
+            figures.band(axis, steps, differences[:, j, 1:].T, label, color, marker="")
+        axis.set_title(f"d = {d}, n = {n}", fontsize=10)
+        axis.set_xlabel("gradient descent step t")
+        axis.set_yscale("log")
+        axis.legend()
+    axes[0].set_ylabel("‖θ(t)(ε) − θ(t)(0)‖ / ‖θ(t)(0)‖")
+    figure.suptitle(
+        f"clean against adversarial training, {regimes[0][3].shape[0]} replicates: "
+        "mean ± sd",
+        fontsize=10,
+    )
+    workdir.save_figure(figure, "linear_paths")
+
+
+def _report(config, regimes, workdir) -> dict:
+    rows, summary = [], []
+    for d, n, radii, differences in regimes:
+        last = differences[..., -1]
+        for j, (name, eps) in enumerate(
+            zip(("small", "critical", "large"), radii, strict=True)
+        ):
+            difference = figures.plus_minus(last[:, j])
+            rows.append([f"{d}", f"{n}", name, f"{eps:g}", difference])
+        small, large = (figures.plus_minus(last[:, j]) for j in (0, 2))
+        summary.append(
+            f"linear paths, d = {d}, n = {n}: relative difference at step "
+            f"{config.num_steps} is {small} at eps = {radii[0]:g} and {large} at "
+            f"eps = {radii[2]:g}"
+        )
+    header = ["d", "n", "attack", "ε", f"difference at step {config.num_steps}"]
+    workdir.write_text(
+        "report.md",
+        "## Paths of linear regression (Figure 2 left, Table B.1)\n\n"
+        f"![relative difference against step](linear_paths.png)\n\n"
+        f"Mean ± sd over {config.num_replicates} replicates.\n\n"
+        + figures.table(header, rows),
+    )
+    return {
+        "summary": summary,
+        "num_replicates": config.num_replicates,
+        "regimes": [
+            {"d": d, "n": n, "eps": radii, "mean": x.mean(0), "sd": x.std(0, ddof=1)}
+            for d, n, radii, x in regimes
+        ],
+    }

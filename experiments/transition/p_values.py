@@ -1,0 +1,178 @@
+"""p-values of adversarial training against clean training (Figures 2 right and 3).
+
+The null distribution is that of clean training over data sets: of the parameters, and
+of the training loss. Adversarial runs on other data sets are tested against it, one by
+one, over a grid of log(ε/√(d/n)). A second figure moves the axis to log(ε/ε*), with ε*
+where the mean adversarial training loss reaches the mean clean test loss.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from advjax import data, inference, linear, norms, transition
+from experiments import checks, devices, figures
+from experiments.workdir import Workdir
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises ConfigError for a field that is wrong."""
+    checks.positive_integers(config, "num_replicates", "num_adversarial", "num_steps")
+    checks.positive_integers(config, "d", "n", "num_points", "num_resamples")
+    checks.numbers(config, "log_range", above=0)
+    checks.numbers(config, "step_size", above=0)
+    checks.numbers(config, "sigma", above=0)
+    checks.numbers(config, "theta0_norm", above=0)
+    if config.num_replicates < max(config.d) + 2:
+        msg = (
+            f"config.num_replicates = {config.num_replicates}: choose at least "
+            f"{max(config.d) + 2}, or the replicates determine no covariance"
+        )
+        raise checks.ConfigError(msg)
+
+
+def run(config: ConfigDict, workdir: Workdir) -> dict:
+    """Runs every dimension and writes figures and report."""
+    logs = np.linspace(-config.log_range, config.log_range, config.num_points)
+    keys = jax.random.split(jax.random.key(config.seed), len(config.d))
+    runs = []
+    for d, key in zip(config.d, keys, strict=True):
+        scale = (d / config.n) ** 0.5
+        eps = jnp.asarray(scale * np.exp(logs), jnp.float32)
+        result = workdir.stage(f"d{d}", _tests, config, key, d, eps)
+        checks.finite(result["losses"].T, 0)
+        runs.append(result)
+    _figure(config, runs, logs, None, workdir)
+    _figure(config, runs, logs, [run["eps_star"] for run in runs], workdir)
+    return _report(config, runs, logs, workdir)
+
+
+def _tests(config, key, d, eps) -> dict:
+    """All p-values of one dimension, ``[adversarial run, radius]``, and ε*."""
+    theta0 = jnp.full(d, config.theta0_norm / d**0.5)
+    key_clean, key_adversarial, key_resample = jax.random.split(key, 3)
+
+    def fit(key, eps):
+        x, y = data.gaussian(key, config.n, theta0, None, config.sigma)
+        path = linear.descent_path(
+            lambda theta: linear.adversarial_gradient(theta, x, y, eps, norms.l2),
+            jnp.zeros(d),
+            # The attack adds 2 eps² to the curvature; the step shrinks as it grows.
+            step_size=config.step_size / (1 + eps**2),
+            num_steps=config.num_steps,
+        )
+        theta = path[-1]
+        loss = jnp.mean(linear.adversarial_loss(theta, x, y, eps, norms.l2))
+        return theta, loss
+
+    clean_keys = jax.random.split(key_clean, config.num_replicates)
+    clean_theta, clean_loss = jax.jit(jax.vmap(lambda key: fit(key, 0.0)))(clean_keys)
+    keys = jax.random.split(key_adversarial, config.num_adversarial)
+    keys = devices.spread(keys, keys.size)
+    theta, loss = jax.jit(jax.vmap(jax.vmap(fit, (None, 0)), (0, None)))(keys, eps)
+
+    def over_runs(p_value, observed, replicates):
+        each = jax.vmap(jax.vmap(p_value, (0, None)), (0, None))
+        return jax.jit(each)(observed, replicates)
+
+    test_loss = jax.vmap(
+        lambda theta: linear.population_risk(
+            theta, theta0, jnp.eye(d), config.sigma, 0.0, norms.l2
+        )
+    )(clean_theta)
+    rows = jax.random.randint(
+        key_resample, (config.num_resamples, config.num_adversarial), 0, keys.size
+    )
+    resampled = jax.vmap(lambda rows: jnp.mean(loss[rows], axis=0))(rows)
+    cross = jax.jit(jax.vmap(transition.crossing, (None, 0, None)))
+    threshold = jnp.mean(test_loss)
+    curves = jnp.concatenate([jnp.mean(loss, axis=0)[None], resampled])
+    eps_star, status = cross(eps, curves, threshold)
+    return {
+        "parameters": over_runs(inference.p_value, theta, clean_theta),
+        "loss": over_runs(inference.p_value, loss, clean_loss),
+        "loss, by rank": over_runs(inference.rank_p_value, loss, clean_loss),
+        "losses": loss,
+        "threshold": threshold,
+        "eps_star": eps_star[0],
+        "eps_star_resampled": eps_star[1:],
+        "status": status[0],
+    }
+
+
+def _figure(config, runs, logs, eps_stars, workdir) -> None:
+    figure, axes = figures.panels(2, sharey=True)
+    for axis, statistic in zip(axes, ("parameters", "loss"), strict=True):
+        for i, (d, run, color) in enumerate(
+            zip(config.d, runs, figures.PALETTE, strict=False)
+        ):
+            shift = 0.0
+            if eps_stars is not None:
+                shift = np.log((d / config.n) ** 0.5 / eps_stars[i])
+            low, middle, high = np.quantile(run[statistic], (0.25, 0.5, 0.75), axis=0)
+            axis.plot(logs + shift, middle, color=color, label=f"d = {d}")
+            axis.fill_between(
+                logs + shift, low, high, color=color, alpha=0.15, linewidth=0
+            )
+        axis.axvline(0, color="0.3", linewidth=0.8, linestyle=":")
+        scale = "√(d/n)" if eps_stars is None else "ε*), ε* by loss crossing"
+        axis.set_xlabel(f"log(ε / {scale}" + (")" if eps_stars is None else ""))
+        axis.set_title(f"test of the {statistic}", fontsize=10)
+        axis.set_ylim(0, 1)
+        axis.legend()
+    axes[0].set_ylabel("p-value: median and quartiles")
+    figure.suptitle(
+        f"n = {config.n}, {config.num_replicates} clean replicates, "
+        f"{config.num_adversarial} adversarial runs a point",
+        fontsize=10,
+    )
+    name = "p_values" if eps_stars is None else "p_values_loss_crossing"
+    workdir.save_figure(figure, name)
+
+
+def _report(config, runs, logs, workdir) -> dict:
+    statistics, levels = ("parameters", "loss", "loss, by rank"), (-2, 0, 2)
+    rows, results, summary = [], [], []
+    for d, run in zip(config.d, runs, strict=True):
+        scale = (d / config.n) ** 0.5
+        medians = {name: np.median(run[name], axis=0) for name in statistics}
+        at = {
+            level: {
+                name: float(np.interp(level, logs, p)) for name, p in medians.items()
+            }
+            for level in levels
+        }
+        spread = float(np.nanstd(run["eps_star_resampled"], ddof=1))
+        star = f"{run['eps_star']:.3f} ± {spread:.3f}"
+        rows.append(
+            [f"{d}", f"{scale:.3f}", star]
+            + [f"{at[level][name]:.2g}" for name in statistics for level in at]
+        )
+        summary.append(
+            f"linear regression, d = {d}, n = {config.n}: eps* = {star} by loss "
+            f"crossing, √(d/n) = {scale:.3f}"
+        )
+        results.append(
+            {
+                "d": d,
+                "scale": scale,
+                "eps_star": run["eps_star"],
+                "eps_star_se": spread,
+                "status": transition.Status(int(run["status"])).name,
+                "threshold": run["threshold"],
+                "median_p_value_at": at,
+                "median_p_value": medians,
+            }
+        )
+    header = ["d", "√(d/n)", "ε* by loss crossing"]
+    header += [f"p ({name}) at {level:+d}" for name in statistics for level in levels]
+    workdir.write_text(
+        "report.md",
+        "## p-values of linear regression (Figures 2 right and 3)\n\n"
+        "![p-values on the scale √(d/n)](p_values.png)\n\n"
+        "![p-values on the scale of the crossing](p_values_loss_crossing.png)\n\n"
+        "Medians at log(ε/√(d/n)) = -2, 0 and 2; ε* with its standard error by the "
+        f"bootstrap, {config.num_adversarial} runs.\n\n" + figures.table(header, rows),
+    )
+    return {"summary": summary, "log_eps_over_scale": logs, "dimensions": results}

@@ -1,0 +1,201 @@
+"""The work directory of one run: the only code that writes to the disk.
+
+    config.json     the resolved configuration; the directory belongs to it
+    metrics.jsonl   one JSON object a line, flushed as it comes; each start of the
+                    run adds a line with commit, versions and device
+    stages/*.npz    finished stages, which a run started again does not repeat
+    *.png           figures
+    report.md       figures and tables
+    results.json    the numbers, written last: a directory with it is complete
+
+Files are written beside their place and moved there, so an interrupted run leaves no
+half of a file, except for the last line of metrics.jsonl.
+"""
+
+import contextlib
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "advjax")
+
+
+class WorkdirError(ValueError):
+    """The directory belongs to something else."""
+
+
+class Workdir:
+    """A directory owned by one configuration.
+
+    Opening it again with the same configuration resumes the run.
+    """
+
+    def __init__(self, path: str | Path, config: ConfigDict):
+        """Creates the directory, or opens one of the same configuration.
+
+        Raises:
+            WorkdirError: if the directory holds another configuration or foreign
+                files; nothing is written then.
+        """
+        self.path = Path(path)
+        self.config = _plain(config.to_dict())
+        self._begin = time.monotonic()
+        config_path = self.path / "config.json"
+        if config_path.exists():
+            _same_config(config_path, self.config)
+        elif self.path.exists() and (
+            not self.path.is_dir() or any(self.path.iterdir())
+        ):
+            msg = f"workdir {self.path} holds files of something else; choose another"
+            raise WorkdirError(msg)
+        (self.path / "stages").mkdir(parents=True, exist_ok=True)
+        if not config_path.exists():
+            self.write_text("config.json", _dumps(self.config, indent=2))
+        self.log(start=environment())
+
+    def log(self, **values: Any) -> None:
+        """Appends one line to metrics.jsonl; nan and infinities become null."""
+        path = self.path / "metrics.jsonl"
+        torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+        with path.open("a") as file:
+            file.write("\n" * torn + _dumps(values) + "\n")
+
+    def stage(
+        self, name: str, compute: Callable[..., Mapping[str, Any]], *args: Any
+    ) -> dict[str, Any]:
+        """``compute(*args)`` as NumPy arrays, stored so that it happens once per run.
+
+        The result is a dict of arrays, or of dicts of arrays, such as parameters.
+        """
+        path = self.path / "stages" / f"{name}.npz"
+        if not path.exists():
+            arrays = jax.device_get(flatten_dict(compute(*args), sep="/"))
+            if any(np.asarray(array).dtype.hasobject for array in arrays.values()):
+                msg = f"stage {name} returned objects that are not arrays of numbers"
+                raise ValueError(msg)
+            with replacing(path) as part:
+                np.savez(part, **arrays)
+        with np.load(path, allow_pickle=False) as stored:
+            return unflatten_dict(dict(stored), sep="/")
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Writes a file at once."""
+        path = self.path / name
+        with replacing(path) as part:
+            part.write(text.encode())
+        return path
+
+    def save_figure(self, figure: Any, name: str) -> Path:
+        """Writes ``name.png`` and closes the figure."""
+        import matplotlib.pyplot as plt
+
+        path = self.path / f"{name}.png"
+        with replacing(path) as part:
+            figure.savefig(part, format="png")
+        plt.close(figure)
+        return path
+
+    def results(self) -> dict | None:
+        """What ``finish`` wrote, or None while the run is not complete."""
+        path = self.path / "results.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def finish(self, **results: Any) -> dict:
+        """Writes results.json, which completes the run, and returns its content."""
+        content = {
+            "config": self.config,
+            "environment": environment(),
+            "seconds": time.monotonic() - self._begin,
+            "results": results,
+        }
+        self.write_text("results.json", _dumps(content, indent=2))
+        return json.loads(_dumps(content))
+
+
+def environment() -> dict[str, Any]:
+    """Commit, versions, device and command line: what a number depends on."""
+    return {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
+        "cores": os.cpu_count(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def _commit() -> str:
+    """The checked-out commit, marked if files differ from it."""
+    here = Path(__file__).parent
+    try:
+        text = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return text.strip()
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _same_config(path: Path, config: dict) -> None:
+    stored = json.loads(path.read_text())
+    for field in sorted({*stored, *config}):
+        if stored.get(field) != config.get(field):
+            msg = (
+                f"workdir {path.parent} holds another run: config.{field} is "
+                f"{stored.get(field)!r} there and {config.get(field)!r} here; "
+                "choose another"
+            )
+            raise WorkdirError(msg)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A binary file beside ``path`` that takes its place when all is written."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            yield file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _dumps(value: Any, **options: Any) -> str:
+    return json.dumps(_plain(value), allow_nan=False, **options)
+
+
+def _plain(value: Any) -> Any:
+    """JSON's own types, numbers as Python's, nan and infinities as None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        return _plain(np.asarray(value).tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,34 @@
+"""Strict numerics for all tests, and the fixtures that they share."""
+
+import contextlib
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_compiled_programs():
+    """Each compiled program maps memory, and a process may map only so much of it."""
+    yield
+    jax.clear_caches()
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def x64():
+    """Double precision for the length of one test."""
+    if hasattr(jax, "enable_x64"):
+        context = jax.enable_x64(True)
+    else:
+        from jax.experimental import enable_x64
+
+        context = enable_x64()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(context)
+        yield

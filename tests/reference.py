@@ -1,0 +1,66 @@
+"""Slow and obvious NumPy versions, in float64 and one example at a time."""
+
+import itertools
+
+import numpy as np
+
+
+def softmax(z):
+    e = np.exp(z - z.max())
+    return e / e.sum()
+
+
+def cross_entropy(z, label):
+    return -np.log(softmax(z)[label])
+
+
+def kl(z_p, z_q):
+    p, q = softmax(z_p), softmax(z_q)
+    return sum(a * (np.log(a) - np.log(b)) for a, b in zip(p, q, strict=True))
+
+
+def margin(z, label):
+    return max(z[j] for j in range(len(z)) if j != label) - z[label]
+
+
+def dlr(z, label):
+    top = sorted(z, reverse=True)
+    return margin(z, label) / (top[0] - top[2] + 1e-12)
+
+
+def trades(z, z_adv, label, beta):
+    return cross_entropy(z, label) + beta * kl(z, z_adv)
+
+
+def mart(z, z_adv, label, beta):
+    p, p_adv = softmax(z), softmax(z_adv)
+    wrong = max(p_adv[j] for j in range(len(z)) if j != label)
+    bce = cross_entropy(z_adv, label) - np.log(1.0001 - wrong + 1e-12)
+    return bce + beta * kl(z, z_adv) * (1.0000001 - p[label])
+
+
+def project_l1(delta, eps):
+    """Bisection on the threshold, where Duchi's algorithm sorts."""
+    if np.abs(delta).sum() <= eps:
+        return delta
+    low, high = 0.0, np.abs(delta).max()
+    for _ in range(200):
+        tau = (low + high) / 2
+        size = np.maximum(np.abs(delta) - tau, 0).sum()
+        low, high = (tau, high) if size > eps else (low, tau)
+    return np.sign(delta) * np.maximum(np.abs(delta) - tau, 0)
+
+
+def corners(d):
+    """All corners of the linf ball of radius 1."""
+    return np.array(list(itertools.product((-1.0, 1.0), repeat=d)))
+
+
+def finite_difference(f, x, step=1e-6):
+    """The gradient of ``f`` by central differences, entry by entry."""
+    gradient = np.zeros_like(x)
+    for i in np.ndindex(x.shape):
+        e = np.zeros_like(x)
+        e[i] = step
+        gradient[i] = (f(x + e) - f(x - e)) / (2 * step)
+    return gradient

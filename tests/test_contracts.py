@@ -1,0 +1,579 @@
+"""Every attack × norm and every objective against the contracts of ``types``.
+
+A new attack or objective gets all these tests for one line in a table.
+"""
+
+from functools import cache, partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+from advjax import attacks, losses, norms, objectives
+from advjax.types import AttackInfo, Batch, Model, example_keys
+
+NORMS = {"l1": norms.l1, "l2": norms.l2, "linf": norms.linf}
+BOX = (0.0, 1.0)
+
+
+def _pgd(norm, **options):
+    # A rolled loop compiles faster; that unrolling changes nothing is tested below.
+    defaults = {"num_steps": 4, "rel_step_size": 0.4, "bounds": BOX, "unroll": 1}
+    return attacks.pgd(norm, **(defaults | options))
+
+
+ATTACKS = {
+    "fgsm": lambda norm: attacks.fgsm(norm, bounds=BOX),
+    "fgsm, random start": lambda norm: attacks.fgsm(
+        norm, rel_step_size=1.25, start=attacks.in_ball(norm), bounds=BOX
+    ),
+    "pgd": _pgd,
+    "pgd, in ball": lambda norm: _pgd(norm, start=attacks.in_ball(norm)),
+    "pgd, radius uniform": lambda norm: _pgd(norm, start=attacks.radius_uniform(norm)),
+    "pgd, gaussian": lambda norm: _pgd(norm, start=attacks.gaussian(0.05)),
+    "pgd, best iterate": lambda norm: _pgd(
+        norm, start=attacks.in_ball(norm), keep_best=True
+    ),
+    "best of 3": lambda norm: attacks.best_of(
+        _pgd(norm, start=attacks.in_ball(norm)), 3
+    ),
+    "smooth": lambda norm: attacks.smooth(
+        _pgd(norm, start=attacks.in_ball(norm)), norm, 0.1
+    ),
+}
+RANDOM = tuple(name for name in ATTACKS if name not in ("fgsm", "pgd"))
+
+CASES = [
+    (attack, norm)
+    for attack in ATTACKS
+    for norm in NORMS
+    if (attack, norm) != ("smooth", "l1")
+]
+each_case = pytest.mark.parametrize(("name", "norm_name"), CASES)
+
+N, SHAPE, K = 6, (3, 2), 4
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.uniform(size=(N, *SHAPE)), jnp.float32)
+X = X.at[0].set(0.0).at[1].set(1.0)  # two examples in corners of the box
+Y = jnp.asarray(RNG.integers(0, K, N))
+W1 = jnp.asarray(RNG.normal(size=(6, 8)), jnp.float32)
+W2 = jnp.asarray(RNG.normal(size=(8, K)), jnp.float32)
+KEY = jax.random.key(0)
+EPS = {"l1": 1.0, "l2": 0.5, "linf": 0.2}
+PLAIN = {"scale": jnp.ones(N), "offset": jnp.zeros(N)}
+
+
+def _logits(x, w1=W1):
+    x = x.reshape(x.shape[0], -1)
+    return jnp.tanh(x @ w1.astype(x.dtype)) @ W2.astype(x.dtype)
+
+
+def _loss(x, y):
+    return losses.cross_entropy(_logits(x), y)
+
+
+@partial(jax.jit, static_argnums=0)
+def _call(attack, eps, key=KEY):
+    return attack(key, _loss, X, Y, eps)
+
+
+@cache
+def _attack(name, norm_name):
+    """One compiled attack for all tests of a case, and the list of its traces.
+
+    Its call is ``(w1, key, x, y, eps, modifiers)``: the modifiers scale each example's
+    loss and shift its logits.
+    """
+    attack, traces = ATTACKS[name](NORMS[norm_name]), []
+
+    def run(w1, key, x, y, eps, modifiers):
+        traces.append(1)
+
+        def loss(x, y):
+            labels, scale, offset = y
+            logits = _logits(x, w1) + offset[:, None].astype(x.dtype)
+            return scale * losses.cross_entropy(logits, labels)
+
+        y = (y, modifiers["scale"], modifiers["offset"])
+        return attack(key, loss, x, y, eps)
+
+    return jax.jit(run), traces, run
+
+
+@each_case
+def test_one_trace_serves_every_radius_key_batch_and_model(name, norm_name):
+    run, traces, _ = _attack(name, norm_name)
+    run(W1, KEY, X, Y, 0.1, PLAIN)
+    before = len(traces)
+    for i in range(3):
+        run(-i * W1, jax.random.key(i), X / (i + 1), (Y + i) % K, 0.1 * i, PLAIN)
+    assert len(traces) == before
+
+
+@each_case
+def test_stays_in_the_ball_and_in_the_box(name, norm_name):
+    norm, (run, *_) = NORMS[norm_name], _attack(name, norm_name)
+    for eps in (
+        EPS[norm_name],
+        EPS[norm_name] * jnp.linspace(0, 1, N, dtype=jnp.float32),
+    ):
+        x_adv, info = run(W1, KEY, X, Y, eps, PLAIN)
+        radii = jax.vmap(norm.value)(x_adv - X)
+        assert (radii <= eps * (1 + 1e-5) + 1e-6).all()
+        assert (x_adv >= 0).all()
+        assert (x_adv <= 1).all()
+        np.testing.assert_allclose(info.loss, _loss(x_adv, Y), rtol=1e-5, atol=1e-6)
+
+
+@each_case
+def test_zero_radius_returns_the_input_and_a_negative_one_nan(name, norm_name):
+    run, *_ = _attack(name, norm_name)
+    np.testing.assert_array_equal(run(W1, KEY, X, Y, 0.0, PLAIN)[0], X)
+    assert jnp.isnan(run(W1, KEY, X, Y, -0.1, PLAIN)[0]).any(axis=(1, 2)).all()
+
+
+@each_case
+def test_scalar_radius_equals_the_constant_vector(name, norm_name):
+    (run, *_), eps = _attack(name, norm_name), EPS[norm_name]
+    chex.assert_trees_all_close(
+        run(W1, KEY, X, Y, eps, PLAIN),
+        run(W1, KEY, X, Y, jnp.full(N, eps, jnp.float32), PLAIN),
+        atol=1e-6,
+    )
+
+
+@each_case
+def test_vmap_over_models_keys_and_radii_equals_a_loop(name, norm_name):
+    run, *_ = _attack(name, norm_name)
+    models, keys = jnp.stack([W1, -W1, 0.5 * W1]), jax.random.split(KEY, 3)
+    radii = EPS[norm_name] * jnp.array([0.0, 0.5, 1.0])
+    over = jax.vmap(run, (0, 0, None, None, 0, None))
+    at_once = over(models, keys, X, Y, radii, PLAIN)
+    for i in range(3):
+        chex.assert_trees_all_close(
+            jax.tree.map(lambda leaf, i=i: leaf[i], at_once),
+            run(models[i], keys[i], X, Y, radii[i], PLAIN),
+            atol=1e-5,
+        )
+
+
+@each_case
+def test_batch_equals_example_by_example(name, norm_name):
+    # So padding a batch or changing its size changes nobody else's start either.
+    (run, *_), eps = _attack(name, norm_name), EPS[norm_name]
+    together, _ = run(W1, KEY, X, Y, eps, PLAIN)
+    keys = example_keys(KEY, N)
+    for i in range(N):
+        one = slice(i, i + 1)
+        modifiers = jax.tree.map(lambda leaf, one=one: leaf[one], PLAIN)
+        alone, _ = run(W1, keys[one], X[one], Y[one], eps, modifiers)
+        np.testing.assert_allclose(alone[0], together[i], atol=1e-5)
+
+
+@each_case
+def test_jit_equals_eager(name, norm_name):
+    (run, _, eager), eps = _attack(name, norm_name), EPS[norm_name]
+    with jax.disable_jit():
+        slow = eager(W1, KEY, X, Y, eps, PLAIN)
+    chex.assert_trees_all_close(run(W1, KEY, X, Y, eps, PLAIN), slow, atol=1e-5)
+
+
+@each_case
+def test_the_key_decides_the_start_and_nothing_else(name, norm_name):
+    (run, *_), eps = _attack(name, norm_name), EPS[norm_name]
+    first, again = (run(W1, KEY, X, Y, eps, PLAIN) for _ in range(2))
+    chex.assert_trees_all_equal(first, again)
+    other = run(W1, jax.random.key(7), X, Y, eps, PLAIN)[0]
+    assert bool((other != first[0]).any()) == (name in RANDOM)
+
+
+@each_case
+def test_dtype_and_shape_are_kept(name, norm_name):
+    run, *_ = _attack(name, norm_name)
+    for dtype in (jnp.bfloat16, jnp.float32):
+        x_adv, info = run(W1, KEY, X.astype(dtype), Y, EPS[norm_name], PLAIN)
+        assert x_adv.dtype == dtype
+        assert x_adv.shape == X.shape
+        assert info.loss.shape == info.zero_grad.shape == (N,)
+
+
+@each_case
+def test_zero_gradients_are_flagged_and_give_no_nan(name, norm_name):
+    run, *_ = _attack(name, norm_name)
+    modifiers = PLAIN | {"scale": jnp.array([0.0, 1.0, 0.0, 1.0, 0.0, 1.0])}
+    x_adv, info = run(W1, KEY, X, Y, EPS[norm_name], modifiers)
+    assert jnp.isfinite(x_adv).all()
+    np.testing.assert_array_equal(info.zero_grad, modifiers["scale"] == 0)
+
+
+@each_case
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_scaling_the_loss_changes_nothing(name, norm_name, scale):
+    (run, *_), eps = _attack(name, norm_name), EPS[norm_name]
+    plain, _ = run(W1, KEY, X, Y, eps, PLAIN)
+    scaled, info = run(
+        W1, KEY, X, Y, eps, PLAIN | {"scale": jnp.full(N, scale, jnp.float32)}
+    )
+    assert not info.zero_grad.any()
+    if name == "smooth":
+        # The surrogate depends on the size of the gradient: none of it is left, or all.
+        shrinks = jnp.abs(scaled - X).max() < 1e-6
+        assert shrinks if scale < 1 else jnp.abs(scaled - X).max() > 1e-2
+    else:
+        np.testing.assert_allclose(scaled, plain, atol=1e-5)
+
+
+@each_case
+def test_adding_a_constant_to_all_logits_changes_nothing(name, norm_name):
+    (run, *_), eps = _attack(name, norm_name), EPS[norm_name]
+    plain, _ = run(W1, KEY, X, Y, eps, PLAIN)
+    shifted, _ = run(
+        W1, KEY, X, Y, eps, PLAIN | {"offset": jnp.full(N, 100, jnp.float32)}
+    )
+    # Adding 100 rounds the logits to 2⁻¹⁷.
+    np.testing.assert_allclose(shifted, plain, atol=1e-3)
+
+
+@each_case
+def test_the_maximum_of_a_linear_model_is_reached_and_never_passed(name, norm_name):
+    """(|r| + eps ‖θ‖_*)² bounds every attack; without a box those that converge get it.
+
+    From a random start l1 and l2 converge geometrically, and a single step stops short.
+    """
+    norm, eps = NORMS[norm_name], 0.3
+    rng = np.random.default_rng(1)
+    theta, x = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in (6, (N, 6)))
+    y = x @ theta + jnp.array([3.0, -3.0, 5.0, -5.0, 4.0, -4.0])
+    options = {"bounds": None, "start": attacks.in_ball(norm)}
+    options |= {"num_steps": 200, "rel_step_size": 0.5}
+    attack = {
+        "fgsm": lambda: attacks.fgsm(norm),
+        "fgsm, random start": lambda: attacks.fgsm(
+            norm, rel_step_size=2.0, start=options["start"]
+        ),
+        "pgd": lambda: _pgd(norm, bounds=None),
+        "pgd, best iterate": lambda: _pgd(norm, **options, keep_best=True),
+        "best of 3": lambda: attacks.best_of(_pgd(norm, **options), 3),
+        "smooth": lambda: attacks.smooth(_pgd(norm, **options), norm, 0.0),
+    }.get(name, lambda: _pgd(norm, **options))()
+
+    @jax.jit
+    def attacked(key):
+        return attack(key, lambda x, y: (x @ theta - y) ** 2, x, y, eps)[1].loss
+
+    maximum = (jnp.abs(x @ theta - y) + eps * norm.dual(theta)) ** 2
+    ratio = attacked(KEY) / maximum
+    assert (ratio <= 1 + 1e-5).all()
+    assert (ratio >= (0.8 if name == "fgsm, random start" else 1 - 1e-5)).all()
+
+
+@pytest.mark.parametrize("norm_name", NORMS)
+def test_more_restarts_are_never_weaker(norm_name):
+    base = _pgd(NORMS[norm_name], start=attacks.in_ball(NORMS[norm_name]))
+    previous = jnp.full(N, -jnp.inf)
+    for num_restarts in (1, 2, 5):
+        attack = attacks.best_of(base, num_restarts)
+        loss = _call(attack, EPS[norm_name])[1].loss
+        assert (loss >= previous - 1e-6).all()
+        previous = loss
+
+
+@pytest.mark.parametrize("norm_name", NORMS)
+def test_the_best_iterate_is_never_weaker_than_start_or_end(norm_name):
+    norm, eps = NORMS[norm_name], EPS[norm_name]
+    start = attacks.in_ball(norm)
+    options = {"start": start, "rel_step_size": 1.9}  # overshoots, so iterates differ
+    best = _call(_pgd(norm, **options, keep_best=True), eps)[1].loss
+    for num_steps in range(5):
+        attack = _pgd(norm, **options, num_steps=num_steps)
+        assert (best >= _call(attack, eps)[1].loss - 1e-6).all()
+
+
+@pytest.mark.parametrize("norm_name", NORMS)
+def test_one_full_step_of_pgd_is_fgsm(norm_name):
+    norm, eps = NORMS[norm_name], EPS[norm_name]
+    one = _call(_pgd(norm, num_steps=1, rel_step_size=1.0), eps)
+    chex.assert_trees_all_equal(one, _call(attacks.fgsm(norm, bounds=BOX), eps))
+
+
+@pytest.mark.parametrize("norm_name", NORMS)
+def test_unrolled_and_rolled_loops_agree(norm_name):
+    norm, eps = NORMS[norm_name], EPS[norm_name]
+    results = [
+        _call(_pgd(norm, start=attacks.in_ball(norm), unroll=unroll), eps)
+        for unroll in (None, 1, 2)
+    ]
+    chex.assert_trees_all_close(*results, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm_name", NORMS)
+def test_starts_are_in_the_ball_and_follow_their_law(norm_name):
+    norm, eps = NORMS[norm_name], 0.5
+    keys = jax.random.split(KEY, 2000)
+
+    def radii(start):
+        deltas = jax.vmap(start, (0, None, None))(keys, jnp.zeros(30), eps)
+        return jax.vmap(norm.value)(deltas) / eps
+
+    mean = radii(attacks.in_ball(norm)).mean()
+    np.testing.assert_allclose(mean, 30 / 31, rtol=0.005)
+    uniform = radii(attacks.radius_uniform(norm))
+    np.testing.assert_allclose(uniform.mean(), 0.5, atol=0.03)
+    np.testing.assert_allclose(uniform.var(), 1 / 12, rtol=0.1)
+    deltas = jax.vmap(attacks.gaussian(1e-3), (0, None, None))(keys, jnp.zeros(30), eps)
+    np.testing.assert_allclose(deltas.std(), 1e-3, rtol=0.02)
+
+
+@pytest.mark.parametrize("norm_name", ["l2", "linf"])
+def test_the_surrogate_shrinks_by_the_clean_gradient(norm_name):
+    norm, eps, xi = NORMS[norm_name], EPS[norm_name], 0.3
+    plain = _pgd(norm, start=attacks.in_ball(norm))
+    delta = _call(plain, eps)[0] - X
+    g = jax.grad(lambda x: _loss(x, Y).sum())(X)
+    length = jnp.sqrt((g**2).sum(axis=(1, 2), keepdims=True))
+    factor = {
+        "l2": length / jnp.sqrt(length**2 + xi**2),
+        "linf": jnp.abs(g) / (jnp.abs(g) + xi),
+    }[norm_name]
+    smoothed = _call(attacks.smooth(plain, norm, xi), eps)[0]
+    np.testing.assert_allclose(smoothed - X, factor * delta, atol=1e-6)
+    unchanged = _call(attacks.smooth(plain, norm, 0.0), eps)[0]
+    np.testing.assert_allclose(unchanged - X, delta, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm_name", ["l2", "linf"])
+def test_a_schedule_of_xi_compiles_once(norm_name):
+    norm = NORMS[norm_name]
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(1)
+    def run(xi):
+        return attacks.smooth(_pgd(norm), norm, xi)(KEY, _loss, X, Y, 0.1)[0]
+
+    assert (run(0.1) != run(0.01)).any()
+
+
+@pytest.mark.parametrize("norm_name", NORMS)
+def test_a_negated_loss_makes_a_targeted_attack(norm_name):
+    target = (Y + 1) % K
+    attack, eps = _pgd(NORMS[norm_name]), EPS[norm_name]
+    x_adv, _ = attack(KEY, lambda x, y: -_loss(x, y), X, target, eps)
+    assert (_loss(x_adv, target) <= _loss(X, target)).all()
+
+
+@pytest.mark.parametrize("norm_name", ["l1", "l2"])
+def test_attacks_are_differentiable(norm_name):
+    def after_attack(w1):
+        def loss(x, y):
+            return losses.cross_entropy(_logits(x, w1), y)
+
+        attack = _pgd(NORMS[norm_name], bounds=None)
+        x_adv, _ = attack(KEY, loss, X, Y, 0.1)
+        return x_adv.sum()
+
+    grad = jax.grad(after_attack)(W1)
+    assert jnp.isfinite(grad).all()
+    assert norm_name == "l1" or (grad != 0).any()
+
+
+def test_wrong_input_is_refused():
+    attack = _pgd(norms.linf)
+    with pytest.raises(TypeError, match="dtype int32"):
+        attack(KEY, _loss, jnp.zeros((2, 3), jnp.int32), Y[:2], 0.1)
+    with pytest.raises(ValueError, match=r"shape \(\) for 6 examples"):
+        attack(KEY, lambda x, y: _loss(x, y).mean(), X, Y, 0.1)
+    with pytest.raises(ValueError, match=r"num_steps = 1.5"):
+        attacks.pgd(norms.linf, num_steps=1.5, rel_step_size=0.1)
+    with pytest.raises(ValueError, match="rel_step_size = -1"):
+        attacks.pgd(norms.linf, num_steps=1, rel_step_size=-1)
+    with pytest.raises(ValueError, match="unroll = 0"):
+        attacks.pgd(norms.linf, num_steps=1, rel_step_size=1, unroll=0)
+    with pytest.raises(ValueError, match="num_restarts = 0"):
+        attacks.best_of(attack, 0)
+    with pytest.raises(ValueError, match=r"norms\.l2 and norms\.linf only"):
+        attacks.smooth(attack, norms.l1, 0.1)
+
+
+def test_old_style_keys_are_accepted():
+    attack = _pgd(norms.l2, start=attacks.in_ball(norms.l2))
+    chex.assert_trees_all_equal(
+        attack(jax.random.PRNGKey(3), _loss, X, Y, 0.1),
+        attack(jax.random.key(3), _loss, X, Y, 0.1),
+    )
+
+
+# Objectives ---------------------------------------------------------------------------
+
+
+def _init(key, x):
+    del key, x
+    return {"w1": W1, "w2": W2}, {}
+
+
+def _apply(params, batch_stats, x, *, train):
+    del train
+    x = x.reshape(x.shape[0], -1)
+    return jnp.tanh(x @ params["w1"]) @ params["w2"], batch_stats
+
+
+MODEL = Model(_init, _apply)
+PARAMS = {"w1": W1, "w2": W2}
+BATCH = Batch(X, Y)
+LASSO = 0.01
+
+
+def _lasso(params):
+    return LASSO * sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(params))
+
+
+OBJECTIVES = {
+    "standard": lambda attack: objectives.standard(MODEL, losses.cross_entropy),
+    "adversarial": lambda attack: objectives.adversarial(
+        MODEL, losses.cross_entropy, attack
+    ),
+    "trades": lambda attack: objectives.trades(MODEL, attack, beta=6.0),
+    "mart": lambda attack: objectives.mart(MODEL, attack, beta=5.0),
+    "penalised": lambda attack: objectives.with_penalty(
+        objectives.adversarial(MODEL, losses.cross_entropy, attack), _lasso
+    ),
+}
+each_objective = pytest.mark.parametrize("name", OBJECTIVES)
+INNER = _pgd(norms.linf, start=attacks.gaussian(1e-3))
+
+
+def _fixed(x_adv):
+    """An attack that returns given points, to look at an objective alone."""
+
+    def attack(key, loss_fn, x, y, eps):
+        del key, x, eps
+        return x_adv.astype(X.dtype), AttackInfo(
+            loss_fn(x_adv, y), jnp.zeros(x_adv.shape[0], bool)
+        )
+
+    return attack
+
+
+def _spy(attack):
+    """``attack``, and the list that its results are appended to."""
+    seen = []
+
+    def spying(*args):
+        seen.append(attack(*args))
+        return seen[-1]
+
+    return spying, seen
+
+
+@pytest.mark.usefixtures("x64")
+@each_objective
+def test_gradient_equals_finite_differences(name):
+    attack = _fixed(jnp.clip(X + 0.1 * jnp.sign(jnp.sin(37 * X)), 0, 1).astype(float))
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), PARAMS)
+    batch = Batch(X.astype(float), Y)
+    objective = OBJECTIVES[name](
+        lambda *args: jax.tree.map(lambda leaf: leaf, attack(*args))
+    )
+
+    def value(w2):
+        return objective({**params, "w2": w2}, {}, KEY, batch, 0.1)[0]
+
+    grad = jax.grad(lambda w2: value(w2))(jnp.asarray(params["w2"]))
+    numerical = reference.finite_difference(jax.jit(value), params["w2"])
+    np.testing.assert_allclose(grad, numerical, rtol=1e-5, atol=1e-8)
+
+
+@each_objective
+def test_gradient_holds_the_attack_fixed(name):
+    """Danskin: the gradient through the attack equals that at the points it found."""
+    spying, seen = _spy(INNER)
+    with jax.disable_jit():
+        grad = jax.grad(OBJECTIVES[name](spying), has_aux=True)(
+            PARAMS, {}, KEY, BATCH, 0.1
+        )[0]
+    x_adv = jax.lax.stop_gradient(seen[-1][0]) if seen else X
+    frozen = jax.grad(OBJECTIVES[name](_fixed(x_adv)), has_aux=True)(
+        PARAMS, {}, KEY, BATCH, 0.1
+    )[0]
+    chex.assert_trees_all_close(grad, frozen, atol=1e-5)
+
+
+@each_objective
+def test_zero_radius_is_clean_training(name):
+    value, aux = OBJECTIVES[name](INNER)(PARAMS, {}, KEY, BATCH, 0.0)
+    clean, clean_aux = OBJECTIVES["standard"](None)(PARAMS, {}, KEY, BATCH, 0.0)
+    np.testing.assert_allclose(aux.logits, clean_aux.logits, rtol=1e-6)
+    if name == "mart":
+        # MART's own cross-entropy has a second term, at any radius.
+        z = np.asarray(clean_aux.logits, float)
+        terms = [reference.mart(a, a, b, 5.0) for a, b in zip(z, Y, strict=True)]
+        clean = np.mean(terms)
+    if name == "penalised":
+        clean = clean + _lasso(PARAMS)
+    np.testing.assert_allclose(value, clean, rtol=1e-5)
+
+
+@each_objective
+def test_value_equals_the_reference(name):
+    x_adv = jnp.clip(X + 0.1 * jnp.sign(jnp.sin(37 * X)), 0, 1)
+    value, aux = OBJECTIVES[name](_fixed(x_adv))(PARAMS, {}, KEY, BATCH, 0.1)
+    clean, adv = (np.asarray(_logits(x), np.float64) for x in (X, x_adv))
+    slow = {
+        "standard": lambda z, _, y: reference.cross_entropy(z, y),
+        "trades": partial(reference.trades, beta=6.0),
+        "mart": partial(reference.mart, beta=5.0),
+    }.get(name, lambda _, z_adv, y: reference.cross_entropy(z_adv, y))
+    terms = [slow(*row) for row in zip(clean, adv, np.asarray(Y), strict=True)]
+    np.testing.assert_allclose(aux.losses, terms, rtol=1e-4)
+    penalty = _lasso(PARAMS) if name == "penalised" else 0.0
+    np.testing.assert_allclose(value, np.mean(terms) + penalty, rtol=1e-5)
+
+
+@each_objective
+def test_objectives_jit_and_map_over_radii(name):
+    objective = OBJECTIVES[name](INNER)
+    radii = jnp.array([0.0, 0.1, 0.3])
+    values = jax.jit(jax.vmap(lambda eps: objective(PARAMS, {}, KEY, BATCH, eps)[0]))(
+        radii
+    )
+    loop = [objective(PARAMS, {}, KEY, BATCH, eps)[0] for eps in radii]
+    np.testing.assert_allclose(values, loop, rtol=1e-5)
+    assert name == "standard" or (jnp.diff(values) > 0).all()
+
+
+def test_trades_starts_away_from_the_clean_input_where_it_has_no_gradient():
+    def kl_from(start, num_steps):
+        attack = _pgd(norms.linf, start=start, num_steps=num_steps)
+        clean = _logits(X)
+        return attack(KEY, lambda x, p: losses.kl(p, _logits(x)), X, clean, 0.2)[1]
+
+    assert (kl_from(None, 0).loss == 0).all()
+    started, attacked = (kl_from(attacks.gaussian(1e-3), steps) for steps in (0, 4))
+    assert (started.loss > 0).all()
+    assert (attacked.loss > 100 * started.loss).all()
+    assert not attacked.zero_grad.any()
+
+
+def test_attack_mode_chooses_what_the_attack_sees():
+    def apply(params, batch_stats, x, *, train):
+        logits, _ = _apply(params, {}, x, train=train)
+        return logits * (1.0 if train else -1.0), batch_stats
+
+    model = Model(_init, apply)
+    x_advs = []
+    for mode in ("train", "eval"):
+        spying, seen = _spy(_pgd(norms.linf))
+        objective = objectives.adversarial(
+            model, losses.cross_entropy, spying, attack_mode=mode
+        )
+        objective(PARAMS, {}, KEY, BATCH, 0.1)
+        x_advs.append(seen[0][0])
+    np.testing.assert_allclose(
+        x_advs[0], _pgd(norms.linf)(KEY, _loss, X, Y, 0.1)[0], atol=1e-6
+    )
+    assert (x_advs[0] != x_advs[1]).any()
+    with pytest.raises(ValueError, match=r"attack_mode = 'test': choose 'eval' or"):
+        objectives.mart(MODEL, INNER, beta=5.0, attack_mode="test")

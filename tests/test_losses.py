@@ -1,0 +1,111 @@
+"""Every loss against its formula in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import reference
+
+from advjax import losses
+
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(scale=3, size=(20, 5))
+LABELS = RNG.integers(0, 5, 20)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "margin", "dlr"])
+def test_classification_losses_equal_the_reference(name):
+    ours = getattr(losses, name)(jnp.asarray(LOGITS, jnp.float32), jnp.asarray(LABELS))
+    slow = getattr(reference, name)
+    theirs = [slow(z, label) for z, label in zip(LOGITS, LABELS, strict=True)]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_kl_equals_the_reference_and_vanishes_at_equality():
+    other = RNG.normal(size=(20, 5))
+    ours = losses.kl(jnp.asarray(LOGITS, jnp.float32), jnp.asarray(other, jnp.float32))
+    theirs = [reference.kl(p, q) for p, q in zip(LOGITS, other, strict=True)]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    same = jnp.asarray(LOGITS, jnp.float32)
+    np.testing.assert_array_equal(losses.kl(same, same), 0)
+    for argument in (0, 1):
+        grad = jax.grad(lambda p, q: losses.kl(p, q).sum(), argument)(same, same)
+        np.testing.assert_allclose(grad, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "margin", "dlr"])
+@pytest.mark.parametrize("offset", [-1e4, 1e4])
+def test_a_constant_added_to_all_logits_changes_nothing(name, offset):
+    # Multiples of 1/64 stay exact at this offset, so that any change is the loss's own.
+    logits = jnp.asarray(np.round(LOGITS * 64) / 64, jnp.float32)
+    loss, labels = getattr(losses, name), jnp.asarray(LABELS)
+    shifted = loss(logits + offset, labels)
+    np.testing.assert_allclose(shifted, loss(logits, labels), rtol=1e-5, atol=1e-6)
+
+
+def test_cross_entropy_equals_optax_in_value_and_gradient():
+    logits, labels = jnp.asarray(LOGITS, jnp.float32), jnp.asarray(LABELS)
+    optax_loss = optax.losses.softmax_cross_entropy_with_integer_labels
+    for ours, theirs in zip(
+        *(
+            jax.value_and_grad(lambda z, loss=loss: loss(z, labels).sum())(logits)
+            for loss in (losses.cross_entropy, optax_loss)
+        ),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("lead", [20.0, 50.0, 80.0])
+def test_a_confident_network_keeps_its_loss_and_its_direction(lead):
+    # The true gradient is exp(-lead) (p_1, p_2, -1) with p the softmax of the others.
+    logits, label = jnp.array([[1.0, 2.0, 2.0 + lead]]), jnp.array([2])
+    loss, grad = jax.value_and_grad(lambda z: losses.cross_entropy(z, label).sum())(
+        logits
+    )
+    rivals = np.exp([1.0, 2.0])
+    np.testing.assert_allclose(
+        loss, rivals.sum() * np.exp(-2.0 - lead), rtol=1e-5, atol=0
+    )
+    direction = [*(rivals / rivals.sum()), -1.0]
+    np.testing.assert_allclose(grad[0] / -grad[0, 2], direction, rtol=1e-5)
+
+
+def test_saturated_logits_stay_finite():
+    z = jnp.array([[1e4, 0.0, -1e4]])
+    for label in range(3):
+        value = losses.cross_entropy(z, jnp.array([label]))
+        np.testing.assert_allclose(value, [[0.0, 1e4, 2e4][label]], rtol=1e-6)
+    assert jnp.isfinite(losses.kl(z, -z)).all()
+
+
+def test_dlr_does_not_depend_on_the_scale_of_the_logits():
+    logits, labels = jnp.asarray(LOGITS, jnp.float32), jnp.asarray(LABELS)
+    np.testing.assert_allclose(
+        losses.dlr(100 * logits, labels), losses.dlr(logits, labels), rtol=1e-5
+    )
+
+
+def test_dlr_needs_three_classes():
+    with pytest.raises(ValueError, match=r"at least 3 classes, got 2; use .*margin"):
+        losses.dlr(jnp.zeros((4, 2)), jnp.zeros(4, int))
+
+
+def test_margin_is_positive_exactly_where_misclassified():
+    logits, labels = jnp.asarray(LOGITS, jnp.float32), jnp.asarray(LABELS)
+    wrong = jnp.argmax(logits, axis=-1) != labels
+    np.testing.assert_array_equal(losses.margin(logits, labels) > 0, wrong)
+
+
+def test_losses_of_a_scalar_output():
+    z, y = jnp.array([-2.0, 0.5, 200.0]), jnp.array([1.0, -1.0, -1.0])
+    margin = np.asarray(z * y, np.float64)
+    np.testing.assert_allclose(losses.logistic(z, y), np.log1p(np.exp(-margin)))
+    np.testing.assert_allclose(losses.exponential(z, y)[:2], np.exp(-margin)[:2])
+    np.testing.assert_allclose(losses.squared_error(z, y), (z - y) ** 2)
+
+
+def test_squared_error_refuses_shapes_that_would_broadcast():
+    with pytest.raises(ValueError, match=r"\(4, 1\) and y \(4,\)"):
+        losses.squared_error(jnp.zeros((4, 1)), jnp.zeros(4))

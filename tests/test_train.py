@@ -1,0 +1,136 @@
+"""Steps, the two ways of dispatching them, and resumption."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import reference
+
+from advjax import attacks, losses, models, norms, objectives, train
+from advjax.types import Batch
+
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.normal(size=(20, 5)), jnp.float32)
+Y = jnp.asarray(RNG.integers(0, 3, 20))
+DATA = Batch(X, Y)
+MODEL = models.make("mlp", num_classes=3, hidden=(7,))
+TX = optax.sgd(0.1, momentum=0.9)
+ATTACK = attacks.pgd(
+    norms.l2, num_steps=2, rel_step_size=0.5, start=attacks.in_ball(norms.l2)
+)
+STEP = train.make_step(objectives.adversarial(MODEL, losses.cross_entropy, ATTACK), TX)
+INDICES = train.epoch_indices(jax.random.key(3), 20, 6)
+
+
+def _state(seed=0):
+    return train.create(jax.random.key(seed), MODEL, TX, X[:1])
+
+
+def _plain(state):
+    return state._replace(key=jax.random.key_data(state.key))
+
+
+def test_one_step_equals_numpy():
+    """FGSM and SGD on a linear softmax model, from stored numbers, in float64."""
+    w = np.sin(np.arange(15.0)).reshape(5, 3)
+    x, y, eps = np.asarray(X[:4], float), np.asarray(Y[:4]), 0.1
+
+    def residuals(x):
+        p = np.array([reference.softmax(row) for row in x @ w])
+        return p - np.eye(3)[y]
+
+    x_adv = x + eps * np.sign(residuals(x) @ w.T)
+    terms = [reference.cross_entropy(z, c) for z, c in zip(x_adv @ w, y, strict=True)]
+    expected = w - 0.1 * x_adv.T @ residuals(x_adv) / 4
+
+    model = models.from_function(lambda key, x: jnp.asarray(w), lambda w, x: x @ w)
+    objective = objectives.adversarial(
+        model, losses.cross_entropy, attacks.fgsm(norms.linf)
+    )
+    tx = optax.sgd(0.1)
+    state = train.restart(jax.random.key(0), jnp.asarray(w, jnp.float32), {}, tx)
+    state, metrics = train.make_step(objective, tx)(state, Batch(X[:4], Y[:4]), eps)
+    np.testing.assert_allclose(state.params, expected, atol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], np.mean(terms), rtol=1e-5)
+    np.testing.assert_allclose(metrics["objective"], metrics["loss"])
+    accuracy = np.mean(np.argmax(x_adv @ w, axis=1) == y)
+    np.testing.assert_allclose(metrics["accuracy"], accuracy)
+    assert metrics["zero_grad"] == 0
+    assert state.step == 1
+
+
+def test_regression_has_no_accuracy():
+    model = models.from_function(
+        lambda key, x: jnp.zeros(5), lambda theta, x: x @ theta
+    )
+    step = train.make_step(objectives.standard(model, losses.squared_error), TX)
+    _, metrics = step(
+        train.create(jax.random.key(0), model, TX, X), Batch(X, X[:, 0]), 0.0
+    )
+    assert sorted(metrics) == ["loss", "objective", "zero_grad"]
+
+
+def test_scanned_and_looped_runs_agree():
+    scanned, metrics = jax.jit(train.scanned(STEP))(_state(), DATA, INDICES, 0.3)
+    looped, loop_metrics = train.looped(STEP)(_state(), DATA, INDICES, 0.3)
+    chex.assert_trees_all_close(_plain(scanned), _plain(looped), atol=1e-6)
+    chex.assert_trees_all_close(metrics, loop_metrics, atol=1e-6)
+    assert metrics["loss"].shape == (3,)
+
+
+def test_a_resumed_run_is_the_same_run():
+    run = jax.jit(train.scanned(STEP))
+    whole, _ = run(_state(), DATA, INDICES, 0.3)
+    half, _ = run(_state(), DATA, INDICES[:1], 0.3)
+    resumed, _ = run(half, DATA, INDICES[1:], 0.3)
+    chex.assert_trees_all_close(_plain(whole), _plain(resumed), atol=1e-7)
+
+
+def test_a_batch_of_states_trains_over_seeds_and_radii():
+    keys, radii = jax.random.split(jax.random.key(0), 2), jnp.array([0.0, 0.2, 0.4])
+
+    def run(key, eps):
+        state = train.create(key, MODEL, TX, X[:1])
+        return train.scanned(STEP)(state, DATA, INDICES, eps)[1]["loss"]
+
+    losses_at_once = jax.jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))(keys, radii)
+    assert losses_at_once.shape == (2, 3, 3)
+    np.testing.assert_allclose(losses_at_once[1, 2], run(keys[1], 0.4), rtol=1e-4)
+
+
+def test_looped_dispatch_compiles_once_for_all_radii():
+    chex.clear_trace_counter()
+    counted = chex.assert_max_traces(STEP, n=1)
+    run = train.looped(counted)
+    state = _state()
+    for eps in (0.1, 0.2):
+        state, _ = run(state, DATA, INDICES, eps)
+    assert state.step == 6
+
+
+def test_batch_statistics_move_in_training():
+    import flax.linen as nn
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train=False):
+            return nn.Dense(3)(nn.BatchNorm(use_running_average=not train)(x))
+
+    model = models.from_linen(Net())
+    objective = objectives.adversarial(model, losses.cross_entropy, ATTACK)
+    state = train.create(jax.random.key(0), model, TX, X[:1])
+    after, _ = train.make_step(objective, TX)(state, DATA, 0.1)
+    before = state.batch_stats["BatchNorm_0"]["mean"]
+    assert (after.batch_stats["BatchNorm_0"]["mean"] != before).any()
+
+
+def test_epoch_indices_are_a_shuffled_pass():
+    assert INDICES.shape == (3, 6)
+    assert len(set(np.ravel(INDICES).tolist())) == 18
+    other = train.epoch_indices(jax.random.key(4), 20, 6)
+    assert (other != INDICES).any()
+    for batch_size in (0, 21):
+        with pytest.raises(ValueError, match=f"batch_size = {batch_size}: choose 1"):
+            train.epoch_indices(jax.random.key(0), 20, batch_size)
