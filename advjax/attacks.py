@@ -78,11 +78,11 @@ def _positive_int(name: str, value: int, least: int = 1) -> None:
 
 
 def _default_unroll(num_steps: int) -> int:
-    # XLA on CPU runs the gradient of a convolution inside a while loop 3 to 20 times
+    # XLA on CPU runs the gradient of a convolution inside a while loop several times
     # slower than outside (jax issue 12868), so loops of usual length are unrolled
     # there; experiments/benchmarks/unroll.py measures it.
     on_cpu = jax.default_backend() == "cpu"
-    return num_steps if on_cpu and 1 <= num_steps <= 20 else 1
+    return num_steps if on_cpu and 1 <= num_steps <= 40 else 1
 
 
 def pgd(
@@ -111,9 +111,9 @@ def pgd(
             where the caller would not use ``info.loss``; training protocols keep the
             last.
         unroll: loop steps per iteration, as in ``jax.lax.scan``. By default loops of up
-            to 20 steps are unrolled on CPU, where gradients of convolutions are slow
-            inside loops, and rolled elsewhere; 1 compiles faster and costs networks
-            of matrix products nothing.
+            to 40 steps are unrolled on CPU, where gradients of convolutions are slow
+            inside loops, and rolled elsewhere; 1 compiles faster and is the better
+            choice for networks of matrix products.
 
     Returns:
         An attack. A zero gradient makes no step and is flagged; an undefined one gives

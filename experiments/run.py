@@ -89,13 +89,13 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path | None]:
     """
     override = re.compile(r"--?config\.([^=]+)(?:=(.*))?")
     matches = [(arg, match) for arg in argv if (match := override.fullmatch(arg))]
-    plain = [arg for arg in argv if not override.fullmatch(arg)]
-    config, _ = _parse(plain)
-    fields = sorted(config)
-    checks.known_fields([match[1] for _, match in matches], fields)
     for arg, match in matches:
         if match[2] is None:
             raise checks.ConfigError(f"{arg}: write it as {arg}=VALUE")
+    plain = [arg for arg in argv if not override.fullmatch(arg)]
+    config, _ = _parse(plain)
+    checks.known_fields([match[1] for _, match in matches], sorted(config))
+    for arg, match in matches:
         try:
             _parse([*plain, arg])
         except checks.ConfigError:

@@ -1,0 +1,1 @@
+"""Measurements of speed, each against an alternative, in one run."""
