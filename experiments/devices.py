@@ -1,5 +1,6 @@
 """Replicates spread over whatever devices there are: accelerators, or CPU cores."""
 
+import math
 import os
 from typing import Any
 
@@ -21,15 +22,17 @@ def spread(tree: Any, *sizes: int) -> Any:
 
     Args:
         tree: arrays whose leading axes have these sizes.
-        sizes: ``len(sizes)`` candidates; the first that all devices divide is chosen.
-            If there is none the arrays stay as they are.
+        sizes: the axes to choose from; that which divides over most devices is taken.
     """
-    devices = jax.device_count()
-    for axis, size in enumerate(sizes):
-        if devices > 1 and size % devices == 0:
-            # Axes are explicit by default since jax 0.8.1, which ordinary code is not
-            # written for.
-            mesh = jax.make_mesh((devices,), ("runs",), axis_types=(AxisType.Auto,))
-            spec = PartitionSpec(*[None] * axis, "runs")
-            return jax.device_put(tree, NamedSharding(mesh, spec))
-    return tree
+    shares = [math.gcd(size, jax.device_count()) for size in sizes]
+    num_devices = max(shares)
+    axis = shares.index(num_devices)
+    # Axes are explicit by default since jax 0.8.1, which ordinary code is not made for.
+    mesh = jax.make_mesh(
+        (num_devices,),
+        ("runs",),
+        axis_types=(AxisType.Auto,),
+        devices=jax.devices()[:num_devices],
+    )
+    spec = PartitionSpec(*[None] * axis, "runs")
+    return jax.device_put(tree, NamedSharding(mesh, spec))

@@ -46,10 +46,11 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def plus_minus(values, digits: int = 3) -> str:
-    """``mean ± sd`` over the runs that are not nan."""
-    values = np.asarray(values, float)
-    values = values[np.isfinite(values)]
+    """``mean ± sd`` over the runs that are not nan, with their number if not all."""
+    every = np.asarray(values, float)
+    values = every[np.isfinite(every)]
     if values.size == 0:
         return "none"
     sd = f"{np.std(values, ddof=1):.{digits}f}" if values.size > 1 else "n/a"
-    return f"{np.mean(values):.{digits}f} ± {sd}"
+    share = f" ({values.size} of {every.size})" if values.size < every.size else ""
+    return f"{np.mean(values):.{digits}f} ± {sd}{share}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import checks, figures, run
+from experiments import checks, demo, figures, run
 from experiments.transition import digits, published
 from experiments.workdir import Workdir, WorkdirError
 
@@ -245,6 +246,38 @@ def test_stages_are_computed_once_and_hold_no_pickle(tmp_path):
         workdir.stage("three", lambda: {"a": np.array([object()])})
 
 
+def test_p_values_fall_at_the_scale_of_the_theory(tmp_path):
+    """Medians above 0.3 at log(eps/√(d/n)) = -2 and below 0.01 at +2."""
+    config = f"--config={ROOT}/experiments/transition/configs/p_values.py"
+    smaller = ["--config.num_adversarial=200", "--config.num_points=7"]
+    assert run.main([config, *smaller, f"--workdir={tmp_path}/w"]) == 0
+    results = json.loads((tmp_path / "w" / "results.json").read_text())["results"]
+    assert [row["d"] for row in results["dimensions"]] == [2, 5, 10]
+    for row in results["dimensions"]:
+        for name, p in row["median_p_value_at"]["-2"].items():
+            assert p > 0.3, (row["d"], name)
+        for name, p in row["median_p_value_at"]["2"].items():
+            assert p < 0.01, (row["d"], name)
+        # By loss crossing ε* ≈ σ d / (n c0 ‖θ0‖), which is not √(d/n).
+        predicted = row["d"] / (100 * (2 / np.pi) ** 0.5)
+        assert abs(row["eps_star"] - predicted) < 3 * row["eps_star_se"] + 0.01
+
+
+def test_the_demonstration_joins_the_reports(tmp_path, monkeypatch, capsys):
+    studies = {name: file.split(":")[0] for name, file in demo.STUDIES.items()}
+    smoke = {name: f"{file}:smoke" for name, file in studies.items()}
+    monkeypatch.setattr(demo, "STUDIES", smoke)
+    demo.main(tmp_path)
+    printed = capsys.readouterr().out
+    report = (tmp_path / "report.md").read_text()
+    figures_shown = re.findall(r"!\[.*?\]\((.*?)\)", report)
+    assert len(figures_shown) == 5
+    for name in figures_shown:
+        assert (tmp_path / name).exists()
+        assert f"{tmp_path}/{name}" in printed
+    assert str(tmp_path / "report.md") in printed
+
+
 def test_published_tables_are_rederived():
     table_4 = published.rederive_table_4()
     assert len(table_4) == 12
@@ -267,5 +300,6 @@ def test_a_table_is_markdown():
         figures.table(["a", "b"], [["1", "2"]])
         == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
     )
-    assert figures.plus_minus([1.0, 2.0, np.nan], 2) == "1.50 ± 0.71"
+    assert figures.plus_minus([1.0, 2.0], 2) == "1.50 ± 0.71"
+    assert figures.plus_minus([1.0, 2.0, np.nan], 2) == "1.50 ± 0.71 (2 of 3)"
     assert figures.plus_minus([np.nan]) == "none"
