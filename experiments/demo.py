@@ -25,7 +25,6 @@ STUDIES = {
 def main(root: Path) -> None:
     """Runs the studies in subdirectories of ``root`` and joins their reports."""
     begin = time.monotonic()
-    devices.use_all_cores()
     configs = Path(__file__).parent / "transition" / "configs"
     summary, sections, figures = [], [], []
     for name, file in STUDIES.items():
@@ -44,4 +43,5 @@ def main(root: Path) -> None:
 
 
 if __name__ == "__main__":
+    devices.use_all_cores()
     main(Path(*sys.argv[1:2] or ["runs/demo"]))

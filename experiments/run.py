@@ -38,7 +38,6 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         config, path = parse(argv)
-        devices.use_all_cores()
         run(config, path)
     except (checks.ConfigError, WorkdirError) as error:
         print(f"advjax: error: {error}", file=sys.stderr)
@@ -137,4 +136,5 @@ _OWN_ERROR = f"{checks.ConfigError.__module__}.{checks.ConfigError.__name__}: "
 
 
 if __name__ == "__main__":
+    devices.use_all_cores()
     sys.exit(main())

@@ -552,8 +552,8 @@ def test_trades_starts_away_from_the_clean_input_where_it_has_no_gradient():
 
     assert (kl_from(None, 0).loss == 0).all()
     started, attacked = (kl_from(attacks.gaussian(1e-3), steps) for steps in (0, 4))
-    assert (started.loss > 0).all()
-    assert (attacked.loss > 100 * started.loss).all()
+    assert started.loss.max() > 1e-6
+    assert (attacked.loss > 100 * jnp.maximum(started.loss, 1e-6)).all()
     assert not attacked.zero_grad.any()
 
 
