@@ -2,8 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 OLDEST ?= .venv-oldest
-# A data directory of tensorflow-datasets beside the checkout, if there is one.
-export TFDS_DATA_DIR ?= $(wildcard ../shared/data/tfds)
 
 .PHONY: demo test test-oldest lint clean
 
@@ -32,8 +30,10 @@ $(VENV)/installed: pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	touch $@
 
-# The lowest versions that pyproject.toml admits.
+# The lowest versions that pyproject.toml admits; NumPy 2.0 has no wheels for Python 3.13.
 $(OLDEST)/installed: pyproject.toml tests/oldest.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
+	  { echo 'test-oldest needs Python 3.11 or 3.12: make test-oldest PYTHON=python3.12'; exit 2; }
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c tests/oldest.txt -e '.[test]'
 	touch $@

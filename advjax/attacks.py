@@ -9,8 +9,10 @@ can be attacked; see ``types.Attack`` for the call. Build attacks outside of loo
 jit the outermost function.
 
 Step sizes are relative to ``eps``. ``bounds`` is the range of valid inputs, which must
-contain ``x``: after each step the point is projected onto the ball, then clipped, which
-keeps it in the ball and is the exact projection onto ball and box for linf only.
+contain ``x`` (what lies outside is clipped, whatever ``eps``). After each step the
+point is projected onto the ball, then clipped, which keeps it in the ball and is the
+exact projection onto ball and box for linf only; l1 steps leave out entries at a wall.
+Inputs of half precision are attacked in float32 and rounded at the end.
 
 Attacks are differentiable; to hold the perturbed examples fixed, stop the gradient in
 ``loss_fn``, as ``objectives`` does.
@@ -137,11 +139,15 @@ def pgd(
         return delta if bounds is None else jnp.clip(x + delta, *bounds) - x
 
     def step(x: Array, delta: Array, g: Array, eps: Array) -> Array:
+        if norm is norms.l1 and bounds is not None:
+            g = _unblocked(g, x + delta, *bounds)
         return admit(x, delta + rel_step_size * eps * norm.steepest(g), eps)
 
     def attack(key, loss_fn, x, y, eps):
         _check_floating(x)
-        n = x.shape[0]
+        n, dtype = x.shape[0], x.dtype
+        # Half precision would round away small steps, and overflow in norms.
+        x = x.astype(jnp.promote_types(dtype, jnp.float32))
         eps = jnp.broadcast_to(jnp.asarray(eps, x.dtype), (n,))
         eps = jnp.where(eps < 0, jnp.nan, eps)
         delta = jnp.zeros_like(x)
@@ -152,14 +158,14 @@ def pgd(
 
         def body(carry, _):
             delta, best, zero_grad = carry
-            loss, g = value_and_grad(x + delta)
+            loss, g = value_and_grad((x + delta).astype(dtype))
             best = best and _better(best, (delta, loss))
-            delta = jax.vmap(step)(x, delta, g, eps)
+            delta = jax.vmap(step)(x, delta, g.astype(x.dtype), eps)
             return (delta, best, zero_grad | _is_zero(g)), None
 
         best = None
         if keep_best:
-            loss_dtype = jax.eval_shape(loss_fn, x, y).dtype
+            loss_dtype = jax.eval_shape(loss_fn, x.astype(dtype), y).dtype
             best = (delta, jnp.full(n, -jnp.inf, loss_dtype))
         (delta, best, zero_grad), _ = jax.lax.scan(
             body,
@@ -167,9 +173,9 @@ def pgd(
             length=num_steps,
             unroll=unroll or _default_unroll(num_steps),
         )
-        last = (delta, loss_fn(x + delta, y))
+        last = (delta, loss_fn((x + delta).astype(dtype), y))
         delta, loss = _better(best, last) if keep_best else last
-        return x + delta, AttackInfo(loss, zero_grad)
+        return (x + delta).astype(dtype), AttackInfo(loss, zero_grad)
 
     return attack
 
@@ -239,35 +245,18 @@ def smooth(attack: Attack, norm: Norm, xi: Array | float) -> Attack:
 
     Xing et al., On the generalization properties of adversarial training, 2021.
     """
-    factors = {norms.l2: _l2_factor, norms.linf: _linf_factor}
-    if norm not in factors:
-        msg = "smooth is defined for norms.l2 and norms.linf only"
-        raise ValueError(msg)
-    factor = factors[norm]
+    norms.check_surrogate(norm)
 
     def smoothed(key, loss_fn, x, y, eps):
         x_adv, info = attack(key, loss_fn, x, y, eps)
         _, g = _per_example_grad(loss_fn, y)(x)
-        delta = jax.vmap(lambda g, delta: factor(g, xi) * delta)(g, x_adv - x)
+        factor = jax.vmap(lambda g: norms.surrogate_factor(norm, g, xi))(g)
+        delta = factor * (x_adv - x)
         x_adv = x + delta
         zero_grad = info.zero_grad | _is_zero(g)
         return x_adv, AttackInfo(loss_fn(x_adv, y), zero_grad)
 
     return smoothed
-
-
-def _l2_factor(g: Array, xi: Array) -> Array:
-    size = norms.l2.value(g)
-    whole = norms.l2.value(jnp.stack([size, jnp.asarray(xi, g.dtype)]))
-    return _ratio(size, whole)
-
-
-def _linf_factor(g: Array, xi: Array) -> Array:
-    return _ratio(jnp.abs(g), jnp.abs(g) + jnp.asarray(xi, g.dtype))
-
-
-def _ratio(part: Array, whole: Array) -> Array:
-    return jnp.where(whole == 0, 1, part / jnp.where(whole == 0, 1, whole))
 
 
 def _per_example_grad(loss_fn: LossFn, y: Array) -> Callable:
@@ -294,9 +283,21 @@ def _is_zero(g: Array) -> Array:
     return jnp.all(g == 0, axis=tuple(range(1, g.ndim)))
 
 
+def _unblocked(g: Array, x: Array, low: Array, high: Array) -> Array:
+    """``g`` without the entries that would leave the box.
+
+    The steepest l1 step moves one entry. At a wall it would move that entry for ever,
+    and the attack would stop there with most of its radius unused.
+    """
+    # x = x0 + (high - x0) may miss the wall by its rounding.
+    near = 2 * jnp.finfo(x.dtype).eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
+    at_low, at_high = x <= low + near, x >= high - near
+    return jnp.where((at_low & (g < 0)) | (at_high & (g > 0)), 0, g)
+
+
 def _better(best: tuple[Array, Array], new: tuple[Array, Array]):
-    """Per example the (delta, loss) of larger loss; a nan loss wins, so it shows."""
-    new_wins = ~(new[1] <= best[1])
+    """Per example the (delta, loss) of larger loss; nan counts as largest and shows."""
+    new_wins = ~(new[1] <= best[1]) & ~jnp.isnan(best[1])
     return jax.tree.map(partial(_where, new_wins), new, best)
 
 

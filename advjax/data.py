@@ -46,7 +46,7 @@ def load(name: str, *, split: str) -> Batch:
                   training rows
     ============  ==============================================================
 
-    The test split is every fifth row of each class, the same on every machine.
+    The test split is every fifth row in order of class, the same on every machine.
 
     Args:
         name: "digits" or "diabetes".
@@ -94,7 +94,7 @@ _LOADERS: dict[str, Callable] = {"digits": _digits, "diabetes": _diabetes}
 
 
 def _test_rows(classes: np.ndarray) -> np.ndarray:
-    """Every fifth row of each class, as a boolean mask: no generator to depend on."""
+    """Every fifth row in order of class, as a mask: no generator to depend on."""
     by_class = np.argsort(classes, kind="stable")
     chosen = np.zeros(classes.size, bool)
     chosen[by_class[::5]] = True

@@ -104,8 +104,14 @@ def in_batches(
     Every example keeps its own key, so the result does not depend on ``batch_size``.
     The last batch is filled up with repeated examples and cut again, so that one
     compiled program serves all. A Python loop: jit ``evaluate``, not this.
+
+    Raises:
+        ValueError: for no examples, or a batch size below 1.
     """
     n = x.shape[0]
+    if n < 1 or batch_size < 1:
+        msg = f"{n} examples in batches of {batch_size}: give at least 1 of each"
+        raise ValueError(msg)
     keys = example_keys(key, n)
     parts = []
     for first in range(0, n, batch_size):

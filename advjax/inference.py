@@ -30,7 +30,8 @@ def p_value(observed: Array, replicates: Array) -> Array:
         The p-value ``[]``; nan where the covariance is singular.
 
     Raises:
-        ValueError: for fewer than d + 2 replicates, which determine no covariance.
+        ValueError: for fewer than d + 2 replicates, which determine no covariance, or
+            another dimension of ``observed``.
 
     Hotelling, The generalization of Student's ratio, 1931.
     """
@@ -39,6 +40,9 @@ def p_value(observed: Array, replicates: Array) -> Array:
     d = replicates.shape[1]
     if r < d + 2:
         msg = f"{r} replicates of dimension {d}: at least {d + 2} are needed"
+        raise ValueError(msg)
+    if jnp.size(observed) != d:
+        msg = f"observed has {jnp.size(observed)} entries, the replicates have {d}"
         raise ValueError(msg)
     mean = jnp.mean(replicates, axis=0)
     centred = replicates - mean[None]
@@ -61,6 +65,5 @@ def rank_p_value(observed: Array, replicates: Array) -> Array:
     smaller = jnp.minimum(
         jnp.sum(replicates <= observed), jnp.sum(replicates >= observed)
     )
-    return jnp.where(
-        jnp.isnan(observed), jnp.nan, jnp.minimum(1.0, 2 * (1 + smaller) / (r + 1))
-    )
+    undefined = jnp.isnan(observed) | jnp.any(jnp.isnan(replicates))
+    return jnp.where(undefined, jnp.nan, jnp.minimum(1.0, 2 * (1 + smaller) / (r + 1)))

@@ -11,11 +11,14 @@ replicates and radii. ``eps`` and ``xi`` are traced.
 References: Xing et al., Phase transition from clean training to adversarial training,
 2022 (appendix C); Xing et al., On the generalization properties of adversarial
 training, 2021 (formulas 5 and 9, Proposition 8).
+
+A negative ``eps`` gives nan.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -25,6 +28,15 @@ from advjax.types import Array
 
 C0 = (2 / jnp.pi) ** 0.5
 """E|z| of a standard normal z."""
+
+
+def _residual(theta: Array, x: Array, y: Array) -> Array:
+    chex.assert_rank([theta, x, y], [1, 2, 1])
+    return x @ theta - y
+
+
+def _radius(eps: Array) -> Array:
+    return jnp.where(jnp.asarray(eps) < 0, jnp.nan, eps)
 
 
 def _direction(r: Array) -> Array:
@@ -37,13 +49,14 @@ def perturb(theta: Array, x: Array, y: Array, eps: Array, norm: Norm) -> Array:
 
     At θ = 0 the loss does not depend on x, and x is returned.
     """
-    r = x @ theta - y
-    return x + eps * jnp.outer(_direction(r), norm.steepest(theta))
+    r = _residual(theta, x, y)
+    return x + _radius(eps) * jnp.outer(_direction(r), norm.steepest(theta))
 
 
 def adversarial_loss(theta: Array, x: Array, y: Array, eps: Array, norm: Norm) -> Array:
     """(|r| + eps ‖θ‖_*)² per example, ``[n]``: the largest loss over the ball."""
-    return (jnp.abs(x @ theta - y) + eps * norm.dual(theta)) ** 2
+    r = _residual(theta, x, y)
+    return (jnp.abs(r) + _radius(eps) * norm.dual(theta)) ** 2
 
 
 def adversarial_gradient(
@@ -54,7 +67,7 @@ def adversarial_gradient(
     (2/n) Σ (|r_i| + eps q) (sgn(r_i) x_i + eps ∂q), with ∂q = steepest(θ): formula C.1.
     The perturbed examples are never formed. At θ = 0, where q has a kink, ∂q = 0.
     """
-    r = x @ theta - y
+    r, eps = _residual(theta, x, y), _radius(eps)
     v = norm.steepest(theta)
     size = jnp.abs(r) + eps * jnp.dot(theta, v)
     return 2 * ((_direction(r) * size) @ x / r.size + eps * jnp.mean(size) * v)
@@ -68,16 +81,8 @@ def surrogate_perturb(
     The clean gradient is g = 2 r θ, which makes the factors 2|r|‖θ‖/√(4r²‖θ‖² + xi²)
     for l2, and 2|r θ_j|/(2|r θ_j| + xi) per entry for linf.
     """
-    g = 2 * jnp.outer(x @ theta - y, theta)
-    if norm is norms.linf:
-        size, whole = jnp.abs(g), jnp.abs(g) + xi
-    elif norm is norms.l2:
-        size = jax.vmap(norms.l2.value)(g)[:, None]
-        whole = jnp.sqrt(size**2 + xi**2)
-    else:
-        msg = "the surrogate attack is defined for norms.l2 and norms.linf only"
-        raise ValueError(msg)
-    factor = jnp.where(whole == 0, 1, size / jnp.where(whole == 0, 1, whole))
+    g = 2 * jnp.outer(_residual(theta, x, y), theta)
+    factor = jax.vmap(lambda g: norms.surrogate_factor(norm, g, xi))(g)
     return x + factor * (perturb(theta, x, y, eps, norm) - x)
 
 
@@ -107,7 +112,7 @@ def population_risk(
     """
     diff = theta - theta0
     s = jnp.sqrt(diff @ cov @ diff + sigma**2)
-    q = norm.dual(theta)
+    eps, q = _radius(eps), norm.dual(theta)
     return s**2 + (eps * q) ** 2 + 2 * C0 * eps * q * s
 
 
@@ -127,7 +132,8 @@ def optimal(theta0: Array, cov: Array, sigma: Array, eps: Array, norm: Norm) -> 
 
     The risk is convex, so this has one solution, unless eps ≥ ‖Σθ0‖ / (c0 v) with
     v² = θ0ᵀΣθ0 + σ², where θ* = 0 exactly. Solved by bisection to the last digit.
-    The risk is differentiable in all arguments; ``theta`` is constant to autodiff.
+    The risk is differentiable in all arguments where s > 0; ``theta`` is a constant to
+    autodiff.
 
     Raises:
         ValueError: for norms other than l2, where Proposition 8 does not hold.
@@ -135,6 +141,7 @@ def optimal(theta0: Array, cov: Array, sigma: Array, eps: Array, norm: Norm) -> 
     if norm is not norms.l2:
         msg = "optimal is known in closed form for norms.l2 only"
         raise ValueError(msg)
+    eps = _radius(eps)
     eigvals, basis = jnp.linalg.eigh(cov)
     # Rounding leaves a singular covariance with eigenvalues slightly below zero.
     eigvals = jnp.maximum(eigvals, 0)

@@ -3,6 +3,8 @@
 Classification losses take ``logits[..., k]`` and integer ``labels[...]`` and do not
 change when a constant is added to all logits. Losses of a scalar output take ``z[...]``
 and a sign ``y[...]`` in {-1, +1}; ``squared_error`` takes a prediction and a target.
+
+Shapes that would broadcast raise ``ValueError``; a label that is no class gives nan.
 """
 
 import jax
@@ -24,25 +26,20 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 
 
 def squared_error(pred: Array, y: Array) -> Array:
-    """(pred - y)², ``[...]``, without the factor 1/2.
-
-    Raises:
-        ValueError: if the shapes differ; ``[n, 1]`` against ``[n]`` would broadcast to
-            ``[n, n]`` and train on nonsense.
-    """
-    if jnp.shape(pred) != jnp.shape(y):
-        msg = f"pred has shape {jnp.shape(pred)} and y {jnp.shape(y)}; make them equal"
-        raise ValueError(msg)
+    """(pred - y)², ``[...]``, without the factor 1/2."""
+    _check_shapes("pred", pred, "y", y)
     return (pred - y) ** 2
 
 
 def logistic(z: Array, y: Array) -> Array:
     """log(1 + exp(-y z)), ``[...]``."""
+    _check_shapes("z", z, "y", y)
     return jax.nn.softplus(-y * z)
 
 
 def exponential(z: Array, y: Array) -> Array:
     """exp(-y z), ``[...]``."""
+    _check_shapes("z", z, "y", y)
     return jnp.exp(-y * z)
 
 
@@ -59,9 +56,22 @@ def kl(logits_p: Array, logits_q: Array) -> Array:
 
 def _split(logits: Array, labels: Array) -> tuple[Array, Array]:
     """The label's logit, ``[...]``, and all logits with that one -inf, ``[..., k]``."""
-    is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    num_classes = jnp.shape(logits)[-1]
+    if num_classes < 2:
+        msg = f"logits have {num_classes} class; classification needs at least 2"
+        raise ValueError(msg)
+    _check_shapes("logits[..., 0]", logits[..., 0], "labels", labels)
+    is_label = jax.nn.one_hot(labels, num_classes, dtype=bool)
     own = jnp.sum(jnp.where(is_label, logits, 0), axis=-1)
+    own = jnp.where(jnp.any(is_label, axis=-1), own, jnp.nan)
     return own, jnp.where(is_label, -jnp.inf, logits)
+
+
+def _check_shapes(name_a: str, a: Array, name_b: str, b: Array) -> None:
+    # [n, 1] against [n] would broadcast to [n, n] and train on nonsense.
+    if jnp.shape(a) != jnp.shape(b):
+        msg = f"{name_a} has shape {jnp.shape(a)}, {name_b} {jnp.shape(b)}"
+        raise ValueError(f"{msg}; make them equal")
 
 
 def margin(logits: Array, labels: Array) -> Array:
@@ -87,5 +97,7 @@ def dlr(logits: Array, labels: Array) -> Array:
     if num_classes < 3:
         msg = f"dlr needs at least 3 classes, got {num_classes}; use losses.margin"
         raise ValueError(msg)
+    # In half precision the guard would round to zero.
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     top = jax.lax.top_k(logits, 3)[0]
     return margin(logits, labels) / (top[..., 0] - top[..., 2] + 1e-12)

@@ -6,6 +6,7 @@
 A norm is its value, its dual, its direction of steepest ascent, the projection onto
 its ball and a uniform draw from it. Arrays are scaled before they are squared, so that
 neither 1e-30 nor 1e30 under- or overflows, and derivatives at zero are zero, not nan.
+Sums over many entries overflow in float16; attacks call these functions in float32.
 """
 
 from collections.abc import Callable
@@ -75,7 +76,8 @@ def _l2_steepest(g: Array) -> Array:
 
 
 def _l2_project(delta: Array, eps: Array) -> Array:
-    # In units of eps no square overflows, and one that underflows is inside anyway.
+    # In units of eps a square that underflows is inside anyway. One that overflows, of
+    # a point beyond 1e19 radii, gives 0.
     w = delta / _nonzero(eps)
     square = jnp.where(eps == 0, jnp.inf, jnp.sum(w * w))
     return jnp.where(square <= 1, delta, delta / jnp.sqrt(jnp.maximum(square, 1)))
@@ -116,6 +118,35 @@ def _l1_sample(key: Key, like: Array) -> Array:
     g = jax.random.laplace(key_g, like.shape, like.dtype)
     e = jax.random.exponential(key_e, dtype=like.dtype)
     return g / (jnp.sum(jnp.abs(g)) + e)
+
+
+def surrogate_factor(norm: Norm, g: Array, xi: Array | float) -> Array:
+    """What the surrogate attack A_{eps,xi} multiplies a perturbation by.
+
+    With the gradient g of one example's clean loss, ‖g‖ / √(‖g‖² + xi²) for l2, in
+    every entry, and |g_i| / (|g_i| + xi) for linf; in the shape of ``g``. 0/0 counts as
+    1, so that ``xi = 0`` shrinks nothing.
+
+    Raises:
+        ValueError: for a norm without a surrogate.
+
+    Xing et al., On the generalization properties of adversarial training, 2021.
+    """
+    check_surrogate(norm)
+    xi = jnp.asarray(xi, g.dtype)
+    if norm is linf:
+        part, whole = jnp.abs(g), jnp.abs(g) + xi
+    else:
+        part = jnp.full_like(g, _euclidean(g))
+        whole = jnp.full_like(g, _euclidean(jnp.stack([_euclidean(g), xi])))
+    return jnp.where(whole == 0, 1, part / jnp.where(whole == 0, 1, whole))
+
+
+def check_surrogate(norm: Norm) -> None:
+    """Raises ValueError unless the surrogate attack is defined for the norm."""
+    if norm not in (l2, linf):
+        msg = "the surrogate attack is defined for norms.l2 and norms.linf only"
+        raise ValueError(msg)
 
 
 linf = Norm(_max_abs, _sum_abs, jnp.sign, _linf_project, _linf_sample)

@@ -66,9 +66,10 @@ def trades(
     """Mean of CE(p, y) + beta · KL(p ‖ p_adv), the attack raising the KL term.
 
     p and p_adv are the softmax at the clean and the attacked input; gradients flow
-    through both. The KL term has no gradient at the clean input, so the attack must
-    start elsewhere: the original start is ``attacks.gaussian(1e-3)``. The clean pass
-    updates the batch statistics first, then the attacked one.
+    through both. At the clean input the gradient of the KL term is zero up to rounding,
+    which is no direction to start in: give the attack a random start, as the original
+    ``attacks.gaussian(1e-3)``. Batch statistics are updated by the clean pass, then by
+    the attacked one; the original code makes a second clean pass.
 
     Zhang et al., Theoretically principled trade-off between robustness and accuracy,
     2019.
@@ -97,8 +98,8 @@ def mart(
 ) -> Objective:
     """Mean of BCE(p_adv, y) + beta · KL(p ‖ p_adv) · (1 - p[y]), the attack raising CE.
 
-    BCE(p, y) = CE(p, y) - log(1 - max over j ≠ y of p[j]). The guards 1.0001 and 1e-12
-    in the logarithm and 1.0000001 in the weight are those of the original code. At
+    BCE(p, y) = CE(p, y) - log(1 - max over j ≠ y of p[j]). The guards of the original
+    code are kept: 1.0001 and 1e-12 in the logarithms, 1.0000001 in the weight. At
     ``eps = 0`` this is BCE at the clean input, about twice the cross-entropy.
 
     Wang et al., Improving adversarial robustness requires revisiting misclassified
@@ -114,11 +115,14 @@ def mart(
         )
         clean, batch_stats = model.apply(params, batch_stats, x, train=True)
         logits, batch_stats = model.apply(params, batch_stats, x_adv, train=True)
-        is_label = jax.nn.one_hot(y, logits.shape[-1], dtype=bool)
-        p_clean = jnp.sum(jnp.where(is_label, jax.nn.softmax(clean), 0), axis=-1)
-        p_wrong = jnp.max(jnp.where(is_label, 0, jax.nn.softmax(logits)), axis=-1)
+        p, p_adv = jax.nn.softmax(clean), jax.nn.softmax(logits)
+        is_label = jax.nn.one_hot(y, p.shape[-1], dtype=bool)
+        p_label = jnp.sum(jnp.where(is_label, p, 0), axis=-1)
+        p_wrong = jnp.max(jnp.where(is_label, 0, p_adv), axis=-1)
         bce = losses.cross_entropy(logits, y) - jnp.log(1.0001 - p_wrong + 1e-12)
-        terms = bce + beta * losses.kl(clean, logits) * (1.0000001 - p_clean)
+        log_ratio = jax.nn.log_softmax(clean) - jnp.log(p_adv + 1e-12)
+        kl = jnp.sum(p * log_ratio, axis=-1)
+        terms = bce + beta * kl * (1.0000001 - p_label)
         return jnp.mean(terms), Aux(batch_stats, terms, logits, info.zero_grad)
 
     return objective

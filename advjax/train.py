@@ -70,8 +70,8 @@ def restart(
 def make_step(objective: Objective, tx: optax.GradientTransformation) -> Step:
     """One step of ``tx`` down the gradient of ``objective``.
 
-    ``eps`` is an argument of the step, so that one compiled step serves every radius;
-    for a schedule, pass ``schedule(state.step)``.
+    ``eps`` is an argument of the step, so that one compiled step serves every radius.
+    A schedule is ``lambda s, batch, eps: step(s, batch, eps * schedule(s.step))``.
 
     The metrics, all before the update, are ``objective`` (penalties included), ``loss``
     (without), ``zero_grad`` (share of examples whose attack met a zero gradient) and,
@@ -109,6 +109,8 @@ def scanned(step: Step) -> Run:
     """
 
     def run(state, data, indices, eps):
+        data = jax.tree.map(jnp.asarray, data)
+
         def body(state, i):
             return step(state, jax.tree.map(lambda leaf: leaf[i], data), eps)
 
@@ -122,6 +124,9 @@ def looped(step: Step) -> Run:
 
     Not to be jitted or vmapped; give it a step that is vmapped already. The state
     passed in is consumed.
+
+    Raises:
+        ValueError: for indices of no step.
     """
 
     def gather_and_step(state, data, i, eps):
@@ -130,7 +135,11 @@ def looped(step: Step) -> Run:
     compiled = jax.jit(gather_and_step, donate_argnums=0)
 
     def run(state, data, indices, eps):
-        metrics = []
+        if not len(indices):
+            msg = "indices have no steps"
+            raise ValueError(msg)
+        # Once, or NumPy arrays would travel to the device at every step.
+        data, metrics = jax.tree.map(jnp.asarray, data), []
         for i in indices:
             state, metric = compiled(state, data, i, eps)
             metrics.append(metric)

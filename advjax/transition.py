@@ -25,7 +25,7 @@ class Status(enum.IntEnum):
     NEVER_CROSSES = 2
     """The loss is below the threshold to the end, or the fitted line does not rise."""
     NOT_A_NUMBER = 3
-    """A loss, a radius or the threshold is nan."""
+    """A loss, a radius or the threshold is not finite, or the radii are all equal."""
 
 
 class Crossing(NamedTuple):
@@ -49,6 +49,9 @@ def crossing(eps: Array, losses: Array, threshold: Array) -> Crossing:
     Returns:
         The crossing; nan and a status where there is none.
 
+    Raises:
+        ValueError: unless ``eps`` and ``losses`` are two vectors of one length.
+
     Example:
         >>> from advjax import transition
         >>> found = transition.crossing(
@@ -56,6 +59,7 @@ def crossing(eps: Array, losses: Array, threshold: Array) -> Crossing:
         >>> float(found.eps_star), transition.Status(int(found.status)).name
         (0.75, 'CROSSES')
     """
+    _check_curve(eps, losses, least=1)
     order = jnp.argsort(eps)
     eps, losses = eps[order], losses[order]
     low = losses <= threshold
@@ -65,7 +69,7 @@ def crossing(eps: Array, losses: Array, threshold: Array) -> Crossing:
     fraction = (threshold - losses[last]) / jnp.where(rise == 0, 1, rise)
     eps_star = eps[last] + fraction * (eps[after] - eps[last])
     status = jnp.select(
-        [_any_nan(eps, losses, threshold), ~jnp.any(low), low[-1]],
+        [_not_finite(eps, losses, threshold), ~jnp.any(low), low[-1]],
         [Status.NOT_A_NUMBER, Status.BELOW_FIRST_POINT, Status.NEVER_CROSSES],
         Status.CROSSES,
     )
@@ -87,20 +91,33 @@ def extrapolate(eps: Array, losses: Array, threshold: Array) -> Crossing:
     Returns:
         The crossing; nan and a status where the line lies above the threshold at the
         smallest radius already, or does not rise.
+
+    Raises:
+        ValueError: unless ``eps`` and ``losses`` are two vectors of one length.
     """
+    _check_curve(eps, losses, least=2)
     centre, level = jnp.mean(eps), jnp.mean(losses)
     slope = jnp.sum((eps - centre) * (losses - level)) / jnp.sum((eps - centre) ** 2)
     eps_star = centre + (threshold - level) / jnp.where(slope == 0, 1, slope)
     status = jnp.select(
-        [_any_nan(eps, losses, threshold), slope <= 0, eps_star < jnp.min(eps)],
+        [_not_finite(eps, losses, threshold, slope), slope <= 0, eps_star < eps.min()],
         [Status.NOT_A_NUMBER, Status.NEVER_CROSSES, Status.BELOW_FIRST_POINT],
         Status.CROSSES,
     )
     return _crossing(eps_star, status)
 
 
-def _any_nan(*values: Array) -> Array:
-    return jnp.any(jnp.stack([jnp.any(jnp.isnan(v)) for v in values]))
+def _check_curve(eps: Array, losses: Array, least: int) -> None:
+    if jnp.ndim(eps) != 1 or jnp.shape(eps) != jnp.shape(losses) or eps.size < least:
+        msg = (
+            f"eps has shape {jnp.shape(eps)} and losses {jnp.shape(losses)}; give one "
+            f"loss for each of at least {least} radii, and vmap over curves"
+        )
+        raise ValueError(msg)
+
+
+def _not_finite(*values: Array) -> Array:
+    return ~jnp.all(jnp.stack([jnp.all(jnp.isfinite(v)) for v in values]))
 
 
 def _crossing(eps_star: Array, status: Array) -> Crossing:

@@ -18,21 +18,6 @@ Array = jax.Array
 Key = jax.Array
 """A PRNG key from ``jax.random.key``."""
 
-
-def example_keys(key: Key, n: int) -> Key:
-    """The ``[n]`` keys that stand for one key in a batch: ``fold_in(key, i)``.
-
-    Slices of the result attack slices of a data set exactly as the whole would be,
-    whatever the batch size. ``[n]`` keys are returned as they are. Keys of the old
-    ``jax.random.PRNGKey`` kind are accepted.
-    """
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
-    if key.ndim == 1:
-        return key
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
-
-
 Params = Any
 """A pytree of arrays."""
 
@@ -121,3 +106,17 @@ Objective = Callable[[Params, Params, Key, Batch, Array | float], tuple[Array, A
 
 The gradient is taken with respect to the first argument, with ``has_aux=True``.
 """
+
+
+def example_keys(key: Key, n: int) -> Key:
+    """The ``[n]`` keys that stand for one key in a batch: ``fold_in(key, i)``.
+
+    Slices of the result attack slices of a data set exactly as the whole would be,
+    whatever the batch size. ``[n]`` keys are returned as they are. Keys of the old
+    ``jax.random.PRNGKey`` kind are accepted.
+    """
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    if key.ndim == 1:
+        return key
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))

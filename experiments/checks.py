@@ -2,7 +2,8 @@
 
 import difflib
 import itertools
-from collections.abc import Collection, Iterable
+import math
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -54,44 +55,57 @@ def numbers(
         limits += f" and at most {most:g}"
     for value in values:
         if not _is_number(value):
-            raise _error(config, field, f"{value!r} is not a number")
+            raise _error(config, field, f"{value!r} is not a finite number")
         low = value >= least if above is None else value > above
         if not (low and (most is None or value <= most)):
             raise _error(config, field, f"choose numbers {limits}")
 
 
-def radii(config: ConfigDict, field: str, *, first: float | None = None) -> None:
-    """The field is a strictly increasing tuple of radii of at least zero."""
+def increasing(config: ConfigDict, field: str, *, first: float | None = None) -> None:
+    """The field is a strictly increasing tuple of numbers of at least zero."""
     numbers(config, field, least=0.0)
     values = config[field]
     if any(a >= b for a, b in itertools.pairwise(values)):
-        raise _error(config, field, "give increasing radii")
+        raise _error(config, field, "give increasing numbers")
     if first is not None and values[0] != first:
         raise _error(config, field, f"begin with {first:g}, which is clean training")
 
 
-def positive_integers(config: ConfigDict, *fields: str) -> None:
-    """The fields are integers, or non-empty tuples of integers, of at least 1."""
+def integers(
+    config: ConfigDict, *fields: str, least: int = 1, most: int | None = None
+) -> None:
+    """The fields are integers, or non-empty tuples of integers, within bounds."""
     for field in fields:
-        numbers(config, field, least=1)
+        numbers(config, field, least=least, most=most)
         values = config[field]
         values = values if isinstance(values, tuple) else (values,)
         if not all(isinstance(value, int) for value in values):
             raise _error(config, field, "choose integers")
 
 
-def finite(losses: np.ndarray, first_step: int) -> None:
+def seed(config: ConfigDict) -> None:
+    """``config.seed`` is a seed that jax takes."""
+    integers(config, "seed", least=0, most=2**31 - 1)
+
+
+def finite(
+    losses: np.ndarray, first_step: int, name: Callable[..., str] = "run {}".format
+) -> None:
     """``losses[t, ...]`` of steps ``first_step``, ``first_step + 1``, … are finite.
 
+    Args:
+        losses: the losses.
+        first_step: number of the first row.
+        name: the run's name, from its indices in the axes after the first.
+
     Raises:
-        DivergedError: naming the first step where one is not.
+        DivergedError: naming run and step of the first that is not.
     """
-    bad = ~np.isfinite(losses)
-    if bad.any():
-        where = np.argwhere(bad)[0]
-        step = first_step + int(where[0])
-        run = f" of run {tuple(map(int, where[1:]))}" if where.size > 1 else ""
-        raise DivergedError(f"the loss{run} is {losses[tuple(where)]} at step {step}")
+    bad = np.argwhere(~np.isfinite(losses))
+    if bad.size:
+        t, *run = map(int, bad[0])
+        value, step = losses[tuple(bad[0])], first_step + t
+        raise DivergedError(f"the loss of {name(*run)} is {value} at step {step}")
 
 
 def known_fields(given: Iterable[str], fields: Collection[str]) -> None:
@@ -103,7 +117,8 @@ def known_fields(given: Iterable[str], fields: Collection[str]) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
 
 
 def _choose(value: Any, choices: Collection[str]) -> str:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from experiments import devices
-from experiments.run import parse, run
+from experiments.run import exit_status, parse, run
 from experiments.workdir import replacing
 
 STUDIES = {
@@ -44,4 +44,5 @@ def main(root: Path) -> None:
 
 if __name__ == "__main__":
     devices.use_all_cores()
-    main(Path(*sys.argv[1:2] or ["runs/demo"]))
+    root = Path(*sys.argv[1:2] or ["runs/demo"])
+    sys.exit(exit_status(lambda: main(root)))

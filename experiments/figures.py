@@ -7,6 +7,12 @@ import numpy as np
 PALETTE = ("#1b6ca8", "#c8553d", "#3a7d44", "#7a5195", "#8d6e15")
 """Distinct in hue and in lightness, also for the colour-blind."""
 
+
+def colors(number: int) -> list[str]:
+    """The first colours of the palette, repeated if there are not enough."""
+    return [PALETTE[i % len(PALETTE)] for i in range(number)]
+
+
 _STYLE = {
     "figure.dpi": 150,
     "figure.constrained_layout.use": True,

@@ -8,13 +8,16 @@ configuration when it is not given, and running a configuration again resumes it
 shows its results. Exit status: 0 done, 1 the loss diverged, 2 wrong input.
 """
 
+import contextlib
 import hashlib
 import importlib
 import json
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -36,9 +39,13 @@ def main(argv: list[str] | None = None) -> int:
     if {"-h", "--help"} & {*argv[1:]}:
         print(__doc__)
         return 0
+    return exit_status(lambda: run(*parse(argv)))
+
+
+def exit_status(action: Callable[[], Any]) -> int:
+    """0, or the status of a failure that a user can mend, after one line about it."""
     try:
-        config, path = parse(argv)
-        run(config, path)
+        action()
     except (checks.ConfigError, WorkdirError) as error:
         print(f"advjax: error: {error}", file=sys.stderr)
         return 2
@@ -87,24 +94,29 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path | None]:
         ConfigError: naming the flag or field that is wrong.
     """
     override = re.compile(r"--?config\.([^=]+)(?:=(.*))?")
-    matches = [(arg, match) for arg in argv if (match := override.fullmatch(arg))]
-    for arg, match in matches:
+    matches = {arg: match for arg in argv if (match := override.fullmatch(arg))}
+    for arg, match in matches.items():
         if match[2] is None:
             raise checks.ConfigError(f"{arg}: write it as {arg}=VALUE")
-    plain = [arg for arg in argv if not override.fullmatch(arg)]
+    plain = [arg for arg in argv if arg not in matches]
     config, _ = _parse(plain)
-    checks.known_fields([match[1] for _, match in matches], sorted(config))
-    for arg, match in matches:
-        try:
-            _parse([*plain, arg])
-        except checks.ConfigError:
+    fields = [match[1] for match in matches.values()]
+    checks.known_fields(fields, sorted({*config} - {"experiment"}))
+    try:
+        return _parse([*plain, *matches])
+    except checks.ConfigError:
+        # The library's message does not always name the field: find it.
+        for arg, match in matches.items():
+            with contextlib.suppress(checks.ConfigError):
+                _parse([*plain, arg])
+                continue
             default = config[match[1]]
             msg = (
                 f"config.{match[1]} = {match[2]!r}: give a value of type "
                 f"{type(default).__name__}, as in {default!r}"
             )
             raise checks.ConfigError(msg) from None
-    return _parse([*plain, *(arg for arg, _ in matches)])
+        raise
 
 
 def _parse(argv: list[str]) -> tuple[ConfigDict, Path | None]:

@@ -3,7 +3,8 @@
     config.json     the resolved configuration; the directory belongs to it
     metrics.jsonl   one JSON object a line, flushed as it comes; each start of the
                     run adds a line with commit, versions and device
-    stages/*.npz    finished stages, which a run started again does not repeat
+    stages/         finished stages as .npz, which a run started again does not repeat,
+                    each with a .json of the environment it was computed in
     *.png           figures
     report.md       figures and tables
     results.json    the numbers, written last: a directory with it is complete
@@ -52,15 +53,14 @@ class Workdir:
         """
         self.path = Path(path)
         self.config = _plain(config.to_dict())
-        self._begin = time.monotonic()
         config_path = self.path / "config.json"
         if config_path.exists():
             _same_config(config_path, self.config)
         elif self.path.exists() and (
             not self.path.is_dir() or any(self.path.iterdir())
         ):
-            msg = f"workdir {self.path} holds files of something else; choose another"
-            raise WorkdirError(msg)
+            msg = f"workdir {self.path} holds files of something else"
+            raise WorkdirError(f"{msg}; choose another")
         (self.path / "stages").mkdir(parents=True, exist_ok=True)
         if not config_path.exists():
             self.write_text("config.json", _dumps(self.config, indent=2))
@@ -82,10 +82,13 @@ class Workdir:
         """
         path = self.path / "stages" / f"{name}.npz"
         if not path.exists():
+            begin = time.monotonic()
             arrays = jax.device_get(flatten_dict(compute(*args), sep="/"))
             if any(np.asarray(array).dtype.hasobject for array in arrays.values()):
                 msg = f"stage {name} returned objects that are not arrays of numbers"
                 raise ValueError(msg)
+            made = {"seconds": time.monotonic() - begin, **environment()}
+            self.write_text(f"stages/{name}.json", _dumps(made, indent=2))
             with replacing(path) as part:
                 np.savez(part, **arrays)
         with np.load(path, allow_pickle=False) as stored:
@@ -115,10 +118,14 @@ class Workdir:
 
     def finish(self, **results: Any) -> dict:
         """Writes results.json, which completes the run, and returns its content."""
+        stages = {
+            path.stem: json.loads(path.read_text())
+            for path in sorted((self.path / "stages").glob("*.json"))
+        }
         content = {
             "config": self.config,
             "environment": environment(),
-            "seconds": time.monotonic() - self._begin,
+            "stages": stages,
             "results": results,
         }
         self.write_text("results.json", _dumps(content, indent=2))
@@ -161,13 +168,17 @@ def _version(package: str) -> str:
 
 
 def _same_config(path: Path, config: dict) -> None:
-    stored = json.loads(path.read_text())
+    try:
+        stored = json.loads(path.read_text())
+    except ValueError as error:
+        msg = f"{path} is not JSON: {error}; choose another workdir"
+        raise WorkdirError(msg) from error
     for field in sorted({*stored, *config}):
-        if stored.get(field) != config.get(field):
+        there, here = stored.get(field), config.get(field)
+        if there != here:
             msg = (
-                f"workdir {path.parent} holds another run: config.{field} is "
-                f"{stored.get(field)!r} there and {config.get(field)!r} here; "
-                "choose another"
+                f"workdir {path.parent} holds another run: config.{field} is {there!r} "
+                f"there and {here!r} here; choose another, or remove it"
             )
             raise WorkdirError(msg)
 

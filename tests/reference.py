@@ -36,7 +36,10 @@ def mart(z, z_adv, label, beta):
     p, p_adv = softmax(z), softmax(z_adv)
     wrong = max(p_adv[j] for j in range(len(z)) if j != label)
     bce = cross_entropy(z_adv, label) - np.log(1.0001 - wrong + 1e-12)
-    return bce + beta * kl(z, z_adv) * (1.0000001 - p[label])
+    guarded = sum(
+        a * (np.log(a) - np.log(b + 1e-12)) for a, b in zip(p, p_adv, strict=1)
+    )
+    return bce + beta * guarded * (1.0000001 - p[label])
 
 
 def project_l1(delta, eps):
@@ -64,3 +67,26 @@ def finite_difference(f, x, step=1e-6):
         e[i] = step
         gradient[i] = (f(x + e) - f(x - e)) / (2 * step)
     return gradient
+
+
+def largest_gain(slopes, room, eps, norm_name):
+    """The largest <slopes, v> over 0 ≤ v ≤ room, ‖v‖ ≤ eps, by row, for slopes ≥ 0."""
+    gains = []
+    for slope, space in zip(
+        np.asarray(slopes, float), np.asarray(room, float), strict=1
+    ):
+        if norm_name == "linf":
+            v = np.minimum(eps, space)
+        elif norm_name == "l1":  # fill the steepest entries first
+            v, left = np.zeros_like(space), eps
+            for i in np.argsort(-slope):
+                v[i] = min(space[i], left)
+                left -= v[i]
+        else:  # v = min(t · slope, room), with t such that ‖v‖ = eps
+            low, high = 0.0, 1e9
+            for _ in range(200):
+                t = (low + high) / 2
+                v = np.minimum(t * slope, space)
+                low, high = (t, high) if np.linalg.norm(v) < eps else (low, t)
+        gains.append(slope @ v)
+    return np.array(gains)

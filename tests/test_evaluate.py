@@ -66,6 +66,14 @@ def test_the_batch_size_changes_nothing(key, batch_size):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_no_examples_are_refused(key):
+    for n, batch_size in ((0, 4), (23, 0)):
+        with pytest.raises(
+            ValueError, match=f"{n} examples in batches of {batch_size}"
+        ):
+            evaluate.in_batches(_outcome, key, X[:n], Y[:n], batch_size=batch_size)
+
+
 def test_batches_compile_once(key):
     traces = []
 

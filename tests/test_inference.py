@@ -56,3 +56,7 @@ def test_too_few_replicates_are_refused_and_a_singular_covariance_is_nan():
     with pytest.raises(ValueError, match="5 replicates of dimension 4: at least 6"):
         inference.p_value(jnp.zeros(4), jnp.zeros((5, 4)))
     assert jnp.isnan(inference.p_value(jnp.ones(2), jnp.ones((9, 2))))
+    with pytest.raises(
+        ValueError, match="observed has 1 entries, the replicates have 2"
+    ):
+        inference.p_value(jnp.zeros(()), jnp.zeros((9, 2)))

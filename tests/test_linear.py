@@ -274,7 +274,6 @@ def test_zero_solves_the_problem_beyond_the_known_radius():
     for norm in NORMS.values():
         threshold = norm.value(y @ x) / jnp.abs(y).sum()
         directions = jax.random.normal(jax.random.key(0), (5000, 4))
-        best = norm.steepest(y @ x)
 
         def rise(theta, eps, norm=norm):
             loss = linear.adversarial_loss(1e-3 * theta, x, y, eps, norm).mean()
@@ -283,4 +282,15 @@ def test_zero_solves_the_problem_beyond_the_known_radius():
         above = jax.vmap(rise, (0, None))(directions, 1.01 * threshold)
         assert (above > -1e-6).all()
         assert jax.vmap(rise, (0, None))(directions, 0.7 * threshold).min() < -1e-6
-        assert best.shape == (4,)
+
+
+def test_wrong_shapes_and_radii():
+    theta, x, y = _problem()
+    for function in (linear.perturb, linear.adversarial_loss):
+        with pytest.raises(AssertionError, match="rank"):
+            function(theta, x, y[:, None], 0.1, norms.l2)
+        assert jnp.isnan(function(theta, x, y, -0.1, norms.l2)).all()
+    assert jnp.isnan(linear.adversarial_gradient(theta, x, y, -0.1, norms.l2)).all()
+    cov = jnp.eye(4)
+    assert jnp.isnan(linear.population_risk(theta, theta, cov, 1.0, -0.1, norms.l2))
+    assert jnp.isnan(linear.optimal(theta, cov, 1.0, -0.1, norms.l2).risk)

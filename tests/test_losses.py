@@ -106,6 +106,23 @@ def test_losses_of_a_scalar_output():
     np.testing.assert_allclose(losses.squared_error(z, y), (z - y) ** 2)
 
 
-def test_squared_error_refuses_shapes_that_would_broadcast():
-    with pytest.raises(ValueError, match=r"\(4, 1\) and y \(4,\)"):
-        losses.squared_error(jnp.zeros((4, 1)), jnp.zeros(4))
+@pytest.mark.parametrize(
+    "name", ["squared_error", "logistic", "exponential", "cross_entropy", "margin"]
+)
+def test_shapes_that_would_broadcast_are_refused(name):
+    first = jnp.zeros((4, 3)) if name in ("cross_entropy", "margin") else jnp.zeros(4)
+    with pytest.raises(ValueError, match=r"has shape \(4,\), .* \(4, 1\); make them"):
+        getattr(losses, name)(first, jnp.zeros((4, 1), int))
+
+
+def test_labels_that_are_no_class_give_nan():
+    for label in (-1, 3, 100):
+        loss = losses.cross_entropy(jnp.zeros((2, 3)), jnp.array([label, 0]))
+        np.testing.assert_array_equal(jnp.isnan(loss), [True, False])
+    with pytest.raises(ValueError, match="logits have 1 class"):
+        losses.cross_entropy(jnp.zeros((2, 1)), jnp.zeros(2, int))
+
+
+def test_dlr_of_tied_logits_is_finite_in_half_precision():
+    tied = jnp.ones((1, 4), jnp.float16)
+    np.testing.assert_array_equal(losses.dlr(tied, jnp.zeros(1, int)), 0)

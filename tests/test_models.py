@@ -115,7 +115,9 @@ def test_statistics_move_only_in_training(name):
 
 def test_nnx_adapter_predicts_what_the_module_does():
     module = _nnx_net()
+    module.train()
     model = models.from_nnx(module)
+    assert not module.dropout.deterministic  # the caller's module keeps its mode
     params, stats = model.init(jax.random.key(0), X)
     logits, _ = model.apply(params, stats, X, train=False)
     module.eval()

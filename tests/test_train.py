@@ -80,6 +80,25 @@ def test_scanned_and_looped_runs_agree():
     assert metrics["loss"].shape == (3,)
 
 
+def test_numpy_data_serve_as_well():
+    data = Batch(np.asarray(X), np.asarray(Y))
+    for run in (train.scanned(STEP), train.looped(STEP)):
+        state, _ = run(_state(), data, INDICES, 0.3)
+        assert state.step == 3
+    with pytest.raises(ValueError, match="no steps"):
+        train.looped(STEP)(_state(), data, INDICES[:0], 0.3)
+
+
+def test_a_schedule_wraps_the_step():
+    def scheduled(state, batch, eps):
+        return STEP(state, batch, eps * jnp.where(state.step < 1, 0.0, 1.0))
+
+    _, metrics = train.scanned(scheduled)(_state(), DATA, INDICES, 0.3)
+    _, clean = train.scanned(STEP)(_state(), DATA, INDICES, 0.0)
+    assert metrics["loss"][0] == clean["loss"][0]
+    assert metrics["loss"][1] != clean["loss"][1]
+
+
 def test_a_resumed_run_is_the_same_run():
     run = jax.jit(train.scanned(STEP))
     whole, _ = run(_state(), DATA, INDICES, 0.3)

@@ -40,6 +40,7 @@ def test_a_curve_that_is_not_monotone_gives_the_supremum():
         ([0.5, 0.6, 0.7, 0.8], Status.BELOW_FIRST_POINT),
         ([0.1, 0.2, 0.3, 0.4], Status.NEVER_CROSSES),
         ([0.1, jnp.nan, 0.3, 0.6], Status.NOT_A_NUMBER),
+        ([0.1, 0.2, 0.3, jnp.inf], Status.NOT_A_NUMBER),
     ],
 )
 def test_without_a_crossing_there_is_a_status_and_no_number(losses, status):
@@ -55,12 +56,28 @@ def test_without_a_crossing_there_is_a_status_and_no_number(losses, status):
         ([0.4, 0.3, 0.2, 0.1], Status.NEVER_CROSSES),
         ([0.1, 0.1, 0.1, 0.1], Status.NEVER_CROSSES),
         ([0.1, jnp.nan, 0.3, 0.6], Status.NOT_A_NUMBER),
+        ([0.1, 0.2, 0.3, jnp.inf], Status.NOT_A_NUMBER),
     ],
 )
 def test_a_line_without_a_crossing_says_so(losses, status):
     found = extrapolate(EPS, jnp.array(losses), 0.45)
     assert jnp.isnan(found.eps_star)
     assert found.status == status
+
+
+def test_equal_radii_determine_no_line():
+    found = extrapolate(jnp.ones(2), jnp.array([0.1, 0.2]), 0.45)
+    assert jnp.isnan(found.eps_star)
+    assert found.status == Status.NOT_A_NUMBER
+
+
+@each
+def test_curves_of_other_shapes_are_refused(method):
+    for losses in (jnp.zeros(3), jnp.zeros(5), jnp.zeros((4, 2))):
+        with pytest.raises(ValueError, match=r"eps has shape \(4,\) and losses"):
+            method(EPS, losses, 0.4)
+    with pytest.raises(ValueError, match="at least 2 radii"):
+        extrapolate(EPS[:1], EPS[:1], 0.4)
 
 
 def test_extrapolation_is_least_squares():

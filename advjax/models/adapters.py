@@ -29,7 +29,8 @@ def from_linen(module: nn.Module) -> Model:
     """A model from a linen module.
 
     A module whose ``__call__`` takes ``train`` receives it. Statistics live in the
-    collection ``batch_stats`` and change only with ``train=True``.
+    collection ``batch_stats`` and change only with ``train=True``. ``apply`` passes no
+    random keys, so dropout is not supported.
     """
     takes_train = "train" in inspect.signature(module.__call__).parameters
 
@@ -64,6 +65,7 @@ def from_nnx(module: Any) -> Model:
         (module.train if train else module.eval)()
         return nnx.split(module, nnx.Param, ...)
 
+    module = nnx.clone(module)  # the caller's stays in its mode
     train_graph, *_ = split(module, train=True)
     eval_graph, params, rest = split(module, train=False)
 

@@ -7,6 +7,7 @@ to the threshold.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,17 +28,20 @@ def validate(config: ConfigDict) -> None:
     """Raises ConfigError for a field that is wrong."""
     checks.one_of(config, "dataset", ("digits",))
     checks.one_of(config, "norm", NORMS)
-    checks.radii(config, "eps_grid", first=0.0)
-    checks.radii(config, "fine_tune_eps")
-    counts = ("num_seeds", "num_epochs", "fine_tune_epochs", "num_steps", "batch_size")
-    checks.positive_integers(config, *counts, "hidden")
+    checks.seed(config)
+    checks.increasing(config, "eps_grid", first=0.0)
+    checks.increasing(config, "fine_tune_eps")
+    checks.numbers(config, "fine_tune_eps", above=0)
+    checks.integers(config, "num_epochs", "fine_tune_epochs", "num_steps", "hidden")
+    checks.integers(config, "num_seeds", least=2)  # a spread needs two
     num_examples = data.load(config.dataset, split="train").y.size
-    checks.numbers(config, "batch_size", least=1, most=num_examples)
+    checks.integers(config, "batch_size", most=num_examples)
     checks.numbers(config, "rel_step_size", above=0)
     checks.numbers(config, "learning_rate", above=0)
     checks.numbers(config, "momentum", most=1)
     checks.numbers(config, "weight_decay")
     checks.numbers(config, "fine_tune_multipliers")
+    checks.increasing(config, "fine_tune_knots")
     checks.numbers(config, "fine_tune_knots", most=1)
     if len(config.fine_tune_knots) != len(config.fine_tune_multipliers):
         msg = "config.fine_tune_knots and config.fine_tune_multipliers differ in length"
@@ -88,9 +92,23 @@ def run(config: ConfigDict, workdir: Workdir) -> dict:
         name: workdir.stage(name, partial(fine_tune, attack, f"fine-tuning, {name}"))
         for name, attack in (("pgd", task.test_attack), ("fgm", fgm))
     }
-    estimates = _estimates(config, grid, tuned)
-    _figure(config, grid, tuned, estimates, workdir)
-    return _report(config, task, grid, estimates, workdir)
+    threshold = _selected(grid, "test_loss")[0]
+    estimates = _estimates(config, task, grid, tuned, threshold)
+    _figure(config, grid, tuned, threshold, estimates[0], workdir)
+    return _report(config, grid, threshold, estimates, workdir)
+
+
+class Estimate(NamedTuple):
+    """One way to eps*: ``eps_star[r]``, ``status[r]``, and what it cost.
+
+    ``gradients`` counts per-example gradients, clean training and the tests that select
+    the epoch included. Attacks take one a step, updates one.
+    """
+
+    name: str
+    eps_star: np.ndarray
+    status: np.ndarray
+    gradients: int
 
 
 def _task(config: ConfigDict) -> Task:
@@ -144,56 +162,49 @@ def _selected(curves: dict, name: str) -> np.ndarray:
     return np.take_along_axis(curves[name], curves["best_epoch"][None], axis=0)[0]
 
 
-def _estimates(config: ConfigDict, grid: dict, tuned: dict) -> dict:
-    """The threshold, and every estimate of eps* as ``eps_star[r], status[r]``."""
-    threshold = _selected(grid, "test_loss")[0]
-    scratch = _selected(grid, "loss")
+def _estimates(config, task, grid, tuned, threshold) -> list[Estimate]:
+    """From scratch first, then every variant of Algorithm A.1."""
+    n, m = task.num_batches * task.batch_size, task.test.x.shape[0]
+    gradients_of = {"pgd": (config.num_steps + 1) * n, "fgm": 2 * n}
+    test = config.num_steps * m
+    clean = config.num_epochs * n
+    num_attacked = len(config.eps_grid) - 1
+    scratch = clean + num_attacked * config.num_epochs * (gradients_of["pgd"] + test)
 
-    def found(method, radii, losses):
+    def estimate(name, method, radii, losses, gradients):
         over_seeds = jax.jit(jax.vmap(method, (None, 1, 0)))
-        crossing = over_seeds(jnp.asarray(radii), losses, threshold)
-        return {name: np.asarray(value) for name, value in crossing._asdict().items()}
+        found = over_seeds(jnp.asarray(radii), losses, threshold)
+        return Estimate(name, *map(np.asarray, found), gradients)
 
-    estimates = {
-        "threshold": threshold,
-        "scratch": found(transition.crossing, config.eps_grid, scratch),
-        "scratch, loss re-evaluated": found(
-            transition.crossing, config.eps_grid, grid["train_loss"]
+    losses = _selected(grid, "loss")
+    cross, extend = transition.crossing, transition.extrapolate
+    estimates = [
+        estimate("from scratch", cross, config.eps_grid, losses, scratch),
+        # The loss of the definition, of one model, instead of an epoch's running mean.
+        estimate(
+            *("from scratch, loss re-evaluated", cross, config.eps_grid),
+            *(
+                grid["train_loss"],
+                scratch + len(config.eps_grid) * config.num_steps * n,
+            ),
         ),
-    }
-    radii = (0.0, *config.fine_tune_eps)
-    for name, curves in tuned.items():
-        points = np.concatenate([scratch[:1], _selected(curves, "loss")])
-        middle = [0, len(radii) // 2]
-        estimates[f"{name}, 1 radius"] = found(
-            transition.extrapolate, np.take(radii, middle), points[middle]
-        )
-        estimates[f"{name}, {len(radii) - 1} radii"] = found(
-            transition.extrapolate, radii, points
-        )
+    ]
+    for attack, curves in tuned.items():
+        points = np.concatenate([losses[:1], _selected(curves, "loss")])
+        radii = np.array([0.0, *config.fine_tune_eps])
+        one_radius = config.fine_tune_epochs * (gradients_of[attack] + test)
+        for chosen in ([0, len(radii) // 2], list(range(len(radii)))):
+            num_radii = len(chosen) - 1
+            name = (
+                f"fine-tuned by {attack.upper()}, {num_radii} of {len(radii) - 1} radii"
+            )
+            gradients = clean + num_radii * one_radius
+            new = estimate(name, extend, radii[chosen], points[chosen], gradients)
+            estimates.append(new)
     return estimates
 
 
-def _gradient_evaluations(config: ConfigDict, task: Task) -> dict[str, int]:
-    """Per-example gradients that each estimate took, its clean training included.
-
-    Attacks count one for each step, updates one; clean training needs no attack. Tests
-    that select the epoch are counted too.
-    """
-    n, m = task.num_batches * task.batch_size, task.test.x.shape[0]
-    pgd, tests = (config.num_steps + 1) * n, config.num_steps * m
-    clean = config.num_epochs * n
-    scratch = (len(config.eps_grid) - 1) * config.num_epochs * (pgd + tests)
-    num_radii = len(config.fine_tune_eps)
-    cost = {"scratch": clean + scratch}
-    for name, each in (("pgd", pgd), ("fgm", 2 * n)):
-        one = config.fine_tune_epochs * (each + tests)
-        cost[f"{name}, 1 radius"] = clean + one
-        cost[f"{name}, {num_radii} radii"] = clean + num_radii * one
-    return cost
-
-
-def _figure(config, grid, tuned, estimates, workdir) -> None:
+def _figure(config, grid, tuned, threshold, scratch, workdir) -> None:
     figure, (axis,) = figures.panels()
     figures.band(
         axis,
@@ -210,7 +221,7 @@ def _figure(config, grid, tuned, estimates, workdir) -> None:
         figures.PALETTE[2],
         marker="s",
     )
-    threshold, found = estimates["threshold"], estimates["scratch"]["eps_star"]
+    found = scratch.eps_star
     axis.axhline(
         np.mean(threshold),
         color=figures.PALETTE[1],
@@ -239,62 +250,56 @@ def _figure(config, grid, tuned, estimates, workdir) -> None:
     workdir.save_figure(figure, "transition")
 
 
-def _report(config, task, grid, estimates, workdir) -> dict:
-    costs = _gradient_evaluations(config, task)
-    truth = estimates["scratch"]["eps_star"]
-    rows, results = [], {}
-    for name, found in estimates.items():
-        if name == "threshold":
-            continue
-        error = np.abs(found["eps_star"] - truth) / truth
-        missing = [transition.Status(s).name for s in found["status"] if s != 0]
-        cost = costs.get(name)
-        rows.append(
-            [
-                name,
-                figures.plus_minus(found["eps_star"], 4),
-                "" if name == "scratch" else figures.plus_minus(100 * error, 1),
-                f"{cost:,}" if cost else "",
-                f"{cost / costs['scratch']:.3f}" if cost else "",
-                ", ".join(missing) or "all seeds cross",
-            ]
-        )
-        results[name] = {**found, "relative_error": error, "gradients": cost}
-    statistics = ("loss", "accuracy", "test_accuracy", "test_robust_loss")
-    statistics += ("test_robust_accuracy",)
+def _report(config, grid, threshold, estimates, workdir) -> dict:
+    scratch = estimates[0]
+    rows, results = [], []
+    for estimate in estimates:
+        error = np.abs(estimate.eps_star - scratch.eps_star) / scratch.eps_star
+        statuses = {transition.Status(int(status)).name for status in estimate.status}
+        row = [
+            estimate.name,
+            figures.plus_minus(estimate.eps_star, 4),
+            "" if estimate is scratch else figures.plus_minus(100 * error, 1),
+            f"{estimate.gradients:,}",
+            f"{estimate.gradients / scratch.gradients:.3f}",
+            ", ".join(sorted(statuses)),
+        ]
+        rows.append(row)
+        results.append({**estimate._asdict(), "relative_error": error})
+    statistics = {
+        "loss": "adv. training loss",
+        "accuracy": "adv. training accuracy",
+        "test_loss": "test loss",
+        "test_accuracy": "test accuracy",
+        "test_robust_loss": "adv. test loss",
+        "test_robust_accuracy": "adv. test accuracy",
+    }
+    selected = {name: _selected(grid, name) for name in statistics}
     per_radius = [
-        [f"{eps:g}"] + [figures.plus_minus(_selected(grid, s)[i]) for s in statistics]
+        [f"{eps:g}", *(figures.plus_minus(values[i]) for values in selected.values())]
         for i, eps in enumerate(config.eps_grid)
     ]
     zero_grad = int(_selected(grid, "test_zero_grad").sum())
     setting = f"{config.dataset}, {config.norm}"
-    eps_star = figures.plus_minus(truth, 4)
+    eps_star = figures.plus_minus(scratch.eps_star, 4)
+    spread = f"mean ± sd over {config.num_seeds} seeds"
     header = ["estimate", "ε*", "relative error, %", "gradients", "cost", "status"]
-    report = (
+    workdir.write_text(
+        "report.md",
         f"## ε* on {setting}\n\n![loss against radius](transition.png)\n\n"
-        f"ε* = {eps_star} (mean ± sd over {config.num_seeds} seeds); threshold "
-        f"{figures.plus_minus(estimates['threshold'], 4)}. Gradients are per-example "
-        "gradient evaluations, clean training included; cost is their share of the "
-        "training from scratch.\n\n"
+        f"ε* = {eps_star}, {spread}; threshold {figures.plus_minus(threshold, 4)}. "
+        "Gradients are per-example gradient evaluations, clean training included; cost "
+        "is their share of the training from scratch.\n\n"
         + figures.table(header, rows)
-        + "\nAt the epoch of smallest adversarial test loss, mean ± sd over seeds; "
-        f"{zero_grad} zero gradients in all test attacks there.\n\n"
-        + figures.table(
-            [
-                "ε",
-                *("adv. training loss", "adv. training accuracy", "test accuracy"),
-                *("adv. test loss", "adv. test accuracy"),
-            ],
-            per_radius,
-        )
+        + f"\nAt the epoch of smallest adversarial test loss, {spread}; zero gradients "
+        f"in all the test attacks there: {zero_grad}.\n\n"
+        + figures.table(["ε", *statistics.values()], per_radius),
     )
-    workdir.write_text("report.md", report)
     return {
-        "summary": [f"{setting}: eps* = {eps_star}"],
-        "num_seeds": config.num_seeds,
-        "threshold": estimates["threshold"],
+        "summary": [f"{setting}: eps* = {eps_star} (sd over {config.num_seeds} seeds)"],
+        "threshold": threshold,
         "estimates": results,
-        "selected": {s: _selected(grid, s) for s in (*statistics, "test_loss")},
+        "selected": selected,
         "best_epoch": grid["best_epoch"],
         "zero_grad": zero_grad,
     }

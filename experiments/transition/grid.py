@@ -88,7 +88,11 @@ def train_grid(
         row = jax.device_get(row)
         means = {name: value.mean(axis=-1) for name, value in row.items()}
         workdir.log(stage=label, epoch=i, eps=radii, **means)
-        checks.finite(np.moveaxis(step_losses, -1, 0), i * task.num_batches)
+        checks.finite(
+            np.moveaxis(step_losses, -1, 0),
+            i * task.num_batches,
+            lambda k, r: f"eps = {radii[k]:g}, seed {r}",
+        )
         curves.append(row)
     stacked = jax.tree.map(lambda *rows: np.stack(rows), *curves)
     return {**stacked, "best_epoch": best.epoch, "params": best.params}

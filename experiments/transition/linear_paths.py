@@ -14,43 +14,41 @@ from advjax import data, linear, norms
 from experiments import checks, devices, figures
 from experiments.workdir import Workdir
 
+COLUMNS = ("d", "n", "eps_small", "eps_star", "eps_large", "step_size")
+
 
 def validate(config: ConfigDict) -> None:
     """Raises ConfigError for a field that is wrong."""
-    checks.positive_integers(config, "num_replicates", "num_steps", "d", "n")
+    checks.seed(config)
+    checks.integers(config, "num_replicates", "num_steps", least=2)
+    checks.integers(config, "d", "n")
     checks.numbers(config, "eps_star")
     checks.numbers(config, "eps_small")
     checks.numbers(config, "eps_large")
     checks.numbers(config, "step_size", above=0)
     checks.numbers(config, "sigma", above=0)
     checks.numbers(config, "theta0_norm", above=0)
-    columns = ("d", "n", "eps_small", "eps_star", "eps_large", "step_size")
-    if len({len(config[column]) for column in columns}) > 1:
-        raise checks.ConfigError(f"config.{', '.join(columns)} differ in length")
+    if len({len(config[column]) for column in COLUMNS}) > 1:
+        raise checks.ConfigError(f"config.{', '.join(COLUMNS)} differ in length")
 
 
 def run(config: ConfigDict, workdir: Workdir) -> dict:
     """Runs the regimes and writes figure and report."""
     keys = jax.random.split(jax.random.key(config.seed), config.num_replicates)
-    columns = zip(
-        *(config.d, config.n, config.eps_small, config.eps_star, config.eps_large),
-        config.step_size,
-        strict=False,
-    )
     regimes = []
-    for i, (d, n, *radii, step_size) in enumerate(columns):
-        differences = workdir.stage(
-            f"regime_{i}",
-            lambda *args: {"differences": _differences(config, keys, *args)},
-            *(d, n, jnp.asarray(radii), step_size),
-        )["differences"]
-        checks.finite(differences.T, 1)
+    for i, (d, n, *radii, step_size) in enumerate(
+        zip(*(config[column] for column in COLUMNS), strict=True)
+    ):
+        arguments = (config, keys, d, n, jnp.asarray(radii), step_size)
+        result = workdir.stage(f"regime_{i}", _differences, *arguments)
+        differences = result["differences"]
+        checks.finite(differences.T, 1, lambda j, r: f"radius {j}, replicate {r}")
         regimes.append((d, n, radii, differences))
     _figure(regimes, workdir)
     return _report(config, regimes, workdir)
 
 
-def _differences(config, keys, d, n, radii, step_size) -> jax.Array:
+def _differences(config, keys, d, n, radii, step_size) -> dict:
     """Relative differences, ``[replicate, radius, step]``."""
     theta0 = jnp.full(d, config.theta0_norm / d**0.5)
 
@@ -71,7 +69,8 @@ def _differences(config, keys, d, n, radii, step_size) -> jax.Array:
             lambda eps: jnp.linalg.norm(path(eps) - clean, axis=-1) / length, radii
         )
 
-    return jax.jit(jax.vmap(replicate))(devices.spread(keys, keys.size))
+    keys = devices.spread(keys, keys.size)
+    return {"differences": jax.jit(jax.vmap(replicate))(keys)}
 
 
 def _figure(regimes, workdir) -> None:
@@ -81,7 +80,7 @@ def _figure(regimes, workdir) -> None:
         steps = np.arange(2, differences.shape[-1] + 1)
         names = ("small", "critical", "large")
         for j, (name, eps, color) in enumerate(
-            zip(names, radii, figures.PALETTE, strict=False)
+            zip(names, radii, figures.colors(3), strict=True)
         ):
             label = f"{name}: ε = {eps:g}"
             figures.band(axis, steps, differences[:, j, 1:].T, label, color, marker="")

@@ -15,21 +15,20 @@ from advjax import data, inference, linear, norms, transition
 from experiments import checks, devices, figures
 from experiments.workdir import Workdir
 
+LEVELS = (-2, 0, 2)
+"""Values of log(ε/√(d/n)) that the report shows."""
+
 
 def validate(config: ConfigDict) -> None:
     """Raises ConfigError for a field that is wrong."""
-    checks.positive_integers(config, "num_replicates", "num_adversarial", "num_steps")
-    checks.positive_integers(config, "d", "n", "num_points", "num_resamples")
-    checks.numbers(config, "log_range", above=0)
+    checks.seed(config)
+    checks.integers(config, "num_adversarial", "num_points", "num_resamples", least=2)
+    checks.integers(config, "num_replicates", least=max(config.d) + 2)
+    checks.integers(config, "d", "n", "num_steps")
+    checks.numbers(config, "log_range", least=max(map(abs, LEVELS)))
     checks.numbers(config, "step_size", above=0)
     checks.numbers(config, "sigma", above=0)
     checks.numbers(config, "theta0_norm", above=0)
-    if config.num_replicates < max(config.d) + 2:
-        msg = (
-            f"config.num_replicates = {config.num_replicates}: choose at least "
-            f"{max(config.d) + 2}, or the replicates determine no covariance"
-        )
-        raise checks.ConfigError(msg)
 
 
 def run(config: ConfigDict, workdir: Workdir) -> dict:
@@ -41,10 +40,20 @@ def run(config: ConfigDict, workdir: Workdir) -> dict:
         scale = (d / config.n) ** 0.5
         eps = jnp.asarray(scale * np.exp(logs), jnp.float32)
         result = workdir.stage(f"d{d}", _tests, config, key, d, eps)
-        checks.finite(result["losses"].T, 0)
+        checks.finite(
+            result["losses"].T[None],
+            config.num_steps,
+            lambda i, run, d=d, eps=eps: f"d = {d}, eps = {eps[i]:.3g}, run {run}",
+        )
         runs.append(result)
-    _figure(config, runs, logs, None, workdir)
-    _figure(config, runs, logs, [run["eps_star"] for run in runs], workdir)
+    scales = [(d / config.n) ** 0.5 for d in config.d]
+    _figure(config, runs, [logs] * len(runs), "log(ε / √(d/n))", "p_values", workdir)
+    shifted = [
+        logs + np.log(scale / run["eps_star"])
+        for scale, run in zip(scales, runs, strict=True)
+    ]
+    label = "log(ε / ε*), ε* by loss crossing"
+    _figure(config, runs, shifted, label, "p_values_loss_crossing", workdir)
     return _report(config, runs, logs, workdir)
 
 
@@ -101,23 +110,18 @@ def _tests(config, key, d, eps) -> dict:
     }
 
 
-def _figure(config, runs, logs, eps_stars, workdir) -> None:
+def _figure(config, runs, logs, label, name, workdir) -> None:
+    """Quantiles of the p-values of each dimension over its own ``logs``."""
     figure, axes = figures.panels(2, sharey=True)
     for axis, statistic in zip(axes, ("parameters", "loss"), strict=True):
-        for i, (d, run, color) in enumerate(
-            zip(config.d, runs, figures.PALETTE, strict=False)
+        for d, run, x, color in zip(
+            config.d, runs, logs, figures.colors(len(runs)), strict=True
         ):
-            shift = 0.0
-            if eps_stars is not None:
-                shift = np.log((d / config.n) ** 0.5 / eps_stars[i])
             low, middle, high = np.quantile(run[statistic], (0.25, 0.5, 0.75), axis=0)
-            axis.plot(logs + shift, middle, color=color, label=f"d = {d}")
-            axis.fill_between(
-                logs + shift, low, high, color=color, alpha=0.15, linewidth=0
-            )
+            axis.plot(x, middle, color=color, label=f"d = {d}")
+            axis.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
         axis.axvline(0, color="0.3", linewidth=0.8, linestyle=":")
-        scale = "√(d/n)" if eps_stars is None else "ε*), ε* by loss crossing"
-        axis.set_xlabel(f"log(ε / {scale}" + (")" if eps_stars is None else ""))
+        axis.set_xlabel(label)
         axis.set_title(f"test of the {statistic}", fontsize=10)
         axis.set_ylim(0, 1)
         axis.legend()
@@ -127,12 +131,11 @@ def _figure(config, runs, logs, eps_stars, workdir) -> None:
         f"{config.num_adversarial} adversarial runs a point",
         fontsize=10,
     )
-    name = "p_values" if eps_stars is None else "p_values_loss_crossing"
     workdir.save_figure(figure, name)
 
 
 def _report(config, runs, logs, workdir) -> dict:
-    statistics, levels = ("parameters", "loss", "loss, by rank"), (-2, 0, 2)
+    statistics = ("parameters", "loss", "loss, by rank")
     rows, results, summary = [], [], []
     for d, run in zip(config.d, runs, strict=True):
         scale = (d / config.n) ** 0.5
@@ -141,38 +144,41 @@ def _report(config, runs, logs, workdir) -> dict:
             level: {
                 name: float(np.interp(level, logs, p)) for name, p in medians.items()
             }
-            for level in levels
+            for level in LEVELS
         }
-        spread = float(np.nanstd(run["eps_star_resampled"], ddof=1))
-        star = f"{run['eps_star']:.3f} ± {spread:.3f}"
+        error = float(np.std(run["eps_star_resampled"], ddof=1))
+        status = transition.Status(int(run["status"])).name
+        star = f"{run['eps_star']:.3f} ± {error:.3f}" if run["status"] == 0 else status
         rows.append(
             [f"{d}", f"{scale:.3f}", star]
-            + [f"{at[level][name]:.2g}" for name in statistics for level in at]
+            + [f"{at[level][name]:.2g}" for name in statistics for level in LEVELS]
         )
         summary.append(
-            f"linear regression, d = {d}, n = {config.n}: eps* = {star} by loss "
-            f"crossing, √(d/n) = {scale:.3f}"
+            f"linear regression, d = {d}, n = {config.n}: eps* = {star} (standard "
+            f"error) by loss crossing, √(d/n) = {scale:.3f}"
         )
         results.append(
             {
                 "d": d,
                 "scale": scale,
                 "eps_star": run["eps_star"],
-                "eps_star_se": spread,
-                "status": transition.Status(int(run["status"])).name,
+                "eps_star_se": error,
+                "status": status,
                 "threshold": run["threshold"],
                 "median_p_value_at": at,
                 "median_p_value": medians,
             }
         )
     header = ["d", "√(d/n)", "ε* by loss crossing"]
-    header += [f"p ({name}) at {level:+d}" for name in statistics for level in levels]
+    header += [f"p ({name}) at {level:+d}" for name in statistics for level in LEVELS]
     workdir.write_text(
         "report.md",
         "## p-values of linear regression (Figures 2 right and 3)\n\n"
         "![p-values on the scale √(d/n)](p_values.png)\n\n"
         "![p-values on the scale of the crossing](p_values_loss_crossing.png)\n\n"
         "Medians at log(ε/√(d/n)) = -2, 0 and 2; ε* with its standard error by the "
-        f"bootstrap, {config.num_adversarial} runs.\n\n" + figures.table(header, rows),
+        f"bootstrap, {config.num_adversarial} runs; nan where a resample has none. The "
+        "step size shrinks with 1 + ε², which the attack adds to the curvature, at "
+        f"{config.num_steps} steps for all.\n\n" + figures.table(header, rows),
     )
     return {"summary": summary, "log_eps_over_scale": logs, "dimensions": results}
