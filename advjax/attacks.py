@@ -11,7 +11,8 @@ jit the outermost function.
 Step sizes are relative to ``eps``. ``bounds`` is the range of valid inputs, which must
 contain ``x`` (what lies outside is clipped, whatever ``eps``). After each step the
 point is projected onto the ball, then clipped, which keeps it in the ball and is the
-exact projection onto ball and box for linf only; l1 steps leave out entries at a wall.
+exact projection onto ball and box for linf only; for l2 it is what the codes of the
+papers do. For l1 it is clipped first, and steps go on to the next entry at a wall.
 Inputs of half precision are attacked in float32 and rounded at the end.
 
 Attacks are differentiable; to hold the perturbed examples fixed, stop the gradient in
@@ -134,14 +135,23 @@ def pgd(
     if unroll is not None:
         _positive_int("unroll", unroll)
 
+    def place(x: Array, delta: Array) -> Array:
+        return x + delta if bounds is None else jnp.clip(x + delta, *bounds)
+
     def admit(x: Array, delta: Array, eps: Array) -> Array:
-        delta = norm.project(delta, eps)
-        return delta if bounds is None else jnp.clip(x + delta, *bounds) - x
+        if norm is norms.l1:
+            # Shrinking all entries keeps them in the box, but clipping after it would
+            # take radius from the longest that the others have already paid for.
+            return norm.project(place(x, delta) - x, eps)
+        return place(x, norm.project(delta, eps)) - x
 
     def step(x: Array, delta: Array, g: Array, eps: Array) -> Array:
+        size = rel_step_size * eps
         if norm is norms.l1 and bounds is not None:
-            g = _unblocked(g, x + delta, *bounds)
-        return admit(x, delta + rel_step_size * eps * norm.steepest(g), eps)
+            move = _l1_step_in_box(g, x + delta, size, *bounds)
+        else:
+            move = size * norm.steepest(g)
+        return admit(x, delta + move, eps)
 
     def attack(key, loss_fn, x, y, eps):
         _check_floating(x)
@@ -156,9 +166,12 @@ def pgd(
             delta = jax.vmap(admit)(x, delta, eps)
         value_and_grad = _per_example_grad(loss_fn, y)
 
+        def at(delta):
+            return jax.vmap(place)(x, delta).astype(dtype)
+
         def body(carry, _):
             delta, best, zero_grad = carry
-            loss, g = value_and_grad((x + delta).astype(dtype))
+            loss, g = value_and_grad(at(delta))
             best = best and _better(best, (delta, loss))
             delta = jax.vmap(step)(x, delta, g.astype(x.dtype), eps)
             return (delta, best, zero_grad | _is_zero(g)), None
@@ -173,9 +186,9 @@ def pgd(
             length=num_steps,
             unroll=unroll or _default_unroll(num_steps),
         )
-        last = (delta, loss_fn((x + delta).astype(dtype), y))
+        last = (delta, loss_fn(at(delta), y))
         delta, loss = _better(best, last) if keep_best else last
-        return (x + delta).astype(dtype), AttackInfo(loss, zero_grad)
+        return at(delta), AttackInfo(loss, zero_grad)
 
     return attack
 
@@ -283,16 +296,17 @@ def _is_zero(g: Array) -> Array:
     return jnp.all(g == 0, axis=tuple(range(1, g.ndim)))
 
 
-def _unblocked(g: Array, x: Array, low: Array, high: Array) -> Array:
-    """``g`` without the entries that would leave the box.
+def _l1_step_in_box(g: Array, x: Array, size: Array, low: Array, high: Array) -> Array:
+    """The steepest step of l1 length ``size`` that stays in the box.
 
-    The steepest l1 step moves one entry. At a wall it would move that entry for ever,
-    and the attack would stop there with most of its radius unused.
+    It fills the steepest entries up to their walls, one after the other. A step of the
+    steepest entry alone would push it against its wall for ever.
     """
-    # x = x0 + (high - x0) may miss the wall by its rounding.
-    near = 2 * jnp.finfo(x.dtype).eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
-    at_low, at_high = x <= low + near, x >= high - near
-    return jnp.where((at_low & (g < 0)) | (at_high & (g > 0)), 0, g)
+    room = jnp.ravel(jnp.where(g > 0, high - x, jnp.where(g < 0, x - low, 0)))
+    order = jnp.argsort(-jnp.ravel(jnp.abs(g)))
+    filled = jnp.cumsum(room[order])
+    taken = jnp.clip(size - (filled - room[order]), 0, room[order])
+    return jnp.sign(g) * jnp.zeros_like(room).at[order].set(taken).reshape(g.shape)
 
 
 def _better(best: tuple[Array, Array], new: tuple[Array, Array]):

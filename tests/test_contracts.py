@@ -26,16 +26,16 @@ def _pgd(norm, **options):
     return attacks.pgd(norm, **(defaults | options))
 
 
-def _fgsm(norm, num_steps=1, bounds=BOX, **options):
-    del num_steps
-    return attacks.fgsm(norm, bounds=bounds, **options)
+def _fgsm(norm, rel=1.0, start=None, bounds=BOX, **steps):
+    del steps  # there is only one
+    return attacks.fgsm(norm, rel_step_size=rel, start=start, bounds=bounds)
 
 
 # Each takes a norm, and options for the tests that need other bounds or more steps.
 ATTACKS = {
     "fgsm": _fgsm,
     "fgsm, random start": lambda norm, **options: _fgsm(
-        norm, rel_step_size=1.25, start=attacks.in_ball(norm), **options
+        norm, rel=1.25, start=attacks.in_ball(norm), **options
     ),
     "pgd": _pgd,
     "pgd, in ball": lambda norm, **options: _pgd(
@@ -272,7 +272,8 @@ def test_the_maximum_of_a_linear_model_is_reached_and_never_passed(
     theta = jnp.asarray(rng.normal(size=d), jnp.float32)
     x = jnp.asarray(rng.uniform(0.2, 0.8, size=(N, d)), jnp.float32)
     residual = jnp.array([9.0, -9.0, 8.0, -8.0, 7.0, -7.0])
-    attack = ATTACKS[name](norm, bounds=bounds, num_steps=300)
+    steps = {"num_steps": 400, "rel_step_size": 0.02}
+    attack = ATTACKS[name](norm, bounds=bounds, **steps)
 
     @jax.jit
     def attacked(key):
@@ -286,8 +287,12 @@ def test_the_maximum_of_a_linear_model_is_reached_and_never_passed(
         gain = reference.largest_gain(np.abs(ascent), room, eps, norm_name)
     reached = (jnp.sqrt(attacked(KEY)) - jnp.abs(residual)) / gain
     assert (reached <= 1 + 1e-4).all()
-    one_step = name == "fgsm" and bounds is not None and norm_name != "linf"
-    assert (reached >= (0.1 if one_step else REACHES.get(name, 1 - 1e-3))).all()
+    least = REACHES.get(name, 1 - 1e-3)
+    if bounds is not None and norm_name != "linf":
+        # A last step of 0.02 eps is taken back from entries that were at their walls.
+        one_step = {"fgsm": 0.8, "fgsm, random start": 0.5}
+        least = min(least, one_step.get(name, 0.98))
+    assert (reached >= least).all(), reached
 
 
 @pytest.mark.parametrize("norm_name", NORMS)
