@@ -154,6 +154,7 @@ def pgd(
         return admit(x, delta + move, eps)
 
     def attack(key, loss_fn, x, y, eps):
+        x = jnp.asarray(x)
         _check_floating(x)
         n, dtype = x.shape[0], x.dtype
         # Half precision would round away small steps, and overflow in norms.
@@ -320,6 +321,6 @@ def _where(condition: Array, a: Array, b: Array) -> Array:
 
 
 def _check_floating(x: Array) -> None:
-    if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+    if not jnp.issubdtype(x.dtype, jnp.floating):
         msg = f"x has dtype {x.dtype}; convert it to floating point before the attack"
         raise TypeError(msg)

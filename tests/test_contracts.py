@@ -448,6 +448,14 @@ def test_a_nan_loss_stays_visible_in_the_best_iterate():
     assert jnp.isnan(info.loss).all()
 
 
+def test_numpy_inputs_are_accepted():
+    attack = _pgd(norms.l2)
+    plain, _ = attack(KEY, _loss, X, Y, 0.1)
+    for dtype in (np.float32, np.float64):
+        x_adv, _ = attack(KEY, _loss, np.asarray(X, dtype), np.asarray(Y), 0.1)
+        np.testing.assert_allclose(x_adv, plain, atol=1e-6)
+
+
 def test_old_style_keys_are_accepted():
     attack = _pgd(norms.l2, start=attacks.in_ball(norms.l2))
     chex.assert_trees_all_equal(
