@@ -6,6 +6,8 @@ one, over a grid of log(ε/√(d/n)). A second figure moves the axis to log(ε/�
 where the mean adversarial training loss reaches the mean clean test loss.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,8 +61,16 @@ def run(config: ConfigDict, workdir: Workdir) -> dict:
 
 def _tests(config, key, d, eps) -> dict:
     """All p-values of one dimension, ``[adversarial run, radius]``, and ε*."""
-    theta0 = jnp.full(d, config.theta0_norm / d**0.5)
     key_clean, key_adversarial, key_resample = jax.random.split(key, 3)
+    clean_keys = jax.random.split(key_clean, config.num_replicates)
+    keys = jax.random.split(key_adversarial, config.num_adversarial)
+    program = jax.jit(partial(_statistics, config, d))
+    keys = devices.spread(keys, keys.size)
+    return program(clean_keys, keys, key_resample, eps)
+
+
+def _statistics(config, d, clean_keys, keys, key_resample, eps) -> dict:
+    theta0 = jnp.full(d, config.theta0_norm / d**0.5)
 
     def fit(key, eps):
         x, y = data.gaussian(key, config.n, theta0, None, config.sigma)
@@ -72,31 +82,24 @@ def _tests(config, key, d, eps) -> dict:
             num_steps=config.num_steps,
         )
         theta = path[-1]
-        loss = jnp.mean(linear.adversarial_loss(theta, x, y, eps, norms.l2))
-        return theta, loss
+        return theta, jnp.mean(linear.adversarial_loss(theta, x, y, eps, norms.l2))
 
-    clean_keys = jax.random.split(key_clean, config.num_replicates)
-    clean_theta, clean_loss = jax.jit(jax.vmap(lambda key: fit(key, 0.0)))(clean_keys)
-    keys = jax.random.split(key_adversarial, config.num_adversarial)
-    keys = devices.spread(keys, keys.size)
-    theta, loss = jax.jit(jax.vmap(jax.vmap(fit, (None, 0)), (0, None)))(keys, eps)
+    def test_loss(theta):
+        args = (theta, theta0, jnp.eye(d), config.sigma, 0.0, norms.l2)
+        return linear.population_risk(*args)
 
     def over_runs(p_value, observed, replicates):
-        each = jax.vmap(jax.vmap(p_value, (0, None)), (0, None))
-        return jax.jit(each)(observed, replicates)
+        return jax.vmap(jax.vmap(p_value, (0, None)), (0, None))(observed, replicates)
 
-    test_loss = jax.vmap(
-        lambda theta: linear.population_risk(
-            theta, theta0, jnp.eye(d), config.sigma, 0.0, norms.l2
-        )
-    )(clean_theta)
-    rows = jax.random.randint(
-        key_resample, (config.num_resamples, config.num_adversarial), 0, keys.size
-    )
-    resampled = jax.vmap(lambda rows: jnp.mean(loss[rows], axis=0))(rows)
-    cross = jax.jit(jax.vmap(transition.crossing, (None, 0, None)))
-    threshold = jnp.mean(test_loss)
-    curves = jnp.concatenate([jnp.mean(loss, axis=0)[None], resampled])
+    clean_theta, clean_loss = jax.vmap(lambda key: fit(key, 0.0))(clean_keys)
+    theta, loss = jax.vmap(jax.vmap(fit, (None, 0)), (0, None))(keys, eps)
+    threshold = jnp.mean(jax.vmap(test_loss)(clean_theta))
+    # The bootstrap over data sets, after the curve of all of them.
+    shape = (config.num_resamples, keys.size)
+    rows = jax.random.randint(key_resample, shape, 0, keys.size)
+    weights = jax.vmap(partial(jnp.bincount, length=keys.size))(rows) / keys.size
+    curves = jnp.concatenate([jnp.mean(loss, axis=0)[None], weights @ loss])
+    cross = jax.vmap(transition.crossing, (None, 0, None))
     eps_star, status = cross(eps, curves, threshold)
     return {
         "parameters": over_runs(inference.p_value, theta, clean_theta),
