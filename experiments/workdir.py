@@ -133,14 +133,14 @@ class Workdir:
 
 
 def environment() -> dict[str, Any]:
-    """Commit, versions, device and command line: what a number depends on."""
+    """Commit, versions, device and arguments: what a number depends on."""
     return {
         "commit": _commit(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _PACKAGES},
         "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
         "cores": os.cpu_count(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "arguments": [arg for arg in sys.argv[1:] if not arg.startswith("--workdir")],
     }
 
 
