@@ -1,5 +1,6 @@
 """The README's Python runs as it stands there."""
 
+import json
 import re
 from pathlib import Path
 
@@ -23,3 +24,21 @@ def test_every_file_that_the_readme_names_exists():
         assert (root / name).exists(), name
     for name in re.findall(r"!\[.*?\]\((.*?)\)", text):
         assert (root / name).exists(), name
+
+
+def test_the_table_of_results_quotes_its_files():
+    experiments = README.parent / "experiments"
+    table = (experiments / "README.md").read_text()
+    reports = sorted((experiments / "results").glob("*/results.json"))
+    assert reports
+    for path in reports:
+        content = json.loads(path.read_text())
+        for line in content["results"]["summary"]:
+            assert line in table, (path, line)
+        environment = content["environment"]
+        assert re.fullmatch(r"[0-9a-f]{12}", environment["commit"]), (
+            "not a clean commit"
+        )
+        assert f"results/{path.parent.name}/report.md" in table
+    for name in re.findall(r"\]\((results/.*?)\)", table):
+        assert (experiments / name).exists(), name

@@ -5,6 +5,9 @@
 
 Variants, joined by commas: ``l2`` instead of linf; ``demo``, 80 epochs and 5 seeds
 instead of 200 and 10; ``smoke``, seconds long, for tests.
+
+On 2 CPU cores one minute for linf and a minute and a half for l2; eps* = 0.079 ± 0.009
+and 0.363 ± 0.049, sd over 10 seeds.
 """
 
 from ml_collections import ConfigDict
