@@ -135,23 +135,7 @@ def pgd(
     if unroll is not None:
         _positive_int("unroll", unroll)
 
-    def place(x: Array, delta: Array) -> Array:
-        return x + delta if bounds is None else jnp.clip(x + delta, *bounds)
-
-    def admit(x: Array, delta: Array, eps: Array) -> Array:
-        if norm is norms.l1:
-            # Shrinking all entries keeps them in the box, but clipping after it would
-            # take radius from the longest that the others have already paid for.
-            return norm.project(place(x, delta) - x, eps)
-        return place(x, norm.project(delta, eps)) - x
-
-    def step(x: Array, delta: Array, g: Array, eps: Array) -> Array:
-        size = rel_step_size * eps
-        if norm is norms.l1 and bounds is not None:
-            move = _l1_step_in_box(g, x + delta, size, *bounds)
-        else:
-            move = size * norm.steepest(g)
-        return admit(x, delta + move, eps)
+    place, admit, step = _moves(norm, rel_step_size, bounds)
 
     def attack(key, loss_fn, x, y, eps):
         x = jnp.asarray(x)
@@ -273,6 +257,43 @@ def smooth(attack: Attack, norm: Norm, xi: Array | float) -> Attack:
     return smoothed
 
 
+def _moves(norm: Norm, rel_step_size: float, bounds) -> tuple[Callable, ...]:
+    """What ``pgd`` does to one example: place it in the box, admit and step a delta."""
+
+    def place(x: Array, delta: Array) -> Array:
+        return x + delta if bounds is None else jnp.clip(x + delta, *bounds)
+
+    def admit(x: Array, delta: Array, eps: Array) -> Array:
+        if norm is norms.l1:
+            # Shrinking all entries keeps them in the box, but clipping after it would
+            # take radius from the longest that the others have already paid for.
+            return norm.project(place(x, delta) - x, eps)
+        return place(x, norm.project(delta, eps)) - x
+
+    def step(x: Array, delta: Array, g: Array, eps: Array) -> Array:
+        size = rel_step_size * eps
+        if norm is norms.l1 and bounds is not None:
+            move = _l1_step_in_box(g, x + delta, size, *bounds)
+        else:
+            move = size * norm.steepest(g)
+        return admit(x, delta + move, eps)
+
+    return place, admit, step
+
+
+def _l1_step_in_box(g: Array, x: Array, size: Array, low: Array, high: Array) -> Array:
+    """The steepest step of l1 length ``size`` that stays in the box.
+
+    It fills the steepest entries up to their walls, one after the other. A step of the
+    steepest entry alone would push it against its wall for ever.
+    """
+    room = jnp.ravel(jnp.where(g > 0, high - x, jnp.where(g < 0, x - low, 0)))
+    order = jnp.argsort(-jnp.ravel(jnp.abs(g)))
+    filled = jnp.cumsum(room[order])
+    taken = jnp.clip(size - (filled - room[order]), 0, room[order])
+    return jnp.sign(g) * jnp.zeros_like(room).at[order].set(taken).reshape(g.shape)
+
+
 def _per_example_grad(loss_fn: LossFn, y: Array) -> Callable:
     """``x -> (loss[n], g[n, ...])``, each example's own gradient."""
 
@@ -295,19 +316,6 @@ def _per_example_grad(loss_fn: LossFn, y: Array) -> Callable:
 
 def _is_zero(g: Array) -> Array:
     return jnp.all(g == 0, axis=tuple(range(1, g.ndim)))
-
-
-def _l1_step_in_box(g: Array, x: Array, size: Array, low: Array, high: Array) -> Array:
-    """The steepest step of l1 length ``size`` that stays in the box.
-
-    It fills the steepest entries up to their walls, one after the other. A step of the
-    steepest entry alone would push it against its wall for ever.
-    """
-    room = jnp.ravel(jnp.where(g > 0, high - x, jnp.where(g < 0, x - low, 0)))
-    order = jnp.argsort(-jnp.ravel(jnp.abs(g)))
-    filled = jnp.cumsum(room[order])
-    taken = jnp.clip(size - (filled - room[order]), 0, room[order])
-    return jnp.sign(g) * jnp.zeros_like(room).at[order].set(taken).reshape(g.shape)
 
 
 def _better(best: tuple[Array, Array], new: tuple[Array, Array]):
