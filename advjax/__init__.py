@@ -9,7 +9,11 @@ norms          the l1, l2 and linf balls, for one example
 losses         per-example losses
 attacks        fgsm, pgd, best_of, smooth: factories of attacks
 objectives     what training minimises: standard, adversarial, TRADES, MART
-linear         linear regression under attack: closed forms and descent paths
+linear         linear regression under attack: closed forms, risks, the optimum
+lazy           two-layer networks with a fixed output layer, and the linear limit
+descent        full-batch gradient and proximal descent, and what to keep of its path
+solvers        minimisers of the empirical problems, with a certified gap
+replicates     one function over any number of replicates, in chunks, on all devices
 models         networks, and adapters for networks written elsewhere
 data           Gaussian designs and small real data sets
 train          the state, the step, and two ways of dispatching steps

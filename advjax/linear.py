@@ -1,4 +1,4 @@
-"""Linear regression under attack: closed forms, population risk, descent paths.
+"""Linear regression under attack: closed forms, population risks and the optimum.
 
 The model is y = θ0ᵀx + noise, x ~ N(0, Σ), noise ~ N(0, σ²), the loss (θᵀx - y)², and
 the perturbation maximises that loss over a ball in ``norm``. With r = θᵀx - y and
@@ -15,7 +15,6 @@ training, 2021 (formulas 5 and 9, Proposition 8).
 A negative ``eps`` gives nan.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
@@ -73,6 +72,32 @@ def adversarial_gradient(
     return 2 * ((_direction(r) * size) @ x / r.size + eps * jnp.mean(size) * v)
 
 
+def _shrinkage(theta: Array, r: Array, norm: Norm, xi: Array) -> Array:
+    """What A_{eps,xi} multiplies each entry of a perturbation by, ``[n, 1 or d]``.
+
+    ``norms.surrogate_factor`` of the clean gradients g = 2 r θ, without forming them.
+    """
+    norms.check_surrogate(norm)
+    size = 2 * jnp.abs(r)[:, None]
+    if norm is norms.linf:
+        part = size * jnp.abs(theta)[None]
+        whole = part + xi
+    else:
+        part = size * norm.dual(theta)
+        whole = jnp.hypot(part, jnp.asarray(xi, part.dtype))
+    return jnp.where(whole == 0, 1, part / jnp.where(whole == 0, 1, whole))
+
+
+def _surrogate_size(theta: Array, r: Array, eps: Array, norm: Norm, xi: Array) -> Array:
+    """|r| + eps Σ_j f_j steepest(θ)_j θ_j, ``[n]``."""
+    factor = _shrinkage(theta, r, norm, xi)
+    if norm is norms.linf:
+        reach = factor @ jnp.abs(theta)
+    else:
+        reach = factor[:, 0] * norm.dual(theta)
+    return jnp.abs(r) + _radius(eps) * reach
+
+
 def surrogate_perturb(
     theta: Array, x: Array, y: Array, eps: Array, norm: Norm, xi: Array
 ) -> Array:
@@ -81,9 +106,19 @@ def surrogate_perturb(
     The clean gradient is g = 2 r θ, which makes the factors 2|r|‖θ‖/√(4r²‖θ‖² + xi²)
     for l2, and 2|r θ_j|/(2|r θ_j| + xi) per entry for linf.
     """
-    g = 2 * jnp.outer(_residual(theta, x, y), theta)
-    factor = jax.vmap(lambda g: norms.surrogate_factor(norm, g, xi))(g)
+    factor = _shrinkage(theta, _residual(theta, x, y), norm, xi)
     return x + factor * (perturb(theta, x, y, eps, norm) - x)
+
+
+def surrogate_loss(
+    theta: Array, x: Array, y: Array, eps: Array, norm: Norm, xi: Array
+) -> Array:
+    """The loss at the surrogate attack, ``[n]``; at xi = 0 the adversarial loss.
+
+    (|r| + eps Σ_j f_j |θ_j|)² for linf and (|r| + eps f ‖θ‖)² for l2, with the factors
+    f of ``surrogate_perturb``.
+    """
+    return _surrogate_size(theta, _residual(theta, x, y), eps, norm, xi) ** 2
 
 
 def surrogate_gradient(
@@ -91,29 +126,66 @@ def surrogate_gradient(
 ) -> Array:
     """The gradient of the mean loss at the frozen surrogate attack, ``[d]``.
 
-    This is what training with A_{eps,xi} descends, since the perturbation counts as a
-    constant; at xi = 0 it equals ``adversarial_gradient``.
+    (2/n) Σ sgn(r_i) size_i (x_i + eps sgn(r_i) f_i steepest(θ)), size_i the root of the
+    surrogate loss. This is what training with A_{eps,xi} descends, since the
+    perturbation counts as a constant; it is not the gradient of the surrogate loss. At
+    xi = 0 it equals ``adversarial_gradient``.
     """
-    x_adv = surrogate_perturb(theta, x, y, eps, norm, xi)
-    return 2 * (x_adv @ theta - y) @ x_adv / y.size
+    r, eps = _residual(theta, x, y), _radius(eps)
+    size = _surrogate_size(theta, r, eps, norm, xi)
+    pull = jnp.mean(size[:, None] * _shrinkage(theta, r, norm, xi), axis=0)
+    return 2 * ((_direction(r) * size) @ x / r.size + eps * pull * norm.steepest(theta))
+
+
+def _spread(theta: Array, theta0: Array, cov: Array | None, sigma: Array) -> Array:
+    """The standard deviation s of r = θᵀx - y."""
+    diff = theta - theta0
+    variance = diff @ diff if cov is None else diff @ cov @ diff
+    return jnp.sqrt(variance + sigma**2)
 
 
 def population_risk(
     theta: Array,
     theta0: Array,
-    cov: Array,
+    cov: Array | None,
     sigma: Array,
     eps: Array,
     norm: Norm,
 ) -> Array:
     """E(|r| + eps q)² = s² + eps² q² + 2 c0 eps q s, s² = ‖θ-θ0‖²_Σ + σ², c0 = √(2/π).
 
-    Formula 5 for l2 (q = ‖θ‖₂) and 9 for linf (q = ‖θ‖₁). ``cov[d, d]`` is Σ.
+    Formula 5 for l2 (q = ‖θ‖₂) and 9 for linf (q = ‖θ‖₁). ``cov[d, d]`` is Σ, or None
+    for the identity.
     """
-    diff = theta - theta0
-    s = jnp.sqrt(diff @ cov @ diff + sigma**2)
+    s = _spread(theta, theta0, cov, sigma)
     eps, q = _radius(eps), norm.dual(theta)
     return s**2 + (eps * q) ** 2 + 2 * C0 * eps * q * s
+
+
+def surrogate_risk(
+    theta: Array,
+    theta0: Array,
+    cov: Array | None,
+    sigma: Array,
+    eps: Array,
+    norm: Norm,
+    xi: Array,
+) -> Array:
+    """The population mean of ``surrogate_loss``; at xi = 0 ``population_risk``.
+
+    An integral over r ~ N(0, s²), by the trapezoidal rule after the substitution
+    |r| = s exp(t - e^-t): the integrand varies on the scale xi / ‖θ‖ near r = 0, which
+    Gauss-Hermite nodes miss. In double precision the relative error is below 1e-8.
+    """
+    s = _spread(theta, theta0, cov, sigma)
+    t = jnp.linspace(*_NODES, dtype=s.dtype)
+    z = jnp.exp(t - jnp.exp(-t))
+    density = jnp.exp(-(z**2) / 2) * (2 / jnp.pi) ** 0.5
+    weights = (t[1] - t[0]) * z * (1 + jnp.exp(-t)) * density
+    return weights @ _surrogate_size(theta, s * z, eps, norm, xi) ** 2
+
+
+_NODES = (-4.2, 2.4, 64)  # beyond them the integrand is below 1e-15
 
 
 class Optimum(NamedTuple):
@@ -123,7 +195,9 @@ class Optimum(NamedTuple):
     risk: Array
 
 
-def optimal(theta0: Array, cov: Array, sigma: Array, eps: Array, norm: Norm) -> Optimum:
+def optimal(
+    theta0: Array, cov: Array | None, sigma: Array, eps: Array, norm: Norm
+) -> Optimum:
     """The minimiser of the population risk under l2 attack, for any covariance.
 
     By Proposition 8 it lies on the curve θ(κ) = (Σ + κI)⁻¹ Σ θ0, where stationarity is
@@ -133,7 +207,7 @@ def optimal(theta0: Array, cov: Array, sigma: Array, eps: Array, norm: Norm) -> 
     The risk is convex, so this has one solution, unless eps ≥ ‖Σθ0‖ / (c0 v) with
     v² = θ0ᵀΣθ0 + σ², where θ* = 0 exactly. Solved by bisection to the last digit.
     The risk is differentiable in all arguments where s > 0; ``theta`` is a constant to
-    autodiff.
+    autodiff. A covariance that is not positive semi-definite gives nan.
 
     Raises:
         ValueError: for norms other than l2, where Proposition 8 does not hold.
@@ -142,9 +216,11 @@ def optimal(theta0: Array, cov: Array, sigma: Array, eps: Array, norm: Norm) -> 
         msg = "optimal is known in closed form for norms.l2 only"
         raise ValueError(msg)
     eps = _radius(eps)
+    cov = jnp.eye(theta0.size, dtype=theta0.dtype) if cov is None else cov
     eigvals, basis = jnp.linalg.eigh(cov)
     # Rounding leaves a singular covariance with eigenvalues slightly below zero.
-    eigvals = jnp.maximum(eigvals, 0)
+    rounding = eigvals.size * jnp.finfo(eigvals.dtype).eps * jnp.max(jnp.abs(eigvals))
+    eigvals = jnp.where(eigvals < -rounding, jnp.nan, jnp.maximum(eigvals, 0))
     target = basis.T @ theta0
     scale = jnp.maximum(jnp.mean(eigvals), jnp.finfo(eigvals.dtype).tiny)
 
@@ -174,29 +250,3 @@ def optimal(theta0: Array, cov: Array, sigma: Array, eps: Array, norm: Norm) -> 
     t = jnp.where(eps == 0, 1, jnp.where(excess(zero) > 0, low, 0))
     theta = jax.lax.stop_gradient(basis @ (t * direction(t)))
     return Optimum(theta, population_risk(theta, theta0, cov, sigma, eps, norm))
-
-
-def descent_path(
-    gradient: Callable[[Array], Array],
-    theta: Array,
-    *,
-    step_size: Array | float,
-    num_steps: int,
-) -> Array:
-    """Full-batch gradient descent, ``[num_steps + 1, d]``, the first row its start.
-
-    Example:
-        >>> from advjax import linear, norms
-        >>> x, y = jnp.eye(2), jnp.ones(2)
-        >>> clean = lambda th: linear.adversarial_gradient(th, x, y, 0.0, norms.l2)
-        >>> linear.descent_path(clean, jnp.zeros(2), step_size=0.5, num_steps=1)
-        Array([[0. , 0. ],
-               [0.5, 0.5]], dtype=float32)
-    """
-
-    def step(theta, _):
-        theta = theta - step_size * gradient(theta)
-        return theta, theta
-
-    _, path = jax.lax.scan(step, theta, length=num_steps)
-    return jnp.concatenate([theta[None], path])

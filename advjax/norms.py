@@ -108,8 +108,7 @@ def _l1_project(delta: Array, eps: Array) -> Array:
     levels = (jnp.cumsum(descending) - eps) / counts
     num_active = jnp.sum(descending > levels)
     tau = jnp.where(num_active == 0, descending[0], levels[num_active - 1])
-    projected = jnp.sign(delta) * jnp.maximum(magnitude - tau, 0)
-    return jnp.where(jnp.sum(magnitude) <= eps, delta, projected)
+    return jnp.where(jnp.sum(magnitude) <= eps, delta, soft_threshold(delta, tau))
 
 
 def _l1_sample(key: Key, like: Array) -> Array:
@@ -118,6 +117,14 @@ def _l1_sample(key: Key, like: Array) -> Array:
     g = jax.random.laplace(key_g, like.shape, like.dtype)
     e = jax.random.exponential(key_e, dtype=like.dtype)
     return g / (jnp.sum(jnp.abs(g)) + e)
+
+
+def soft_threshold(v: Array, threshold: Array | float) -> Array:
+    """sgn(v) max(|v| - threshold, 0), the proximal operator of threshold · ‖v‖₁.
+
+    Entries within ``threshold`` of zero become exactly zero.
+    """
+    return jnp.sign(v) * jnp.maximum(jnp.abs(v) - threshold, 0)
 
 
 def surrogate_factor(norm: Norm, g: Array, xi: Array | float) -> Array:

@@ -27,6 +27,10 @@ ALLOWED = {
     "train": {"types"},
     "attacks": {"types", "norms"},
     "linear": {"types", "norms"},
+    "lazy": {"types", "norms"},
+    "descent": {"types", "norms"},
+    "solvers": {"types", "norms"},
+    "replicates": set(),
     "objectives": {"types", "losses"},
     "evaluate": {"types", "losses"},
 }

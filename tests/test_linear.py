@@ -8,7 +8,7 @@ import pytest
 import reference
 from scipy import optimize
 
-from advjax import attacks, data, linear, losses, norms
+from advjax import attacks, data, descent, linear, losses, norms
 
 NORMS = {"l1": norms.l1, "l2": norms.l2, "linf": norms.linf}
 each_norm = pytest.mark.parametrize("name", NORMS)
@@ -248,12 +248,10 @@ def test_descent_converges_to_least_squares_and_maps_over_replicates():
     y = x @ theta + noise
 
     def path(eps, xi):
-        return linear.descent_path(
-            lambda t: linear.surrogate_gradient(t, x, y, eps, norms.l2, xi),
-            jnp.zeros(3),
-            step_size=0.1,
-            num_steps=200,
+        update = descent.step(
+            lambda t: linear.surrogate_gradient(t, x, y, eps, norms.l2, xi), 0.1
         )
+        return descent.path(update, jnp.zeros(3), num_steps=200)
 
     clean = path(0.0, 0.0)
     assert clean.shape == (201, 3)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from advjax import data, linear, norms
-from experiments import checks, devices, figures
+from advjax import data, descent, linear, norms, replicates
+from experiments import checks, figures
 from experiments.workdir import Workdir
 
 COLUMNS = ("d", "n", "eps_small", "eps_star", "eps_large", "step_size")
@@ -56,12 +56,11 @@ def _differences(config, keys, d, n, radii, step_size) -> dict:
         x, y = data.gaussian(key, n, theta0, None, config.sigma)
 
         def path(eps):
-            return linear.descent_path(
+            update = descent.step(
                 lambda theta: linear.adversarial_gradient(theta, x, y, eps, norms.l2),
-                jnp.zeros(d),
-                step_size=step_size,
-                num_steps=config.num_steps,
-            )[1:]
+                step_size,
+            )
+            return descent.path(update, jnp.zeros(d), num_steps=config.num_steps)[1:]
 
         clean = path(0.0)
         length = jnp.linalg.norm(clean, axis=-1)
@@ -69,8 +68,7 @@ def _differences(config, keys, d, n, radii, step_size) -> dict:
             lambda eps: jnp.linalg.norm(path(eps) - clean, axis=-1) / length, radii
         )
 
-    keys = devices.spread(keys, keys.size)
-    return {"differences": jax.jit(jax.vmap(replicate))(keys)}
+    return {"differences": replicates.mapped(replicate)(keys)}
 
 
 def _figure(regimes, workdir) -> None:

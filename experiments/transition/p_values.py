@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from advjax import data, inference, linear, norms, transition
+from advjax import data, descent, inference, linear, norms, transition
 from experiments import checks, devices, figures
 from experiments.workdir import Workdir
 
@@ -74,14 +74,12 @@ def _statistics(config, d, clean_keys, keys, key_resample, eps) -> dict:
 
     def fit(key, eps):
         x, y = data.gaussian(key, config.n, theta0, None, config.sigma)
-        path = linear.descent_path(
+        update = descent.step(
             lambda theta: linear.adversarial_gradient(theta, x, y, eps, norms.l2),
-            jnp.zeros(d),
             # The attack adds 2 eps² to the curvature; the step shrinks as it grows.
-            step_size=config.step_size / (1 + eps**2),
-            num_steps=config.num_steps,
+            config.step_size / (1 + eps**2),
         )
-        theta = path[-1]
+        theta = descent.last(update, jnp.zeros(d), num_steps=config.num_steps)
         return theta, jnp.mean(linear.adversarial_loss(theta, x, y, eps, norms.l2))
 
     def test_loss(theta):

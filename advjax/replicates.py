@@ -1,0 +1,90 @@
+"""Hundreds of thousands of replicates of one function, in chunks, over all devices.
+
+    fits = replicates.mapped(fit, chunk_size=1000)   # fit(key, eps) -> arrays
+    losses = fits(jax.random.split(key, 100_000), eps)
+
+``mapped`` is for functions that are run to the end in one call. The devices are those
+that jax has: ``CUDA_VISIBLE_DEVICES`` or, on CPU, ``JAX_NUM_CPU_DEVICES`` sets them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+
+def mapped(
+    function: Callable[..., Any],
+    *,
+    chunk_size: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> Callable[..., Any]:
+    """``function`` of each replicate, as NumPy arrays with a leading axis ``r``.
+
+    The result is that of ``jax.vmap`` over the first argument, on any number of devices
+    and in chunks of any size, up to the rounding of another order of operations. A
+    replicate sees no other one. Memory on the devices is that of one chunk, and any
+    number of replicates in chunks of one size is one compiled program.
+
+    Args:
+        function: pure, ``(replicate, *shared) -> arrays``, any pytrees.
+        chunk_size: replicates at once on all devices together, rounded up to a
+            multiple of their number; None for all of them, compiled anew for every
+            number of replicates.
+        devices: all that jax has if None.
+
+    Returns:
+        ``(replicates, *shared) -> results``: arrays of ``replicates``, such as keys,
+        have ``r`` as leading axis; ``shared`` goes to every replicate.
+
+    Raises:
+        ValueError: for a chunk size below 1, or, by the returned function, if there are
+            no replicates or their arrays differ in number.
+    """
+    if chunk_size is not None and chunk_size < 1:
+        msg = f"chunk_size = {chunk_size}: choose at least 1"
+        raise ValueError(msg)
+    devices = jax.devices() if devices is None else list(devices)
+    # Axes are explicit by default since jax 0.8.1, which ordinary code is not made for.
+    mesh = jax.make_mesh(
+        (len(devices),), ("r",), axis_types=(AxisType.Auto,), devices=devices
+    )
+    split, whole = PartitionSpec("r"), PartitionSpec()
+
+    @jax.jit
+    def program(batch, shared):
+        def on_one_device(batch, shared):
+            return jax.vmap(lambda replicate: function(replicate, *shared))(batch)
+
+        return jax.shard_map(
+            on_one_device,
+            mesh=mesh,
+            in_specs=(split, whole),
+            out_specs=split,
+            check_vma=False,
+        )(batch, shared)
+
+    def call(batch, *shared):
+        number = _number(batch)
+        size = number if chunk_size is None else chunk_size
+        size = -(-size // len(devices)) * len(devices)
+        parts = []
+        for first in range(0, number, size):
+            # The last chunk is filled up with replicates from the beginning.
+            rows = np.arange(first, first + size) % number
+            chunk = jax.tree.map(lambda leaf, rows=rows: leaf[rows], batch)
+            chunk = jax.device_put(chunk, NamedSharding(mesh, split))
+            parts.append(jax.device_get(program(chunk, shared)))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:number], *parts)
+
+    return call
+
+
+def _number(batch: Any) -> int:
+    numbers = {leaf.shape[0] for leaf in jax.tree.leaves(batch)}
+    if len(numbers) != 1 or 0 in numbers:
+        msg = f"replicates have leading axes {sorted(numbers)}: give one, of at least 1"
+        raise ValueError(msg)
+    return numbers.pop()
