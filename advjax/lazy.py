@@ -58,7 +58,9 @@ def output_weights(key: Key, num_hidden: int) -> Array:
 def balanced(a: Array) -> Array:
     """Output weights with the negative ones rescaled so that ‖a⁺‖ = ‖a⁻‖, ``[h]``.
 
-    With them a ReLU network trains like a linear one. nan if all have one sign.
+    With them a ReLU network trains like a linear one on data with as many examples on
+    either side of the origin; otherwise the difference falls with n, not with h. nan if
+    all have one sign.
     """
     positive, negative = (norms.l2.value(jnp.maximum(part, 0)) for part in (a, -a))
     ratio = positive / jnp.where(negative == 0, 1, negative)

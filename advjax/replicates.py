@@ -5,6 +5,10 @@
 
 ``mapped`` is for functions that are run to the end in one call. The devices are those
 that jax has: ``CUDA_VISIBLE_DEVICES`` or, on CPU, ``JAX_NUM_CPU_DEVICES`` sets them.
+With several CPU devices set ``PJRT_NPROC`` to four times their number as well, and
+``OPENBLAS_NUM_THREADS`` to 1: batched decompositions (``eigh``, ``qr``, ``solve``) of
+jaxlib block threads of a pool that all devices share, and can hang where it has no more
+than one for each device.
 """
 
 from collections.abc import Callable, Sequence

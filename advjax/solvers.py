@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax import norms
+from advjax import linear, norms
 from advjax.norms import Norm
 from advjax.types import Array
 
@@ -26,7 +26,8 @@ def min_norm(x: Array, y: Array) -> Array:
     is no exception.
     """
     chex.assert_rank([x, y], [2, 1])
-    return jnp.linalg.lstsq(x, y)[0]
+    # jax 0.7 divides by the largest singular value, 0, of X = 0.
+    return jnp.where(jnp.any(x != 0), jnp.linalg.lstsq(x, y)[0], 0)
 
 
 class Minimum(NamedTuple):
@@ -49,7 +50,7 @@ def adversarial(
     y: Array,
     eps: Array,
     norm: Norm,
-    penalty: Array | float = 0.0,
+    penalty: Array | float | None = None,
 ) -> Minimum:
     """Minimises (1/n) Σ (|r_i| + eps ‖θ‖_*)² + penalty · ‖θ‖₁ under l2 or linf attack.
 
@@ -61,12 +62,14 @@ def adversarial(
 
     feasible in the dual problem, maximise -(1/n) Σ (2 b_i y_i + a_i²) subject to
     |b_i| ≤ a_i and -(2/n) Xᵀb in (2 eps/n) Σ a_i · ∂‖0‖_* + penalty · ∂‖0‖₁; the gap is
-    the difference of the two. Cost: some hundred solutions of d × d systems.
+    the difference of the two. Cost: 110 solutions of d × d systems, 54 in single
+    precision; n × n ones under l2 attack without penalty where n < d.
 
-    Relative to the mean of y², the gap is 1e-16 to 1e-8 in double precision and 1e-7 to
-    1e-4 in single precision, ten times as much at worst; without penalty at d > n and
-    eps near 0, where many θ interpolate, it bounds nothing.
-    A minimiser at zero is exactly zero, as are single entries where that is no worse.
+    Relative to the mean of y², the gap was 2e-10 in the median of 15 000 problems and
+    2e-7 at most in double precision, 2e-5 and 5e-3 in single precision. Without penalty
+    at d > n and eps near 0, where many θ interpolate, it bounds nothing. θ has half of
+    the digits of the loss. A minimiser at zero is exactly zero, as are single entries
+    where that is no worse.
 
     Args:
         x: ``[n, d]``.
@@ -74,7 +77,7 @@ def adversarial(
         eps: ``[]``; traced. At 0 without penalty this is least squares, for which
             ``min_norm`` is exact.
         norm: of the perturbation, ``norms.l2`` or ``norms.linf``.
-        penalty: ``[]``; traced.
+        penalty: ``[]``; traced. None for none.
 
     Raises:
         ValueError: for another norm.
@@ -84,8 +87,13 @@ def adversarial(
     if norm not in (norms.l2, norms.linf):
         msg = "solvers.adversarial is for norms.l2 and norms.linf"
         raise ValueError(msg)
+    if penalty is None and norm is norms.l2 and x.shape[1] > x.shape[0]:
+        basis = linear.span(x)  # which holds the minimiser
+        found = adversarial(x @ basis, y, eps, norm)
+        return found._replace(theta=basis @ found.theta)
+    penalty = 0.0 if penalty is None else penalty
     chex.assert_rank([x, y, eps, penalty], [2, 1, 0, 0])
-    eps = jnp.where(eps < 0, jnp.nan, eps).astype(x.dtype)
+    eps = jnp.where(jnp.asarray(eps) < 0, jnp.nan, eps).astype(x.dtype)
     penalty = jnp.where(jnp.asarray(penalty) < 0, jnp.nan, penalty).astype(x.dtype)
     # In units of x and y, so that the smoothing means the same for any data.
     size_x, size_y = (_root_mean_square(v) for v in (x, y))
@@ -97,7 +105,36 @@ def adversarial(
     best = _snapped(problem, theta, smoothing[-1])
     loss = _objective(problem, best, 0.0)
     gap = jnp.maximum(loss - _dual(problem, theta, smoothing[-1]), 0)
+    gap = jnp.where(_zero_is_optimal(problem), 0, gap)
     return Minimum(best * size_y / size_x, loss * size_y**2, gap * size_y**2)
+
+
+def lower_bound(
+    theta: Array,
+    x: Array,
+    y: Array,
+    eps: Array,
+    norm: Norm,
+    penalty: Array | float = 0.0,
+) -> Array:
+    """A lower bound on the minimum of the problem of ``adversarial``, ``[]``.
+
+    Dual values at multipliers made from ``theta``, the best over a range of smoothings.
+    The objective at ``theta`` less this bound certifies any iterate; it is tight near
+    the minimiser where few residuals are zero, and may be loose elsewhere. A negative
+    ``eps`` gives nan.
+    """
+    chex.assert_rank([theta, x, y, eps, penalty], [1, 2, 1, 0, 0])
+    eps = jnp.where(jnp.asarray(eps) < 0, jnp.nan, eps).astype(x.dtype)
+    size_x, size_y = (_root_mean_square(v) for v in (x, y))
+    problem = _Problem(
+        x / size_x, y / size_y, eps / size_x, penalty / (size_x * size_y), norm
+    )
+    scaled = theta * size_x / size_y
+    bounds = jax.vmap(lambda mu: _dual(problem, scaled, mu))(
+        jnp.geomspace(1e-5, 1, 21, dtype=x.dtype)
+    )
+    return jnp.max(bounds) * size_y**2
 
 
 class _Problem(NamedTuple):
@@ -114,14 +151,20 @@ def _root_mean_square(v: Array) -> Array:
 
 
 def _smoothing(dtype: jnp.dtype) -> Array:
-    """The values of μ, one for each step of Newton's method: 1, 0.7, … to rounding."""
+    """The values of μ, one for each step of Newton's method: 1, 1/2, … to rounding.
+
+    One step for each value is too few: where the line search finds no descent the next
+    problem starts further off, and the path is lost.
+    """
     last = float(jnp.finfo(dtype).eps) ** 0.5
-    steps = np.arange(math.ceil(math.log(last, _SHRINK)) + _NUM_POLISHING)
-    return jnp.asarray(np.maximum(_SHRINK**steps, last), dtype)
+    halvings = 0.5 ** np.arange(math.ceil(-math.log2(last)))
+    values = [*np.repeat(halvings, _STEPS_EACH), *[last] * _STEPS_AT_LAST]
+    return jnp.asarray(values, dtype)
 
 
-_SHRINK = 0.7
-_NUM_POLISHING = 20  # steps at the last value
+_STEPS_EACH = 4
+_STEPS_AT_LAST = 6
+_NUM_SIZES = 8  # of steps tried: 1, 1/2, … of Newton's
 
 
 def _hypot(v: Array, mu: Array | float) -> Array:
@@ -165,10 +208,13 @@ def _newton(problem: _Problem, theta: Array, mu: Array) -> tuple[Array, None]:
     ridge = 4 * jnp.finfo(x.dtype).eps * jnp.trace(hessian)
     hessian = hessian + ridge * jnp.eye(theta.size, dtype=x.dtype)
     direction = jax.scipy.linalg.solve(hessian, gradient, assume_a="pos")
-    sizes = 0.5 ** jnp.arange(8, dtype=x.dtype)
+    sizes = 0.5 ** jnp.arange(_NUM_SIZES, dtype=x.dtype)
     candidates = theta[None] - sizes[:, None] * direction[None]
     values = jax.vmap(lambda theta: _objective(problem, theta, mu))(candidates)
-    return candidates[jnp.argmin(values)], None
+    # The longest step among those that rounding cannot tell from the best: at the end
+    # the objective is flat to its last digit while the gradient is not.
+    rounding = 16 * jnp.finfo(x.dtype).eps * jnp.min(values)
+    return candidates[jnp.argmax(values <= jnp.min(values) + rounding)], None
 
 
 def _snapped(problem: _Problem, theta: Array, mu: Array) -> Array:
@@ -198,7 +244,9 @@ def _dual(problem: _Problem, theta: Array, mu: Array) -> Array:
     a = root + eps * _dual_norm(norm, theta, mu)
     b = a * r / root
     u, left, allowed = _excess(problem, b, jnp.sum(a))
-    rounding = 8 * jnp.finfo(x.dtype).eps * norm.value(jnp.abs(b) @ jnp.abs(x)) / y.size
+    # Also of r = Xθ - y, which may cancel.
+    terms = jnp.abs(b) + jnp.abs(x) @ jnp.abs(theta) + jnp.abs(y)
+    rounding = 2 * jnp.finfo(x.dtype).eps * norm.value(terms @ jnp.abs(x)) / y.size
     # Either bound is enough: ‖soft(c u, λ)‖ ≤ c ‖soft(u, λ)‖, and |c u| ≤ λ leaves 0.
     tiny = jnp.finfo(x.dtype).tiny
     by_eps = (allowed + rounding) / jnp.maximum(left, tiny)

@@ -108,6 +108,39 @@ def finite(
         raise DivergedError(f"the loss of {name(*run)} is {value} at step {step}")
 
 
+def descended(losses: np.ndarray, name: Callable[..., str] = "run {}".format) -> None:
+    """``losses[t, ...]`` of full-batch training are finite and do not end in a rise.
+
+    A tenth above the start is allowed: where zero is the minimiser, descent starts at
+    the minimum and jumps about it.
+
+    Raises:
+        DivergedError: naming the run that does not, and saying what to change.
+    """
+    finite(losses, 0, name)
+    bad = np.argwhere(losses[-1] > 1.1 * losses[0])
+    if bad.size:
+        run = tuple(map(int, bad[0]))
+        start, end = losses[0][run], losses[-1][run]
+        raise DivergedError(
+            f"the loss of {name(*run)} rose from {start:.4g} to {end:.4g}; choose a "
+            "smaller step size"
+        )
+
+
+def solvable(field: str, n: int, d: int) -> None:
+    """Least squares has moments: d is not within [n - 1, n + 1].
+
+    Raises:
+        ConfigError: naming the design.
+    """
+    if abs(n - d) <= 1:
+        raise ConfigError(
+            f"config.{field}: d = {d} is within [n - 1, n + 1], n = {n}, where the "
+            "variance of least squares is infinite"
+        )
+
+
 def known_fields(given: Iterable[str], fields: Collection[str]) -> None:
     """Every field given on the command line exists."""
     for field in given:

@@ -45,6 +45,12 @@ def band(axis, x, runs, label: str, color: str, marker: str = "o") -> None:
     axis.fill_between(x, mean - sd, mean + sd, color=color, alpha=0.2, linewidth=0)
 
 
+def bands(axis, x, runs, labels) -> None:
+    """One ``band`` without markers for each label, of ``runs[r, label, x]``."""
+    for j, (label, color) in enumerate(zip(labels, colors(len(labels)), strict=True)):
+        band(axis, x, np.moveaxis(runs[:, j], 0, -1), label, color, marker="")
+
+
 def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]

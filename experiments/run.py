@@ -26,10 +26,20 @@ from experiments import checks, devices
 from experiments.workdir import Workdir, WorkdirError
 
 STUDIES = (
+    "generalization.fluctuation",
+    "generalization.interpolation",
+    "generalization.lasso",
+    "generalization.linf_sensitivity",
+    "generalization.low_dimension",
+    "generalization.sparsity",
+    "generalization.two_layer",
     "transition.digits",
     "transition.linear_paths",
+    "transition.moments",
     "transition.p_values",
     "transition.published",
+    "transition.scaling",
+    "transition.wide_limit",
 )
 
 

@@ -5,6 +5,9 @@ import contextlib
 import jax
 import pytest
 
+from experiments import devices
+
+devices.widen_thread_pool(8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

@@ -3,6 +3,8 @@
 import itertools
 
 import numpy as np
+import threadpoolctl
+from scipy import optimize
 
 
 def softmax(z):
@@ -90,3 +92,50 @@ def largest_gain(slopes, room, eps, norm_name):
                 low, high = (t, high) if np.linalg.norm(v) < eps else (low, t)
         gains.append(slope @ v)
     return np.array(gains)
+
+
+def attacked_loss(theta, x, y, eps, dual, penalty):
+    """(1/n) Σ (|r_i| + eps ‖θ‖_dual)² + penalty ‖θ‖₁, with dual 1 or 2."""
+    a = np.abs(x @ theta - y) + eps * np.linalg.norm(theta, dual)
+    return np.mean(a**2) + penalty * np.abs(theta).sum()
+
+
+def smallest_attacked_loss(x, y, eps, dual, penalty):
+    """The minimum of ``attacked_loss`` as a smooth problem: θ = u - v and t ≥ |r|.
+
+    SciPy minimises the mean of (t + eps q)², plus penalty Σ(u + v), over u, v ≥ 0.
+    """
+    n, d = x.shape
+
+    def objective(z):
+        uv, t = z[: 2 * d], z[2 * d :]
+        theta = uv[:d] - uv[d:]
+        q, slope = uv.sum(), np.ones(2 * d)
+        if dual == 2:
+            q = np.linalg.norm(theta)
+            slope = np.concatenate([theta, -theta]) / max(q, 1e-300)
+        a = t + eps * q
+        gradient = [2 * eps * a.mean() * slope + penalty, 2 * a / n]
+        return np.mean(a**2) + penalty * uv.sum(), np.concatenate(gradient)
+
+    lifted = np.hstack([x, -x])
+    rows = np.block([[lifted, np.eye(n)], [-lifted, np.eye(n)]])
+    start = np.linalg.lstsq(x, y)[0] / 10
+    first = [np.maximum(start, 0), np.maximum(-start, 0), np.abs(x @ start - y)]
+    # On a busy machine the threads of BLAS would wait for one another.
+    with threadpoolctl.threadpool_limits(1):
+        found = optimize.minimize(
+            objective,
+            np.concatenate(first),
+            jac=True,
+            method="SLSQP",
+            bounds=[(0, None)] * (2 * d + n),
+            constraints={
+                "type": "ineq",
+                "fun": lambda z: rows @ z - np.concatenate([y, -y]),
+                "jac": lambda z: rows,
+            },
+            options={"ftol": 1e-16, "maxiter": 2000},
+        )
+    z = found.x
+    return attacked_loss(z[:d] - z[d : 2 * d], x, y, eps, dual, penalty)

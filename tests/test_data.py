@@ -31,6 +31,51 @@ def test_gaussian_design_of_a_singular_covariance(key):
     np.testing.assert_allclose(x[:, 0], x[:, 1], atol=1e-5)
 
 
+def test_gaussian_design_of_an_indefinite_covariance_is_nan(key):
+    for cov in (jnp.diag(jnp.array([1.0, -0.01])), jnp.array([[1.0, 2.0], [2.0, 1.0]])):
+        x, y = data.gaussian(key, 10, jnp.ones(2), cov, 1.0)
+        assert jnp.isnan(x).any(axis=1).all()
+        assert jnp.isnan(y).all()
+
+
+def test_gaussian_design_checks_the_shape_of_the_covariance(key):
+    for cov in (jnp.ones(2), jnp.eye(3), jnp.ones((2, 3)), jnp.ones((1, 1))):
+        with pytest.raises(AssertionError, match="shape"):
+            data.gaussian(key, 10, jnp.ones(2), cov, 1.0)
+
+
+def test_equicorrelated_covariances_have_their_entries_and_are_positive_definite():
+    for d, rho in ((1, -5.0), (4, 0.0), (4, 0.99), (4, -0.33), (30, 0.5), (2, -0.99)):
+        cov = np.asarray(data.equicorrelated(d, rho))
+        np.testing.assert_allclose(np.diag(cov), 1, rtol=1e-6)
+        np.testing.assert_allclose(cov[~np.eye(d, dtype=bool)], rho, rtol=1e-6)
+        assert np.linalg.eigvalsh(cov.astype(float)).min() > 0
+    for d, rho in ((4, 1.0), (4, -1 / 3), (4, -0.5), (2, 1.5), (1, 1.0), (3, np.nan)):
+        with pytest.raises(ValueError, match="choose above"):
+            data.equicorrelated(d, rho)
+
+
+def test_blocks_of_correlated_inputs_are_joined(key):
+    blocks = data.equicorrelated(2, 0.8), data.equicorrelated(3, -0.4), jnp.eye(1)
+    cov = jax.scipy.linalg.block_diag(*blocks)
+    x, _ = data.gaussian(key, 200_000, jnp.ones(6), cov, 1.0)
+    expected = np.zeros((6, 6))
+    expected[:2, :2] = [[1, 0.8], [0.8, 1]]
+    expected[2:5, 2:5] = [[1, -0.4, -0.4], [-0.4, 1, -0.4], [-0.4, -0.4, 1]]
+    expected[5, 5] = 1
+    # Five standard errors of a product of two standard normals.
+    np.testing.assert_allclose(np.cov(x, rowvar=False), expected, atol=5 * 2**0.5 / 447)
+
+
+def test_sparse_parameters_are_ones_and_zeros():
+    np.testing.assert_array_equal(data.sparse(5, 2), [1, 1, 0, 0, 0])
+    np.testing.assert_array_equal(data.sparse(3, 3), [1, 1, 1])
+    np.testing.assert_array_equal(data.sparse(3, 0), [0, 0, 0])
+    for num_active in (-1, 4):
+        with pytest.raises(ValueError, match=f"num_active = {num_active}: choose"):
+            data.sparse(3, num_active)
+
+
 def test_gaussian_designs_map_over_replicates(key):
     keys = jax.random.split(key, 4)
     x, y = jax.vmap(lambda k: data.gaussian(k, 9, jnp.ones(2), None, 1.0))(keys)

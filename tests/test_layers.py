@@ -29,7 +29,7 @@ ALLOWED = {
     "linear": {"types", "norms"},
     "lazy": {"types", "norms"},
     "descent": {"types", "norms"},
-    "solvers": {"types", "norms"},
+    "solvers": {"types", "norms", "linear"},
     "replicates": set(),
     "objectives": {"types", "losses"},
     "evaluate": {"types", "losses"},

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from scipy import optimize
+from scipy import integrate, optimize
 
 from advjax import attacks, data, descent, linear, losses, norms
 
@@ -98,13 +98,17 @@ def test_surrogate_gradient_is_that_of_the_frozen_attack(name):
     np.testing.assert_allclose(ours, numerical, rtol=1e-6)
     if name == "l2":
         # The formula of the appendix with xi²/(4r²), D = √(‖θ‖² + xi²/(4r²)).
-        r, square = x @ theta - y, theta @ theta
-        big_d = np.sqrt(square + xi**2 / (4 * r**2))[:, None]
-        size, sign = np.abs(r)[:, None], np.sign(r)[:, None]
-        terms = 2 * x * r[:, None] + 2 * EPS * theta[None] * size / big_d
-        terms += 2 * EPS * x * square * sign / big_d
-        terms += 2 * EPS**2 * theta[None] * square / big_d**2
-        np.testing.assert_allclose(ours, terms.mean(axis=0), rtol=1e-10)
+        r, square = (x @ theta - y)[:, None], theta @ theta
+
+        def formula(factor):
+            big_d = np.sqrt(square + xi**2 / (factor * r**2))
+            terms = 2 * x * r + 2 * EPS * theta[None] * np.abs(r) / big_d
+            terms += 2 * EPS * x * square * np.sign(r) / big_d
+            terms += 2 * EPS**2 * theta[None] * square / big_d**2
+            return terms.mean(axis=0)
+
+        np.testing.assert_allclose(ours, formula(4), rtol=1e-10)
+        assert abs(ours - formula(1)).max() > 1e-2
 
 
 @pytest.mark.parametrize("name", ["l2", "linf"])
@@ -125,6 +129,24 @@ def test_surrogate_equals_the_smoothed_attack(name):
         linear.adversarial_gradient(theta, x, y, EPS, norm),
         rtol=1e-4,
     )
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["l2", "linf"])
+@pytest.mark.parametrize("xi", [0.0, 0.5])
+def test_surrogate_loss_and_gradient_are_those_at_the_surrogate_attack(name, xi):
+    norm, (theta, x, y) = NORMS[name], (a.astype(float) for a in _problem())
+    x_adv = linear.surrogate_perturb(theta, x, y, EPS, norm, xi)
+    ours = linear.surrogate_loss(theta, x, y, EPS, norm, xi)
+    np.testing.assert_allclose(ours, (x_adv @ theta - y) ** 2, rtol=1e-12)
+    gradient = linear.surrogate_gradient(theta, x, y, EPS, norm, xi)
+    frozen = 2 * x_adv.T @ (x_adv @ theta - y) / y.size
+    np.testing.assert_allclose(gradient, frozen, rtol=1e-12)
+    worst = linear.adversarial_loss(theta, x, y, EPS, norm)
+    if xi == 0:
+        np.testing.assert_allclose(ours, worst, rtol=1e-12)
+    else:
+        assert (ours < worst).all()
 
 
 def test_surrogate_is_finite_where_the_attack_is_not_defined():
@@ -152,6 +174,90 @@ def test_population_risk_agrees_with_monte_carlo(name):
     draws = np.asarray(linear.adversarial_loss(theta, x, y, EPS, norm), float)
     risk = linear.population_risk(theta, theta0, cov, sigma, EPS, norm)
     assert abs(draws.mean() - risk) < 3 * draws.std() / 400_000**0.5
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["l2", "linf"])
+@pytest.mark.parametrize("xi", [0.0, 1e-4, 0.01, 0.5, 20.0])
+def test_surrogate_risk_equals_quadrature(name, xi):
+    theta0, theta = np.arange(1.0, 6) / 5, np.array([0.5, -0.3, 0.8, 0.0, 1.2])
+    cov = _covariance(5, 0)
+    args = theta, theta0, cov, 0.7, EPS, NORMS[name]
+    s = np.sqrt((theta - theta0) @ cov @ (theta - theta0) + 0.7**2)
+
+    def integrand(log_r):
+        r, v = np.exp(log_r), np.abs(theta)
+        if name == "l2":
+            v = np.array([np.linalg.norm(theta)])
+            reach = 2 * r * v**2 / np.sqrt(4 * r**2 * v**2 + xi**2)
+        else:
+            reach = 2 * r * v**2 / np.where(v == 0, 1, 2 * r * v + xi)
+        density = np.sqrt(2 / np.pi) / s * np.exp(-((r / s) ** 2) / 2)
+        return r * density * (r + EPS * reach.sum()) ** 2
+
+    pieces = [
+        integrate.quad(integrand, a, a + 1, epsabs=0, epsrel=1e-12)[0]
+        for a in np.arange(-30, 3)
+    ]
+    np.testing.assert_allclose(linear.surrogate_risk(*args, xi), sum(pieces), rtol=1e-8)
+    if xi == 0:
+        risk = linear.population_risk(*args)
+        np.testing.assert_allclose(linear.surrogate_risk(*args, xi), risk, rtol=1e-8)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["l2", "linf"])
+@pytest.mark.parametrize("xi", [0.0, 0.5])
+def test_training_descends_the_surrogate_risk_only_at_xi_zero(name, xi):
+    """It holds the attack fixed, which makes no difference to a worst case only."""
+    norm, sigma, cov = NORMS[name], 0.7, _covariance(3, 0)
+    theta0, theta = jnp.array([1.0, -2.0, 0.5]), jnp.array([0.5, -1.0, 0.8])
+
+    @jax.jit
+    @jax.vmap
+    def means(key):
+        x, y = data.gaussian(key, 4000, theta0, cov, sigma)
+        loss = linear.surrogate_loss(theta, x, y, EPS, norm, xi).mean()
+        return loss, linear.surrogate_gradient(theta, x, y, EPS, norm, xi)
+
+    drawn = means(jax.random.split(jax.random.key(0), 200))
+    args = theta, theta0, cov, sigma, EPS, norm, xi
+    gradient = jax.value_and_grad(linear.surrogate_risk)
+    exact = jax.jit(gradient, static_argnums=5)(*args)
+    loss_error, gradient_error = (
+        abs(np.mean(a, axis=0) - b) / (np.std(a, axis=0) / 200**0.5)
+        for a, b in zip(drawn, exact, strict=True)
+    )
+    assert loss_error < 4
+    assert gradient_error.max() < 4 if xi == 0 else gradient_error.max() > 20
+
+
+def test_surrogate_risk_is_differentiable_in_single_precision_at_xi_zero():
+    args = jnp.array([0.5, -1.0]), jnp.ones(2), jnp.eye(2), 0.7, EPS, norms.l2
+    ours = jax.jit(jax.grad(linear.surrogate_risk), static_argnums=5)(*args, 0.0)
+    expected = jax.jit(jax.grad(linear.population_risk), static_argnums=5)(*args)
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
+def test_no_covariance_is_the_identity_and_an_indefinite_one_gives_nan():
+    theta, theta0 = jnp.array([0.5, -1.0]), jnp.array([1.0, 2.0])
+
+    @jax.jit
+    def results(cov, eps):
+        args = theta0, cov, 0.7, eps, norms.l2
+        return (
+            linear.population_risk(theta, *args),
+            linear.surrogate_risk(theta, *args, 0.3),
+            linear.optimal(*args),
+        )
+
+    plain, explicit = (jax.tree.leaves(results(c, EPS)) for c in (None, jnp.eye(2)))
+    for a, b in zip(plain, explicit, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    for eps in (0.0, EPS):
+        _, _, optimum = results(jnp.diag(jnp.array([1.0, -0.1])), eps)
+        assert jnp.isnan(optimum.theta).any()
+        assert jnp.isnan(optimum.risk)
 
 
 TABLE = [(0.0, 1.0), (0.1, 1.5947), (0.25, 2.7902), (0.5, 5.3852), (1.0, 10.4767)]

@@ -116,6 +116,17 @@ def test_l1_projection_at_the_size_of_an_image():
     np.testing.assert_allclose(jnp.sum(jnp.abs(ours)), 12, rtol=1e-5)
 
 
+def test_soft_threshold_is_the_proximal_operator_of_the_l1_norm():
+    """It minimises (u - v)² / 2 + threshold · |u| entry by entry."""
+    v, threshold = jnp.array([-2.0, -0.5, -0.3, 0.0, 0.1, 0.5, 0.7]), 0.5
+    ours = norms.soft_threshold(v, threshold)
+    np.testing.assert_array_equal(ours == 0, jnp.abs(v) <= threshold)
+    grid = np.linspace(-3, 3, 60_001)
+    values = (grid[None] - np.asarray(v)[:, None]) ** 2 / 2 + threshold * np.abs(grid)
+    np.testing.assert_allclose(ours, grid[values.argmin(axis=1)], atol=1e-4)
+    np.testing.assert_array_equal(norms.soft_threshold(v, 0.0), v)
+
+
 def test_l2_projection_of_huge_and_tiny_entries():
     np.testing.assert_allclose(
         norms.l2.project(jnp.array([3e20, 4e20]), 5e18), [3e18, 4e18], rtol=1e-6

@@ -1,0 +1,1 @@
+"""Studies of "On the generalization properties of adversarial training"."""

@@ -1,0 +1,274 @@
+"""Exact minimisers against NumPy, SciPy, scikit-learn and what convexity demands."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from sklearn.linear_model import Lasso
+
+from advjax import descent, norms, solvers
+
+NORMS = {"l2": norms.l2, "linf": norms.linf}
+ORDERS = {"l2": 2, "linf": np.inf}
+DUALS = {"l2": 2, "linf": 1}
+SHAPES = [(12, 4), (10, 10), (8, 16)]
+
+each_norm = pytest.mark.parametrize("name", NORMS)
+each_shape = pytest.mark.parametrize("shape", SHAPES)
+
+solve = jax.jit(solvers.adversarial, static_argnums=3)
+
+
+def _problem(n, d, seed=0, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, d))
+    y = x @ rng.normal(size=d) + rng.normal(size=n)
+    return x.astype(dtype), y.astype(dtype)
+
+
+def _threshold(x, y, name):
+    """θ = 0 is optimal iff eps ≥ ‖Xᵀy‖_p / ‖y‖₁, p the norm of the perturbation."""
+    return np.linalg.norm(y @ x, ORDERS[name]) / np.abs(y).sum()
+
+
+@functools.cache
+def _cases(name, shape):
+    """Pairs of arguments for ``reference.attacked_loss`` and ours, double precision."""
+    x, y = _problem(*shape)
+    cases = []
+    for share in (0.01, 0.1, 0.5, 0.95):
+        for penalty in (0.0, 0.2):
+            eps = share * _threshold(x, y, name)
+            ours = jax.device_get(solve(x, y, eps, NORMS[name], penalty))
+            cases.append(((x, y, eps, DUALS[name], penalty), ours))
+    return cases
+
+
+@pytest.mark.usefixtures("x64")
+@each_norm
+@each_shape
+def test_minimum_is_that_of_scipy_and_the_gap_bounds_what_is_left(name, shape):
+    for problem, ours in _cases(name, shape):
+        np.testing.assert_allclose(
+            ours.loss, reference.attacked_loss(ours.theta, *problem), rtol=1e-12
+        )
+        scipy, size = (
+            reference.smallest_attacked_loss(*problem),
+            np.mean(problem[1] ** 2),
+        )
+        np.testing.assert_allclose(ours.loss, scipy, rtol=1e-6)
+        assert 0 <= ours.gap < 1e-6 * size
+        assert ours.loss - ours.gap <= scipy + 1e-14 * size
+
+
+@pytest.mark.usefixtures("x64")
+@each_norm
+@each_shape
+def test_no_parameters_nearby_are_better(name, shape):
+    rng = np.random.default_rng(0)
+    for problem, ours in _cases(name, shape):
+        for scale in (1e-5, 1e-3, 1e-1, 1):
+            moves = scale * rng.normal(size=(100, shape[1]))
+            moves[::2] *= rng.uniform(size=(50, shape[1])) < 0.3
+            near = [reference.attacked_loss(ours.theta + v, *problem) for v in moves]
+            rounding = 1e-14 * np.mean(problem[1] ** 2)
+            assert ours.loss <= min(near) + ours.gap + rounding
+
+
+@pytest.mark.usefixtures("x64")
+@each_norm
+@each_shape
+def test_single_precision_is_worse_by_no_more_than_its_gap(name, shape):
+    for problem, double in _cases(name, shape):
+        x, y, eps, _, penalty = (np.float32(a) for a in problem)
+        theta, loss, gap = solve(x, y, eps, NORMS[name], penalty)
+        assert theta.dtype == loss.dtype == gap.dtype == np.float32
+        attained = reference.attacked_loss(np.array(theta, float), *problem)
+        # Data rounded to single precision are another problem.
+        rounding = 3e-6 * np.mean(y**2)
+        np.testing.assert_allclose(loss, attained, atol=rounding)
+        assert attained - double.loss <= gap + rounding
+
+
+def _correlated(n, d, num_replicates=300):
+    rng = np.random.default_rng(0)
+    x = np.sqrt(0.1) * rng.normal(size=(num_replicates, n, d))
+    x += np.sqrt(0.9) * rng.normal(size=(num_replicates, n, 1))
+    return x, x @ rng.normal(size=d) + rng.normal(size=(num_replicates, n))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("dtype", "bound"), [(np.float64, 2e-7), (np.float32, 5e-3)])
+def test_gap_is_as_small_as_documented_for_all_of_many_replicates(dtype, bound):
+    x, y = (a.astype(dtype) for a in _correlated(10, 30))
+    eps = [_threshold(*pair, "linf") for pair in zip(x, y, strict=True)]
+    radii = np.outer(eps, (0.7, 0.9)).astype(dtype)
+
+    @jax.jit
+    @jax.vmap
+    def gaps(x, y, radii):
+        one = functools.partial(solvers.adversarial, norm=norms.linf, penalty=0.1)
+        return jax.vmap(one, (None, None, 0))(x, y, radii).gap
+
+    assert (gaps(x, y, radii) < bound * np.mean(y**2, axis=1)[:, None]).all()
+
+
+@pytest.mark.usefixtures("x64")
+def test_gap_of_least_squares_is_as_small_as_documented():
+    x, y = _correlated(12, 4)
+    gaps = jax.jit(jax.vmap(lambda *xy: solvers.adversarial(*xy, 0.0, norms.l2).gap))
+    assert (gaps(x, y) < 1e-7 * np.mean(y**2, axis=1)).all()
+
+
+@each_norm
+def test_gap_is_as_small_as_documented_far_beyond_the_known_radius(name):
+    x, y = _problem(8, 16, dtype=np.float32)
+    eps = 100 * _threshold(x, y, name)
+    assert solve(x, y, eps, NORMS[name]).gap < 1e-3 * np.mean(y**2)
+
+
+@pytest.mark.usefixtures("x64")
+@each_norm
+def test_without_attack_and_penalty_it_is_least_squares(name):
+    x, y = _problem(12, 4)
+    ours = solve(x, y, 0.0, NORMS[name], 0.0)
+    np.testing.assert_allclose(ours.theta, np.linalg.lstsq(x, y)[0], rtol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", [(12, 4), (8, 16)])
+@pytest.mark.parametrize("penalty", [0.1, 0.5, 2.0])
+def test_penalty_alone_is_the_lasso_with_its_zeros(shape, penalty):
+    x, y = _problem(*shape)
+    # Its objective is half of ours.
+    lasso = Lasso(alpha=penalty / 2, fit_intercept=False, tol=1e-14, max_iter=100_000)
+    theirs = lasso.fit(x, y).coef_
+    ours = solve(x, y, 0.0, norms.linf, penalty)
+    least = reference.attacked_loss(theirs, x, y, 0.0, 1, penalty)
+    np.testing.assert_allclose(ours.loss, least, rtol=1e-10)
+    # A loss that is right to twelve digits leaves the parameters six.
+    np.testing.assert_allclose(ours.theta, theirs, atol=1e-5)
+    np.testing.assert_array_equal(ours.theta == 0, theirs == 0)
+
+
+@each_norm
+@pytest.mark.parametrize("shape", [(12, 4), (8, 16)])
+@pytest.mark.parametrize(("dtype", "below"), [(np.float32, 0.9), (np.float64, 0.999)])
+@pytest.mark.usefixtures("x64")
+def test_zero_is_returned_exactly_from_the_known_radius_on(name, shape, dtype, below):
+    x, y = _problem(*shape, dtype=dtype)
+    threshold = _threshold(x, y, name)
+    for share in (1.0001, 2.0, 1e6):
+        ours = solve(x, y, dtype(share * threshold), NORMS[name], dtype(0))
+        np.testing.assert_array_equal(ours.theta, 0)
+        np.testing.assert_allclose(ours.loss, np.mean(y**2), rtol=1e-6)
+    ours = solve(x, y, dtype(below * threshold), NORMS[name], dtype(0))
+    assert (ours.theta != 0).any()
+    assert ours.loss < np.mean(y**2)
+
+
+@each_norm
+def test_scaling_the_data_scales_the_parameters(name):
+    x, y = _problem(12, 4, dtype=np.float32)
+    c, k = np.float32(2.0**20), np.float32(2.0**-12)
+    plain = solve(x, y, np.float32(0.3), NORMS[name], np.float32(0.2))
+    scaled = solve(c * x, k * y, 0.3 * c, NORMS[name], 0.2 * c * k)
+    np.testing.assert_allclose(scaled.theta * c / k, plain.theta, rtol=1e-5)
+    np.testing.assert_allclose(scaled.loss / k**2, plain.loss, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+@each_norm
+def test_minima_map_over_replicates_and_radii_with_one_trace(name):
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(1)
+    def minima(x, y, radii, penalty):
+        one = functools.partial(solvers.adversarial, norm=NORMS[name], penalty=penalty)
+        return jax.vmap(jax.vmap(one, (None, None, 0)), (0, 0, None))(x, y, radii)
+
+    pairs = [_problem(12, 4, seed) for seed in (1, 2)]
+    x, y = (np.stack(part) for part in zip(*pairs, strict=True))
+    for radii, penalty in (((0.0, 0.1, 0.3), 0.0), ((0.2, 0.5, 9.0), 0.3)):
+        mapped = minima(x, y, np.array(radii), penalty)
+        for i, j in np.ndindex(2, 3):
+            alone = solve(x[i], y[i], radii[j], NORMS[name], penalty)
+            np.testing.assert_allclose(mapped.theta[i, j], alone.theta, atol=1e-6)
+            np.testing.assert_allclose(mapped.loss[i, j], alone.loss, rtol=1e-7)
+
+
+@each_norm
+def test_data_without_signal_or_of_deficient_rank(name):
+    x, y = _problem(12, 4, dtype=np.float32)
+    eps, none = np.float32(0.1), np.float32(0)
+    for pair in ((x, 0 * y), (0 * x, y)):
+        ours = solve(*pair, eps, NORMS[name], none)
+        np.testing.assert_array_equal(ours.theta, 0)
+        np.testing.assert_allclose(ours.loss, np.mean(pair[1] ** 2), rtol=1e-6)
+    twice = np.concatenate([x, x], axis=1)
+    loss = solve(twice, y, eps, NORMS[name], none).loss
+    if name == "linf":  # θ may be divided among the copies in any way
+        np.testing.assert_allclose(loss, solve(x, y, eps, norms.linf, none).loss, 1e-4)
+    else:  # equally, which leaves ‖θ‖/√2 of the length
+        halved = solve(x, y, eps / np.sqrt(np.float32(2)), norms.l2, none).loss
+        np.testing.assert_allclose(loss, halved, rtol=1e-4)
+
+
+def test_wrong_norms_shapes_and_signs():
+    x, y = _problem(12, 4, dtype=np.float32)
+    with pytest.raises(ValueError, match=r"norms\.l2 and norms\.linf"):
+        solvers.adversarial(x, y, 0.1, norms.l1)
+    for function in (
+        solvers.min_norm,
+        lambda *xy: solvers.adversarial(*xy, 0.1, norms.l2),
+    ):
+        with pytest.raises(AssertionError, match="rank"):
+            function(x, y[:, None])
+    for eps, penalty in ((-0.1, 0.0), (0.1, -0.1)):
+        for norm in NORMS.values():
+            ours = solve(x, y, np.float32(eps), norm, np.float32(penalty))
+            assert all(jnp.isnan(leaf).all() for leaf in ours)
+
+
+@each_shape
+def test_min_norm_is_the_pseudoinverse_and_interpolates_wide_data(shape):
+    x, y = _problem(*shape, dtype=np.float32)
+    ours, theirs = solvers.min_norm(x, y), np.linalg.pinv(x.astype(float)) @ y
+    # Rounding is magnified by the condition number, and its square where r ≠ 0.
+    bound = 1e-7 * np.linalg.cond(x) ** (2 if shape[0] > shape[1] else 1)
+    assert np.linalg.norm(ours - theirs) < 10 * bound * np.linalg.norm(theirs)
+    if shape[1] > shape[0]:
+        np.testing.assert_allclose(x @ ours, y, atol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", [(20, 5), (6, 15)])
+def test_gradient_descent_from_zero_ends_at_min_norm(shape):
+    x, y = _problem(*shape)
+    step_size = 0.5 * y.size / np.linalg.norm(x, 2) ** 2
+    update = descent.step(lambda t: 2 * (x @ t - y) @ x / y.size, step_size)
+    end = descent.last(update, jnp.zeros(shape[1]), num_steps=5000)
+    np.testing.assert_allclose(end, solvers.min_norm(x, y), atol=1e-9)
+
+
+def test_min_norm_of_deficient_rank_and_at_the_interpolation_threshold():
+    x, y = _problem(12, 4, dtype=np.float32)
+    for deficient in (np.hstack([x, x]), np.vstack([x[:3], x[:3], x[:2]])):
+        target = y[: len(deficient)]
+        expected = np.linalg.pinv(deficient.astype(float), rcond=1e-6) @ target
+        ours = solvers.min_norm(deficient, target)
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
+    for d in (19, 20, 21):
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(500, 20, d)).astype(np.float32)
+        y = rng.normal(size=(500, 20)).astype(np.float32)
+        assert np.isfinite(jax.vmap(solvers.min_norm)(x, y)).all()
+
+
+def test_min_norm_of_zeros_is_zero():
+    np.testing.assert_array_equal(solvers.min_norm(np.zeros((3, 2)), np.ones(3)), 0)
