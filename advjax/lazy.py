@@ -10,8 +10,9 @@ linear φ is the worst case; with xi > 0 it is the surrogate attack A_{eps,xi}.
     network = lazy.Network(lazy.output_weights(key, 50), lazy.sigmoid)
     lazy.adversarial_loss(theta, network, x, y, eps, norms.l2)
 
-Functions take one data set ``x[n, d], y[n]`` and one network; ``vmap`` them over
-replicates and radii. A negative ``eps`` gives nan.
+Functions take one data set ``x[n, d], y[n]`` and one network; ``vmap`` functions that
+build their network over replicates and radii. A negative ``eps`` or ``xi`` gives nan,
+and a norm without a surrogate attack raises ValueError.
 
 References: Xing et al., On the generalization properties of adversarial training, 2021
 (formula 6, appendices A.2 and A.4.2); Xing et al., Phase transition from clean training

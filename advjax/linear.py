@@ -12,7 +12,7 @@ References: Xing et al., Phase transition from clean training to adversarial tra
 2022 (appendix C); Xing et al., On the generalization properties of adversarial
 training, 2021 (formulas 5 and 9, Proposition 8).
 
-A negative ``eps`` gives nan.
+A negative ``eps`` or ``xi`` gives nan.
 """
 
 from typing import NamedTuple
@@ -34,7 +34,8 @@ def span(*rows: Array) -> Array:
 
     Under l2 attack, θ, gradients and losses are the same in the coordinates of the span
     of x, θ0 and the start, ``x @ basis`` and ``theta @ basis``: where d is large, a
-    faster way to the same numbers. k is d, or the number of rows if that is smaller.
+    faster way to the same numbers. k is d, or the number of rows if that is smaller. A
+    covariance other than the identity turns into basisᵀ Σ basis.
     """
     basis, _ = jnp.linalg.qr(jnp.vstack(rows).T)
     return basis
@@ -89,13 +90,14 @@ def _shrinkage(theta: Array, r: Array, norm: Norm, xi: Array) -> Array:
     ``norms.surrogate_factor`` of the clean gradients g = 2 r θ, without forming them.
     """
     norms.check_surrogate(norm)
+    xi = jnp.where(jnp.asarray(xi) < 0, jnp.nan, xi)
     size = 2 * jnp.abs(r)[:, None]
     if norm is norms.linf:
         part = size * jnp.abs(theta)[None]
         whole = part + xi
     else:
         part = size * norm.dual(theta)
-        whole = jnp.sqrt(part**2 + jnp.asarray(xi, part.dtype) ** 2)
+        whole = jnp.hypot(part, jnp.asarray(xi, part.dtype))
     return jnp.where(whole == 0, 1, part / jnp.where(whole == 0, 1, whole))
 
 
@@ -166,7 +168,7 @@ def population_risk(
     """E(|r| + eps q)² = s² + eps² q² + 2 c0 eps q s, s² = ‖θ-θ0‖²_Σ + σ², c0 = √(2/π).
 
     Formula 5 for l2 (q = ‖θ‖₂) and 9 for linf (q = ‖θ‖₁). ``cov[d, d]`` is Σ, or None
-    for the identity.
+    for the identity; that it is positive semi-definite is not checked.
     """
     s = _spread(theta, theta0, cov, sigma)
     eps, q = _radius(eps), norm.dual(theta)

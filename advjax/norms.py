@@ -132,7 +132,7 @@ def surrogate_factor(norm: Norm, g: Array, xi: Array | float) -> Array:
 
     With the gradient g of one example's clean loss, ‖g‖ / √(‖g‖² + xi²) for l2, in
     every entry, and |g_i| / (|g_i| + xi) for linf; in the shape of ``g``. 0/0 counts as
-    1, so that ``xi = 0`` shrinks nothing.
+    1, so that ``xi = 0`` shrinks nothing; a negative ``xi`` gives nan.
 
     Raises:
         ValueError: for a norm without a surrogate.
@@ -140,7 +140,7 @@ def surrogate_factor(norm: Norm, g: Array, xi: Array | float) -> Array:
     Xing et al., On the generalization properties of adversarial training, 2021.
     """
     check_surrogate(norm)
-    xi = jnp.asarray(xi, g.dtype)
+    xi = jnp.where(jnp.asarray(xi) < 0, jnp.nan, xi).astype(g.dtype)
     if norm is linf:
         part, whole = jnp.abs(g), jnp.abs(g) + xi
     else:

@@ -11,6 +11,7 @@ jaxlib block threads of a pool that all devices share, and can hang where it has
 than one for each device.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,8 +36,8 @@ def mapped(
     Args:
         function: pure, ``(replicate, *shared) -> arrays``, any pytrees.
         chunk_size: replicates at once on all devices together, rounded up to a
-            multiple of their number; None for all of them, compiled anew for every
-            number of replicates.
+            multiple of their number; fewer cost as much as a chunk. None for all of
+            them, compiled anew for every number of replicates.
         devices: all that jax has if None.
 
     Returns:
@@ -47,8 +48,8 @@ def mapped(
         ValueError: for a chunk size below 1, or, by the returned function, if there are
             no replicates or their arrays differ in number.
     """
-    if chunk_size is not None and chunk_size < 1:
-        msg = f"chunk_size = {chunk_size}: choose at least 1"
+    if chunk_size is not None and not (isinstance(chunk_size, int) and chunk_size > 0):
+        msg = f"chunk_size = {chunk_size}: choose an integer of at least 1"
         raise ValueError(msg)
     devices = jax.devices() if devices is None else list(devices)
     # Axes are explicit by default since jax 0.8.1, which ordinary code is not made for.
@@ -57,8 +58,10 @@ def mapped(
     )
     split, whole = PartitionSpec("r"), PartitionSpec()
 
-    @jax.jit
-    def program(batch, shared):
+    @functools.partial(jax.jit, static_argnums=2)
+    def program(batch, shared, key_impls):
+        batch = jax.tree.map(_wrapped, batch, key_impls.value)
+
         def on_one_device(batch, shared):
             return jax.vmap(lambda replicate: function(replicate, *shared))(batch)
 
@@ -74,21 +77,54 @@ def mapped(
         number = _number(batch)
         size = number if chunk_size is None else chunk_size
         size = -(-size // len(devices)) * len(devices)
+        # Rows are taken on the host, where another number of them compiles nothing.
+        key_impls = _Static(jax.tree.map(_key_impl, batch))
+        batch = jax.tree.map(_unwrapped, batch)
+        shared = jax.device_put(shared, NamedSharding(mesh, whole))
         parts = []
         for first in range(0, number, size):
             # The last chunk is filled up with replicates from the beginning.
             rows = np.arange(first, first + size) % number
             chunk = jax.tree.map(lambda leaf, rows=rows: leaf[rows], batch)
             chunk = jax.device_put(chunk, NamedSharding(mesh, split))
-            parts.append(jax.device_get(program(chunk, shared)))
+            parts.append(jax.device_get(program(chunk, shared, key_impls)))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:number], *parts)
 
     return call
 
 
 def _number(batch: Any) -> int:
-    numbers = {leaf.shape[0] for leaf in jax.tree.leaves(batch)}
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(batch)]
+    numbers = {shape[0] if shape else 0 for shape in shapes}
     if len(numbers) != 1 or 0 in numbers:
-        msg = f"replicates have leading axes {sorted(numbers)}: give one, of at least 1"
+        msg = f"replicates have shapes {shapes}: give one leading axis, of at least 1"
         raise ValueError(msg)
     return numbers.pop()
+
+
+class _Static:
+    """A pytree of strings as one static argument of a jitted function."""
+
+    def __init__(self, value: Any):
+        self.value = value
+        self._key = (tuple(jax.tree.leaves(value)), jax.tree.structure(value))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Static) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
+def _key_impl(leaf: Any) -> str:
+    """The name of a key array's generator, or nothing for other arrays."""
+    is_key = jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
+    return str(jax.random.key_impl(leaf)) if is_key else ""
+
+
+def _unwrapped(leaf: Any) -> np.ndarray:
+    return np.asarray(jax.random.key_data(leaf) if _key_impl(leaf) else leaf)
+
+
+def _wrapped(leaf: jax.Array, impl: str) -> jax.Array:
+    return jax.random.wrap_key_data(leaf, impl=impl) if impl else leaf

@@ -84,22 +84,12 @@ def adversarial(
 
     A negative ``eps`` or ``penalty`` gives nan.
     """
-    if norm not in (norms.l2, norms.linf):
-        msg = "solvers.adversarial is for norms.l2 and norms.linf"
-        raise ValueError(msg)
     if penalty is None and norm is norms.l2 and x.shape[1] > x.shape[0]:
         basis = linear.span(x)  # which holds the minimiser
         found = adversarial(x @ basis, y, eps, norm)
         return found._replace(theta=basis @ found.theta)
     penalty = 0.0 if penalty is None else penalty
-    chex.assert_rank([x, y, eps, penalty], [2, 1, 0, 0])
-    eps = jnp.where(jnp.asarray(eps) < 0, jnp.nan, eps).astype(x.dtype)
-    penalty = jnp.where(jnp.asarray(penalty) < 0, jnp.nan, penalty).astype(x.dtype)
-    # In units of x and y, so that the smoothing means the same for any data.
-    size_x, size_y = (_root_mean_square(v) for v in (x, y))
-    problem = _Problem(
-        x / size_x, y / size_y, eps / size_x, penalty / (size_x * size_y), norm
-    )
+    problem, size_x, size_y = _in_own_units(x, y, eps, norm, penalty)
     smoothing = _smoothing(x.dtype)
     theta, _ = jax.lax.scan(partial(_newton, problem), jnp.zeros_like(x[0]), smoothing)
     best = _snapped(problem, theta, smoothing[-1])
@@ -122,14 +112,13 @@ def lower_bound(
     Dual values at multipliers made from ``theta``, the best over a range of smoothings.
     The objective at ``theta`` less this bound certifies any iterate; it is tight near
     the minimiser where few residuals are zero, and may be loose elsewhere. A negative
-    ``eps`` gives nan.
+    ``eps`` or ``penalty`` gives nan.
+
+    Raises:
+        ValueError: for norms other than l2 and linf.
     """
-    chex.assert_rank([theta, x, y, eps, penalty], [1, 2, 1, 0, 0])
-    eps = jnp.where(jnp.asarray(eps) < 0, jnp.nan, eps).astype(x.dtype)
-    size_x, size_y = (_root_mean_square(v) for v in (x, y))
-    problem = _Problem(
-        x / size_x, y / size_y, eps / size_x, penalty / (size_x * size_y), norm
-    )
+    chex.assert_rank(theta, 1)
+    problem, size_x, size_y = _in_own_units(x, y, eps, norm, penalty)
     scaled = theta * size_x / size_y
     bounds = jax.vmap(lambda mu: _dual(problem, scaled, mu))(
         jnp.geomspace(1e-5, 1, 21, dtype=x.dtype)
@@ -143,6 +132,24 @@ class _Problem(NamedTuple):
     eps: Array
     penalty: Array
     norm: Norm
+
+
+def _in_own_units(x, y, eps, norm, penalty) -> tuple[_Problem, Array, Array]:
+    """The problem in units of x and y, which are returned with it.
+
+    So the smoothing means the same for any data.
+    """
+    if norm not in (norms.l2, norms.linf):
+        msg = "solvers.adversarial and lower_bound are for norms.l2 and norms.linf"
+        raise ValueError(msg)
+    chex.assert_rank([x, y, eps, penalty], [2, 1, 0, 0])
+    eps, penalty = (
+        jnp.where(jnp.asarray(v) < 0, jnp.nan, v).astype(x.dtype)
+        for v in (eps, penalty)
+    )
+    size_x, size_y = (_root_mean_square(v) for v in (x, y))
+    units = (x / size_x, y / size_y, eps / size_x, penalty / (size_x * size_y))
+    return _Problem(*units, norm), size_x, size_y
 
 
 def _root_mean_square(v: Array) -> Array:

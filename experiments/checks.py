@@ -61,8 +61,24 @@ def numbers(
             raise _error(config, field, f"choose numbers {limits}")
 
 
+def tuples(config: ConfigDict, *fields: str, least: int = 1) -> None:
+    """The fields are tuples of at least so many values."""
+    for field in fields:
+        values = config[field]
+        if not isinstance(values, tuple) or len(values) < least:
+            raise _error(config, field, f"give a tuple of at least {least} values")
+
+
+def single(config: ConfigDict, *fields: str) -> None:
+    """The fields are no tuples."""
+    for field in fields:
+        if isinstance(config[field], tuple):
+            raise _error(config, field, "give one value")
+
+
 def increasing(config: ConfigDict, field: str, *, first: float | None = None) -> None:
     """The field is a strictly increasing tuple of numbers of at least zero."""
+    tuples(config, field)
     numbers(config, field, least=0.0)
     values = config[field]
     if any(a >= b for a, b in itertools.pairwise(values)):
@@ -108,17 +124,22 @@ def finite(
         raise DivergedError(f"the loss of {name(*run)} is {value} at step {step}")
 
 
-def descended(losses: np.ndarray, name: Callable[..., str] = "run {}".format) -> None:
+def descended(
+    losses: np.ndarray,
+    name: Callable[..., str] = "run {}".format,
+    *,
+    most: float = 1.1,
+) -> None:
     """``losses[t, ...]`` of full-batch training are finite and do not end in a rise.
 
-    A tenth above the start is allowed: where zero is the minimiser, descent starts at
-    the minimum and jumps about it.
+    Up to ``most`` times the start is allowed: where zero is the minimiser, descent
+    starts at the minimum and jumps about it.
 
     Raises:
         DivergedError: naming the run that does not, and saying what to change.
     """
     finite(losses, 0, name)
-    bad = np.argwhere(losses[-1] > 1.1 * losses[0])
+    bad = np.argwhere(losses[-1] > most * losses[0])
     if bad.size:
         run = tuple(map(int, bad[0]))
         start, end = losses[0][run], losses[-1][run]

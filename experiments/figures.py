@@ -25,17 +25,17 @@ _STYLE = {
 }
 
 
-def panels(num_columns: int = 1, **options: Any):
-    """A figure and its row of axes, ``[num_columns]``."""
+def panels(num_columns: int = 1, num_rows: int = 1, **options: Any):
+    """A figure and its axes row by row, ``[num_rows * num_columns]``."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     mpl.rcParams.update(_STYLE)
-    size = (5.2 * num_columns, 3.8)
-    figure, axes = plt.subplots(1, num_columns, figsize=size, squeeze=False, **options)
-    return figure, axes[0]
+    shape, size = (num_rows, num_columns), (5.2 * num_columns, 3.8 * num_rows)
+    figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, **options)
+    return figure, axes.ravel()
 
 
 def band(axis, x, runs, label: str, color: str, marker: str = "o") -> None:

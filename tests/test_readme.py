@@ -12,9 +12,11 @@ def test_the_snippets_of_the_readme_run(capsys):
     namespace = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     assert capsys.readouterr().out.endswith(" 0\n")
     assert namespace["metrics"]["loss"].shape == (5, 3, 4)
+    assert namespace["loss"].shape == (300,)
+    assert (namespace["gap"] < 1e-2 * namespace["loss"]).all()
 
 
 def test_every_file_that_the_readme_names_exists():

@@ -76,7 +76,7 @@ def test_wrong_chunk_sizes_and_replicates():
         with pytest.raises(ValueError, match=f"chunk_size = {chunk_size}: choose"):
             replicates.mapped(_fit, chunk_size=chunk_size)
     add = replicates.mapped(lambda pair: pair[0] + pair[1], chunk_size=2)
-    with pytest.raises(ValueError, match=r"leading axes \[2, 3\]"):
+    with pytest.raises(ValueError, match="give one leading axis"):
         add((np.zeros(2), np.zeros(3)))
     for nothing in ((np.zeros(0), np.zeros(0)), ()):
         with pytest.raises(ValueError, match="at least 1"):

@@ -23,6 +23,8 @@ def validate(config: ConfigDict) -> None:
     checks.integers(config, "d", "n", "chunk_size")
     checks.numbers(config, "eps")
     checks.increasing(config, "xi")
+    checks.tuples(config, "xi", least=2)
+    checks.single(config, "d", "n", "eps", "step_size", "sigma", "start_norm")
     checks.numbers(config, "step_size", above=0)
     checks.numbers(config, "sigma", above=0)
     checks.numbers(config, "start_norm", above=0)

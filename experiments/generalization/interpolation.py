@@ -1,7 +1,8 @@
-"""Interpolation by adversarial training where d ≫ n (Figures 3 and 9 to 11, Lemma 1).
+"""Interpolation by adversarial training where d ≫ n (Figures 3 and 9 to 11).
 
-Surrogate adversarial training from zero fits the data exactly, whatever the radius, and
-generalises as badly as the min-norm interpolator. The gradient gap is the size of
+Surrogate adversarial training from zero fits the data exactly at these radii, and
+generalises as badly as the min-norm interpolator; under the plain attack (xi = 0) the
+training loss stops a little above zero. The gradient gap is the size of
 ∇R̂(θ, ε) - ∇R̂(θ, 0) along the adversarial path, over that of ∇R̂(0, 0).
 """
 
@@ -28,6 +29,7 @@ def validate(config: ConfigDict) -> None:
     checks.integers(config, "d", "n", "chunk_size")
     checks.integers(config, "num_active", most=config.d)
     checks.increasing(config, "eps")
+    checks.single(config, "d", "n", "xi", "step_size", "sigma")
     checks.numbers(config, "xi")
     checks.numbers(config, "step_size", above=0)
     checks.numbers(config, "sigma", above=0)
@@ -123,8 +125,9 @@ def _report(config, curves, workdir) -> dict:
         "![losses and gradient gap against step](interpolation.png)\n\n"
         f"d = {config.d}, n = {config.n}, ξ = {config.xi:g}; mean ± sd over "
         f"{config.num_replicates} replicates. Test losses are population risks, at "
-        f"step {config.num_steps}. A predictor of zero has "
-        f"{config.num_active + config.sigma**2:g}.\n\n"
+        f"step {config.num_steps}. The gradient gap is the size of the difference "
+        "between adversarial and clean gradient, over that of the gradient at θ = 0. "
+        f"A predictor of zero has {config.num_active + config.sigma**2:g}.\n\n"
         + figures.table(["ε", *columns], rows),
     )
     test = " / ".join(

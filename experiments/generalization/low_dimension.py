@@ -26,7 +26,9 @@ def validate(config: ConfigDict) -> None:
     """Raises ConfigError for a field that is wrong."""
     checks.seed(config)
     checks.integers(config, "num_replicates", "num_steps", "num_points", least=2)
-    checks.integers(config, "d", "n", "chunk_size")
+    checks.integers(config, "n", "chunk_size")
+    checks.integers(config, "d", most=config.n - 1)
+    checks.single(config, "d", "n", "xi", "step_size", "sigma", "eps_most")
     checks.increasing(config, "eps")
     checks.numbers(config, "eps_most", above=0)
     checks.numbers(config, "xi")
@@ -128,7 +130,7 @@ def _cost(config, keys) -> dict:
 
 
 def _figure(config, curves, optimum, cost, workdir) -> None:
-    figure, axes = figures.panels(len(CURVES) + 1)
+    figure, axes = figures.panels(2, 2)
     steps = np.arange(config.num_steps + 1)
     labels = [f"ε = {eps:g}" for eps in config.eps]
     for axis, (name, title) in zip(axes, CURVES.items(), strict=False):

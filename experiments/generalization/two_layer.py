@@ -23,7 +23,9 @@ def validate(config: ConfigDict) -> None:
     """Raises ConfigError for a field that is wrong."""
     checks.seed(config)
     checks.integers(config, "num_replicates", least=2)
-    checks.integers(config, "d", "n", "num_hidden", "chunk_size", "num_test")
+    checks.integers(config, "d", "n", "chunk_size", "num_test")
+    checks.integers(config, "num_hidden", least=2)
+    checks.single(config, "d", "n", "num_hidden", "xi", "sigma", "theta0_norm")
     checks.integers(config, "num_active", most=config.d)
     checks.integers(config, "num_observations", "steps_between")
     checks.increasing(config, "eps")
@@ -109,7 +111,7 @@ def _curves(config, name, keys) -> dict:
 
 
 def _figure(config, curves, least, workdir) -> None:
-    figure, axes = figures.panels(2 * len(NETWORKS))
+    figure, axes = figures.panels(len(NETWORKS), 2)
     steps = config.steps_between * np.arange(config.num_observations + 1)
     labels = [f"ε = {eps:g}" for eps in config.eps]
     for i, name in enumerate(NETWORKS):
@@ -149,10 +151,11 @@ def _report(config, curves, least, workdir) -> dict:
             for j, eps in enumerate(config.eps)
         ]
         final = " / ".join(figures.plus_minus(column) for column in test[..., -1].T)
+        radii = " / ".join(f"{eps:g}" for eps in config.eps)
         summary.append(
-            f"two-layer {name} network, d = {config.d}: adversarial test loss {final} "
-            f"at eps = {' / '.join(f'{eps:g}' for eps in config.eps)}, training loss "
-            f"at most {share.max():.2g} of its start"
+            f"two-layer {name} network, d = {config.d}, ‖θ0‖ = "
+            f"{config.theta0_norm:.3g}: adversarial test loss {final} at eps = {radii}"
+            f", training loss at most {share.max():.2g} of its start"
         )
         results[name] = {
             "test": {"mean": test[..., -1].mean(0), "sd": test[..., -1].std(0, ddof=1)},
@@ -165,8 +168,10 @@ def _report(config, curves, least, workdir) -> dict:
         "report.md",
         "## Lazy two-layer networks (Figures 6, 12 and 13)\n\n"
         "![losses against step](two_layer.png)\n\n"
-        f"Mean ± sd over {config.num_replicates} replicates, each tested on "
-        f"{config.num_test} fresh examples.\n\n" + figures.table(header, rows),
+        f"d = {config.d}, n = {config.n}, ‖θ0‖ = {config.theta0_norm:.3g}, σ² = "
+        f"{config.sigma**2:.3g}. Mean ± sd over {config.num_replicates} replicates, "
+        f"each tested on {config.num_test} fresh examples.\n\n"
+        + figures.table(header, rows),
     )
     return {
         "summary": summary,

@@ -22,10 +22,17 @@ def validate(config: ConfigDict) -> None:
     checks.integers(config, "n", "d", "chunk_size")
     checks.numbers(config, "theta0_norm", above=0)
     checks.numbers(config, "sigma", above=0)
+    checks.tuples(config, "n", "d")
+    checks.single(config, "theta0_norm", "sigma")
     if len(config.n) != len(config.d):
         raise checks.ConfigError("config.n, d: give one d for each n")
     for n, d in zip(config.n, config.d, strict=True):
         checks.solvable("d", n, d)
+        if abs(n - d) < 4:
+            raise checks.ConfigError(
+                f"config.d: at n = {n}, d = {d} means have no standard error; choose d "
+                "at least 4 away from n"
+            )
 
 
 def run(config: ConfigDict, workdir: Workdir) -> dict:
@@ -40,12 +47,12 @@ def run(config: ConfigDict, workdir: Workdir) -> dict:
                 "d": d,
                 "variance": _row(
                     found["variance"],
-                    _printed_variance(*args),
+                    _printed_variance(n, d, config.sigma),
                     linear.least_squares_variance(*args),
                 ),
                 "gap": _row(
                     found["gap"],
-                    _printed_gap(*args),
+                    _printed_gap(n, d, config.sigma),
                     linear.generalization_gap(*args),
                 ),
             }
@@ -54,14 +61,12 @@ def run(config: ConfigDict, workdir: Workdir) -> dict:
     return _report(config, rows, workdir)
 
 
-def _printed_variance(n, d, signal, sigma):
-    del signal
+def _printed_variance(n, d, sigma):
     return sigma**2 * min(n, d) / (abs(n - d) - 1)
 
 
-def _printed_gap(n, d, signal, sigma):
+def _printed_gap(n, d, sigma):
     """For d > n the paper gives only an order."""
-    del signal
     return sigma**2 * d * (1 / (n - d - 1) - 1 / n) if d < n else None
 
 

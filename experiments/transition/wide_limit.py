@@ -20,6 +20,8 @@ def validate(config: ConfigDict) -> None:
     checks.seed(config)
     checks.integers(config, "num_replicates", least=2)
     checks.integers(config, "d", "n", "num_steps", "num_test", "chunk_size")
+    checks.tuples(config, "num_hidden", least=2)
+    checks.single(config, "d", "n", "delta", "linear_step_size", "sigma")
     checks.integers(config, "num_hidden")
     checks.increasing(config, "num_hidden")
     checks.increasing(config, "eps")
@@ -35,6 +37,10 @@ def run(config: ConfigDict, workdir: Workdir) -> dict:
     runs = []
     for h in config.num_hidden:
         found = workdir.stage(f"h{h}", _differences, config, h, keys)
+        checks.descended(
+            np.moveaxis(found["losses"], -1, 0),
+            lambda r, i, h=h: f"h = {h}, replicate {r}, eps = {config.eps[i]:g}",
+        )
         checks.finite(
             found["difference"].T[None],
             config.num_steps,
@@ -70,7 +76,15 @@ def _differences(config, h, keys) -> dict:
             num_steps=config.num_steps,
         )
         difference = lazy.predict(theta, network, fresh) - fresh @ theta_linear
-        return jnp.sqrt(jnp.mean(difference**2))
+
+        def loss(theta):
+            args = (theta, network, x, y, eps, norms.l2)
+            return lazy.adversarial_loss(*args).mean()
+
+        return {
+            "difference": jnp.sqrt(jnp.mean(difference**2)),
+            "losses": jnp.stack([loss(start), loss(theta)]),
+        }
 
     def replicate(key):
         key_data, key_a, key_start, key_fresh = jax.random.split(key, 4)
@@ -82,11 +96,9 @@ def _differences(config, h, keys) -> dict:
         )
         start = lazy.vanishing(key_start, h, config.d, h**config.delta)
         fresh = jax.random.normal(key_fresh, (config.num_test, config.d))
-        return {
-            "difference": jax.vmap(lambda eps: fit(network, start, x, y, fresh, eps))(
-                jnp.asarray(config.eps)
-            )
-        }
+        return jax.vmap(lambda eps: fit(network, start, x, y, fresh, eps))(
+            jnp.asarray(config.eps)
+        )
 
     return replicates.mapped(replicate, chunk_size=config.chunk_size)(keys)
 
@@ -137,11 +149,14 @@ def _report(config, differences, slopes, workdir) -> dict:
         "replicates.\n\n"
         + figures.table(header, [*rows, ["exponent in h", *exponents]]),
     )
-    first, last = differences[0].mean(), differences[-1].mean()
+    first, last = (
+        " / ".join(f"{mean:.4f}" for mean in differences[i].mean(axis=0))
+        for i in (0, -1)
+    )
     summary = (
-        f"wide limit: the rms difference to the linear model falls from {first:.3f} at "
-        f"h = {config.num_hidden[0]} to {last:.4f} at h = {config.num_hidden[-1]}, "
-        f"with exponent {' / '.join(exponents)} at eps = "
+        f"wide limit: the rms difference to the linear model is {first} at h = "
+        f"{config.num_hidden[0]} and {last} at h = {config.num_hidden[-1]}, where "
+        f"√(d/n) = {scale:.3f}; exponent in h {' / '.join(exponents)}; eps = "
         + " / ".join(f"{eps:g}" for eps in config.eps)
     )
     return {

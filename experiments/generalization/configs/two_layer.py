@@ -5,9 +5,9 @@
         --config=experiments/generalization/configs/two_layer.py:high
 
 Variants: ``high`` is the high dimension of Figures 12 and 13, with ‖θ0‖ = 1; ``ones``
-with it the θ0 of ten ones that the text names, which a sigmoid network cannot fit: its
-output is at most Σ|a_j| / (2√h), about 1.8, and y is of size 3.2; ``smoke``, seconds
-long, for tests.
+with it the θ0 of ten ones that the text names (by reference to Figure 3), which a
+sigmoid network cannot fit: its output is at most Σ|a_j| / (2√h), about 1.8, and y is of
+size 3.2; ``smoke``, seconds long, for tests.
 """
 
 from ml_collections import ConfigDict
@@ -18,6 +18,8 @@ from experiments import checks
 def get_config(variant=""):
     """The configuration; see the module's docstring for the variants."""
     words = checks.variants(variant, ("high", "ones", "smoke"))
+    if "ones" in words and "high" not in words:
+        raise checks.ConfigError("variant 'ones' of config: goes with high")
     config = ConfigDict()
     config.experiment = "generalization.two_layer"
     config.seed = 0
