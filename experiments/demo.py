@@ -44,5 +44,6 @@ def main(root: Path) -> None:
 
 if __name__ == "__main__":
     devices.use_all_cores()
+    devices.widen_thread_pool()
     root = Path(*sys.argv[1:2] or ["runs/demo"])
     sys.exit(exit_status(lambda: main(root)))

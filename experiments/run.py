@@ -159,4 +159,5 @@ _OWN_ERROR = f"{checks.ConfigError.__module__}.{checks.ConfigError.__name__}: "
 
 if __name__ == "__main__":
     devices.use_all_cores()
+    devices.widen_thread_pool()
     sys.exit(main())

@@ -7,7 +7,7 @@ import pytest
 
 from experiments import devices
 
-devices.widen_thread_pool(8)
+devices.widen_thread_pool()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

@@ -8,7 +8,7 @@ import pytest
 import reference
 from scipy import integrate, optimize
 
-from advjax import attacks, data, descent, linear, losses, norms
+from advjax import attacks, data, descent, linear, losses, norms, solvers
 
 NORMS = {"l1": norms.l1, "l2": norms.l2, "linf": norms.linf}
 each_norm = pytest.mark.parametrize("name", NORMS)
@@ -398,3 +398,62 @@ def test_wrong_shapes_and_radii():
     cov = jnp.eye(4)
     assert jnp.isnan(linear.population_risk(theta, theta, cov, 1.0, -0.1, norms.l2))
     assert jnp.isnan(linear.optimal(theta, cov, 1.0, -0.1, norms.l2).risk)
+
+
+def test_coordinates_of_the_span_give_the_same_training():
+    theta0 = data.sparse(40, 3)
+    x, y = data.gaussian(jax.random.key(0), 6, theta0, None, 1.0)
+
+    def path(x, d):
+        update = descent.step(
+            lambda t: linear.adversarial_gradient(t, x, y, EPS, norms.l2), 0.02
+        )
+        return descent.path(update, jnp.zeros(d), num_steps=30)
+
+    basis = linear.span(x, theta0)
+    assert basis.shape == (40, 7)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(7), atol=1e-5)
+    whole, small = path(x, 40), path(x @ basis, 7)
+    np.testing.assert_allclose(whole, small @ basis.T, atol=1e-4)
+    np.testing.assert_allclose(
+        linear.population_risk(whole[-1], theta0, None, 1.0, EPS, norms.l2),
+        linear.population_risk(small[-1], theta0 @ basis, None, 1.0, EPS, norms.l2),
+        rtol=1e-4,
+    )
+
+
+@pytest.mark.parametrize(("n", "d"), [(30, 5), (8, 30)])
+def test_moments_of_least_squares_agree_with_simulation(n, d):
+    theta0, sigma = jnp.full(d, 0.5), 0.8
+    signal = float(jnp.linalg.norm(theta0))
+
+    @jax.jit
+    @jax.vmap
+    def draws(key):
+        x, y = data.gaussian(key, n, theta0, None, sigma)
+        theta = solvers.min_norm(x, y)
+        risk = linear.population_risk(theta, theta0, None, sigma, 0.0, norms.l2)
+        return theta, risk - jnp.mean((x @ theta - y) ** 2)
+
+    theta, gap = jax.device_get(draws(jax.random.split(jax.random.key(0), 4000)))
+    squares = ((theta - theta.mean(axis=0)) ** 2).sum(axis=1)
+    for ours, found in (
+        (linear.least_squares_variance, squares),
+        (linear.generalization_gap, gap),
+    ):
+        error = found.std() / 4000**0.5
+        assert abs(ours(n, d, signal, sigma) - found.mean()) < 4 * error
+
+
+@pytest.mark.parametrize("d", [9, 10, 11])
+def test_moments_of_least_squares_at_their_pole_raise(d):
+    for moment in (linear.least_squares_variance, linear.generalization_gap):
+        with pytest.raises(ValueError, match=f"d = {d} is within"):
+            moment(10, d, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("norm", [norms.l2, norms.linf])
+def test_a_negative_xi_gives_nan(norm):
+    theta, x, y = _problem()
+    assert jnp.isnan(linear.surrogate_loss(theta, x, y, EPS, norm, -0.1)).all()
+    assert jnp.isnan(norms.surrogate_factor(norm, theta, -0.1)).all()

@@ -272,3 +272,29 @@ def test_min_norm_of_deficient_rank_and_at_the_interpolation_threshold():
 
 def test_min_norm_of_zeros_is_zero():
     np.testing.assert_array_equal(solvers.min_norm(np.zeros((3, 2)), np.ones(3)), 0)
+
+
+@pytest.mark.usefixtures("x64")
+@each_norm
+def test_the_lower_bound_holds_anywhere_and_is_tight_at_the_minimum(name):
+    x, y = _problem(40, 5)
+    norm, eps, penalty = NORMS[name], 0.2, 0.1
+    least = solve(x, y, eps, norm, penalty)
+    bound = jax.jit(functools.partial(solvers.lower_bound, norm=norm))
+    at_minimum = bound(least.theta, x, y, eps, penalty=penalty)
+    assert 0 <= least.loss - at_minimum < 1e-3 * np.mean(y**2)
+    for seed in range(5):
+        theta = least.theta + np.random.default_rng(seed).normal(size=5)
+        assert bound(theta, x, y, eps, penalty=penalty) <= least.loss
+    assert jnp.isnan(bound(least.theta, x, y, -0.1))
+    assert jnp.isnan(bound(least.theta, x, y, eps, penalty=-0.1))
+    with pytest.raises(ValueError, match=r"norms\.l2 and norms\.linf"):
+        solvers.lower_bound(least.theta, x, y, eps, norms.l1)
+
+
+@pytest.mark.usefixtures("x64")
+def test_no_penalty_is_solved_in_the_span_of_the_data():
+    x, y = _problem(6, 20)
+    small, whole = solve(x, y, 0.3, norms.l2), solve(x, y, 0.3, norms.l2, 0.0)
+    np.testing.assert_allclose(small.loss, whole.loss, rtol=1e-9)
+    np.testing.assert_allclose(small.theta, whole.theta, atol=1e-5)

