@@ -78,8 +78,8 @@ def single(config: ConfigDict, *fields: str) -> None:
 
 def increasing(config: ConfigDict, field: str, *, first: float | None = None) -> None:
     """The field is a strictly increasing tuple of numbers of at least zero."""
-    tuples(config, field)
     numbers(config, field, least=0.0)
+    tuples(config, field)
     values = config[field]
     if any(a >= b for a, b in itertools.pairwise(values)):
         raise _error(config, field, "give increasing numbers")
