@@ -120,8 +120,11 @@ def lower_bound(
     chex.assert_rank(theta, 1)
     problem, size_x, size_y = _in_own_units(x, y, eps, norm, penalty)
     scaled = theta * size_x / size_y
+    # Down to where ``adversarial`` ends, four values for each power of ten.
+    last = min(1e-5, _last(x.dtype))
+    num_values = 4 * math.ceil(-math.log10(last)) + 1
     bounds = jax.vmap(lambda mu: _dual(problem, scaled, mu))(
-        jnp.geomspace(1e-5, 1, 21, dtype=x.dtype)
+        jnp.geomspace(last, 1, num_values, dtype=x.dtype)
     )
     return jnp.max(bounds) * size_y**2
 
@@ -157,13 +160,17 @@ def _root_mean_square(v: Array) -> Array:
     return jnp.where(size == 0, 1, size)
 
 
+def _last(dtype: jnp.dtype) -> float:
+    return float(jnp.finfo(dtype).eps) ** 0.5
+
+
 def _smoothing(dtype: jnp.dtype) -> Array:
     """The values of μ, one for each step of Newton's method: 1, 1/2, … to rounding.
 
     One step for each value is too few: where the line search finds no descent the next
     problem starts further off, and the path is lost.
     """
-    last = float(jnp.finfo(dtype).eps) ** 0.5
+    last = _last(dtype)
     halvings = 0.5 ** np.arange(math.ceil(-math.log2(last)))
     values = [*np.repeat(halvings, _STEPS_EACH), *[last] * _STEPS_AT_LAST]
     return jnp.asarray(values, dtype)
