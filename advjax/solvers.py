@@ -265,5 +265,8 @@ def _dual(problem: _Problem, theta: Array, mu: Array) -> Array:
     tiny = jnp.finfo(x.dtype).tiny
     by_eps = (allowed + rounding) / jnp.maximum(left, tiny)
     by_penalty = penalty / jnp.maximum(jnp.max(jnp.abs(u)), tiny)
-    b = jnp.minimum(1, jnp.maximum(by_eps, by_penalty)) * b
-    return -jnp.mean(2 * b * y + a**2)
+    share = jnp.minimum(1, jnp.maximum(by_eps, by_penalty))
+    # What rounding was allowed too much costs at most its product with ‖θ‖_*.
+    over = jnp.where(share > by_penalty, jnp.maximum(share * left - allowed, 0), 0)
+    value = -jnp.mean(2 * share * b * y + a**2)
+    return value - over * _dual_norm(norm, theta, mu)
