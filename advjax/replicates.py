@@ -58,9 +58,10 @@ def mapped(
     )
     split, whole = PartitionSpec("r"), PartitionSpec()
 
-    @functools.partial(jax.jit, static_argnums=2)
-    def program(batch, shared, key_impls):
-        batch = jax.tree.map(_wrapped, batch, key_impls.value)
+    @functools.partial(jax.jit, static_argnums=(2, 3))
+    def program(leaves, shared, key_impls, structure):
+        leaves = [_wrapped(*pair) for pair in zip(leaves, key_impls, strict=True)]
+        batch = jax.tree.unflatten(structure, leaves)
 
         def on_one_device(batch, shared):
             return jax.vmap(lambda replicate: function(replicate, *shared))(batch)
@@ -78,16 +79,17 @@ def mapped(
         size = number if chunk_size is None else chunk_size
         size = -(-size // len(devices)) * len(devices)
         # Rows are taken on the host, where another number of them compiles nothing.
-        key_impls = _Static(jax.tree.map(_key_impl, batch))
-        batch = jax.tree.map(_unwrapped, batch)
+        leaves, structure = jax.tree.flatten(batch)
+        key_impls = tuple(_key_impl(leaf) for leaf in leaves)
+        leaves = [_unwrapped(leaf) for leaf in leaves]
         shared = jax.device_put(shared, NamedSharding(mesh, whole))
         parts = []
         for first in range(0, number, size):
             # The last chunk is filled up with replicates from the beginning.
             rows = np.arange(first, first + size) % number
-            chunk = jax.tree.map(lambda leaf, rows=rows: leaf[rows], batch)
+            chunk = [leaf[rows] for leaf in leaves]
             chunk = jax.device_put(chunk, NamedSharding(mesh, split))
-            parts.append(jax.device_get(program(chunk, shared, key_impls)))
+            parts.append(jax.device_get(program(chunk, shared, key_impls, structure)))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:number], *parts)
 
     return call
@@ -100,20 +102,6 @@ def _number(batch: Any) -> int:
         msg = f"replicates have shapes {shapes}: give one leading axis, of at least 1"
         raise ValueError(msg)
     return numbers.pop()
-
-
-class _Static:
-    """A pytree of strings as one static argument of a jitted function."""
-
-    def __init__(self, value: Any):
-        self.value = value
-        self._key = (tuple(jax.tree.leaves(value)), jax.tree.structure(value))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Static) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
 
 
 def _key_impl(leaf: Any) -> str:

@@ -77,11 +77,10 @@ def _figure(regimes, workdir) -> None:
         # From θ = 0 the first step meets no attack, so the difference begins at step 2.
         steps = np.arange(2, differences.shape[-1] + 1)
         names = ("small", "critical", "large")
-        for j, (name, eps, color) in enumerate(
-            zip(names, radii, figures.colors(3), strict=True)
-        ):
-            label = f"{name}: ε = {eps:g}"
-            figures.band(axis, steps, differences[:, j, 1:].T, label, color, marker="")
+        labels = [
+            f"{name}: ε = {eps:g}" for name, eps in zip(names, radii, strict=True)
+        ]
+        figures.bands(axis, steps, differences[..., 1:], labels)
         axis.set_title(f"d = {d}, n = {n}", fontsize=10)
         axis.set_xlabel("gradient descent step t")
         axis.set_yscale("log")
