@@ -1,6 +1,8 @@
 """Strict numerics for all tests, and the fixtures that they share."""
 
 import contextlib
+import os
+from pathlib import Path
 
 import jax
 import pytest
@@ -9,6 +11,10 @@ from experiments import devices
 
 devices.widen_thread_pool()
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+STORED = Path(__file__).parents[1] / "../shared/data/tfds"
+if STORED.is_dir():
+    os.environ.setdefault("TFDS_DATA_DIR", str(STORED.resolve()))
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,11 +1,30 @@
-"""Simulated designs against their moments, and the embedded data sets."""
+"""Simulated designs against their moments; data sets against what was written."""
+
+import ast
+import io
+import json
+import os
+import shlex
+import socket
+import struct
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from advjax import data
+from advjax.types import Batch
+
+SHAPES = {
+    "mnist": (28, 28, 1),
+    "cifar10": (32, 32, 3),
+    "cifar100": (32, 32, 3),
+    "svhn_cropped": (32, 32, 3),
+}
 
 
 def test_gaussian_design_has_the_covariance_and_the_noise(key):
@@ -108,8 +127,400 @@ def test_diabetes_is_standardised_by_the_training_rows():
     assert abs(test.x.mean(axis=0)).max() > 1e-3
 
 
-def test_wrong_names_list_the_choices():
-    with pytest.raises(ValueError, match="data set = 'digit': choose one of diabetes,"):
-        data.load("digit", split="train")
-    with pytest.raises(ValueError, match="split = 'val': choose 'train' or 'test'"):
+def test_wrong_names_list_the_choices_and_the_closest():
+    choices = "choose one of cifar10, cifar100, diabetes, digits, mnist, svhn_cropped"
+    for name, close in (
+        ("digit", "'digits'"),
+        ("minst", "'mnist'"),
+        ("svhn", "'svhn_cropped'"),
+        ("CIFAR-10", "'cifar10'"),
+        ("cifar", "'cifar10' or 'cifar100'"),
+    ):
+        with pytest.raises(ValueError, match=f"{choices}; did you mean {close}"):
+            data.load(name, split="train")
+    with pytest.raises(ValueError, match=f"data set = 'imagenet': {choices}$"):
+        data.load("imagenet", split="train")
+    with pytest.raises(ValueError, match=r"'val': choose one of train, test$"):
         data.load("digits", split="val")
+    with pytest.raises(ValueError, match="test; did you mean 'train'"):
+        data.load("mnist", split="trian")
+
+
+def _random(name, num_examples, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 256, (num_examples, *SHAPES[name]), np.uint8)
+    return Batch(x, rng.integers(0, 10, num_examples).astype(np.int32))
+
+
+def _png(image):
+    file = io.BytesIO()
+    Image.fromarray(image.squeeze()).save(file, "PNG")
+    return file.getvalue()
+
+
+def _prepare(root, name, splits, version="3.0.1", replaced=None):
+    """Writes array_record files of at most three examples, through TFDS itself.
+
+    ``replaced`` maps rows to what is stored there instead of their images.
+    """
+    import tensorflow_datasets as tfds
+
+    folder = root / name / version
+    folder.mkdir(parents=True)
+    image = tfds.features.Image(shape=SHAPES[name])
+    features = {"image": image, "label": tfds.features.ClassLabel(num_classes=10)}
+    identity = tfds.core.DatasetIdentity(
+        name=name, version=version, data_dir=str(folder), module_name=__name__
+    )
+    writer = tfds.core.SequentialWriter(
+        tfds.core.DatasetInfo(
+            builder=identity, features=tfds.features.FeaturesDict(features)
+        ),
+        max_examples_per_shard=3,
+        file_format="array_record",
+    )
+    writer.initialize_splits(list(splits))
+    for split, (x, y) in splits.items():
+        images = dict(enumerate(map(_png, x))) | (replaced or {})
+        examples = [
+            {"image": io.BytesIO(images[row]), "label": int(label)}
+            for row, label in enumerate(y)
+        ]
+        writer.add_examples({split: examples})
+    writer.close_all()
+    return folder
+
+
+def _crc32c(content):
+    """Castagnoli's checksum, masked, bit by bit."""
+    crc = 0xFFFFFFFF
+    for byte in content:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) % 2**32
+
+
+def _frame(content):
+    length = struct.pack("<Q", len(content))
+    sums = [struct.pack("<I", _crc32c(part)) for part in (length, content)]
+    return length + sums[0] + content + sums[1]
+
+
+def _as_tfrecord(folder):
+    """Rewrites a prepared data set in the format that TFDS prefers."""
+    from array_record.python import array_record_module
+
+    for path in folder.glob("*.array_record-*"):
+        reader = array_record_module.ArrayRecordReader(str(path))
+        frames = [_frame(record) for record in reader.read_all()]
+        reader.close()
+        other = path.with_name(path.name.replace("array_record", "tfrecord"))
+        other.write_bytes(b"".join(frames))
+        path.unlink()
+    description = folder / "dataset_info.json"
+    content = json.loads(description.read_text())
+    description.write_text(json.dumps(content | {"fileFormat": "tfrecord"}))
+
+
+FORMATS = {"array_record": lambda folder: None, "tfrecord": _as_tfrecord}
+
+
+@pytest.mark.parametrize("stored_as", FORMATS)
+@pytest.mark.parametrize("name", SHAPES)
+def test_stored_data_sets_are_what_was_written(name, stored_as, tmp_path):
+    written = {"train": _random(name, 7, 0), "test": _random(name, 4, 1)}
+    FORMATS[stored_as](_prepare(tmp_path, name, written))
+    for split, batch in written.items():
+        x, y = data.load(name, split=split, data_dir=tmp_path)
+        np.testing.assert_array_equal(x, batch.x)
+        np.testing.assert_array_equal(y, batch.y)
+        assert (x.dtype, y.dtype) == (np.uint8, np.int32)
+
+
+def test_the_checksum_of_the_tests_is_the_published_one():
+    crc = 0xE3069283
+    masked = (((crc >> 15) | (crc << 17)) + 0xA282EAD8) % 2**32
+    assert _crc32c(b"123456789") == masked
+
+
+def test_the_directory_is_the_argument_then_the_environment_then_the_home(
+    tmp_path, monkeypatch
+):
+    places = [tmp_path / place for place in ("a", "b", "home/tensorflow_datasets")]
+    written = [_random("mnist", 2, seed) for seed in range(3)]
+    for place, batch in zip(places, written, strict=True):
+        _prepare(place, "mnist", {"train": batch})
+    monkeypatch.setenv("TFDS_DATA_DIR", str(places[1]))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    found = [data.load("mnist", split="train", data_dir=str(places[0]))]
+    found.append(data.load("mnist", split="train"))
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    found.append(data.load("mnist", split="train"))
+    for batch, expected in zip(found, written, strict=True):
+        np.testing.assert_array_equal(batch.x, expected.x)
+
+
+def test_the_newest_version_is_read(tmp_path):
+    written = [_random("mnist", 2, seed) for seed in range(2)]
+    for batch, version in zip(written, ("9.0.0", "10.0.0"), strict=True):
+        _prepare(tmp_path, "mnist", {"train": batch}, version)
+    _prepare(tmp_path, "mnist", {"train": written[0]}, "11.0.0")
+    (tmp_path / "mnist/11.0.0").rename(tmp_path / "mnist/11.0.0.incomplete")
+    found = data.load("mnist", split="train", data_dir=tmp_path)
+    np.testing.assert_array_equal(found.x, written[1].x)
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*_, **__):
+        pytest.fail("the network was asked")
+
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    for name in ("create_connection", "getaddrinfo", "gethostbyname"):
+        monkeypatch.setattr(socket, name, refuse)
+
+
+def _one_line(error):
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.usefixtures("no_network")
+def test_unprepared_data_sets_say_what_was_found_and_how_to_prepare(tmp_path):
+    def refused(name, root, found):
+        with pytest.raises(data.DataError) as error:
+            data.load(name, split="train", data_dir=root)
+        message = _one_line(error)
+        assert message.startswith(f"data set '{name}' is not prepared in {root}: ")
+        assert found in message
+        *_, code = shlex.split(message.split("To prepare it: ")[1])
+        ast.parse(code)
+        assert f"tfds.builder('{name}', data_dir='{root}')" in code
+
+    refused("mnist", tmp_path / "none", "the directory does not exist")
+    refused("mnist", tmp_path, "it has nothing, and no folder mnist")
+    (tmp_path / "cifar10/3.0.2.incomplete").mkdir(parents=True)
+    refused("mnist", tmp_path, "it has cifar10, and no folder mnist")
+    refused("cifar10", tmp_path, "has 3.0.2.incomplete, and no finished version")
+    (tmp_path / "cifar10/3.0.2").mkdir()
+    (tmp_path / "cifar10/3.0.2/dataset_info.json").write_text("{")
+    refused("cifar10", tmp_path, f"cannot read {tmp_path}/cifar10/3.0.2")
+    _prepare(tmp_path, "svhn_cropped", {"test": _random("svhn_cropped", 1, 0)})
+    refused("svhn_cropped", tmp_path, "its folder has no split 'train'")
+
+
+def test_other_formats_are_refused(tmp_path):
+    folder = _prepare(tmp_path, "mnist", {"train": _random("mnist", 1, 0)})
+    description = folder / "dataset_info.json"
+    content = json.loads(description.read_text())
+    description.write_text(json.dumps(content | {"fileFormat": "parquet"}))
+    with pytest.raises(data.DataError, match="stored as parquet: prepare it as array_"):
+        data.load("mnist", split="train", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("module", ["tensorflow_datasets", "PIL", "array_record"])
+def test_missing_packages_are_named(module, tmp_path, monkeypatch):
+    _prepare(tmp_path, "mnist", {"train": _random("mnist", 1, 0)})
+    for name in list(sys.modules):
+        if name.split(".")[0] == module:
+            monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=f"without {module}.* 'advjax") as error:
+        data.load("mnist", split="train", data_dir=tmp_path)
+    assert _one_line(error).endswith("pip install --upgrade 'advjax[data]'")
+
+
+def _truncated(content):
+    return content[: len(content) // 2]
+
+
+def _flipped(content):
+    # An array_record of three small images is 64 KiB, most of it filled up.
+    return content[:1500] + bytes(b ^ 0xFF for b in content[1500:1510]) + content[1510:]
+
+
+def _refused_as_damaged(root, place, cause=""):
+    with pytest.raises(data.DataError) as error:
+        data.load("mnist", split="train", data_dir=root)
+    assert "data set 'mnist', " in _one_line(error)
+    assert f"{place} is damaged: {cause}" in str(error.value)
+    assert error.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("damage", [_truncated, _flipped, lambda content: b""])
+@pytest.mark.parametrize("stored_as", FORMATS)
+def test_damaged_files_are_named(stored_as, damage, tmp_path):
+    folder = _prepare(tmp_path, "mnist", {"train": _random("mnist", 7, 0)})
+    FORMATS[stored_as](folder)
+    path = folder / f"mnist-train.{stored_as}-00001"
+    path.write_bytes(damage(path.read_bytes()))
+    _refused_as_damaged(tmp_path, path)
+    path.unlink()
+    _refused_as_damaged(tmp_path, path)
+
+
+def test_every_byte_of_a_tfrecord_counts(tmp_path):
+    folder = _prepare(tmp_path, "mnist", {"train": _random("mnist", 2, 0)})
+    _as_tfrecord(folder)
+    path = folder / "mnist-train.tfrecord-00000"
+    content = path.read_bytes()
+    (length,) = struct.unpack_from("<Q", content)
+    first = content[: length + 16]
+    end = len(first)
+    for at in [*range(30), *range(30, end, 97), *range(end - 4, end)]:
+        changed = bytearray(content)
+        changed[at] ^= 1 << at % 8
+        path.write_bytes(changed)
+        _refused_as_damaged(tmp_path, path)
+    for file, cause in (
+        (content[:-1], "ValueError: the file ends within record 1"),
+        (first + b"!", "ValueError: the file ends within record 1"),
+        (first, "ValueError: 1 records where 2 were written"),
+        (b"", "ValueError: 0 records where 2 were written"),
+        (content + first, "ValueError: 3 records where 2 were written"),
+        (content[:-1] + b"!", "ValueError: the checksum of record 1 does not match"),
+    ):
+        path.write_bytes(file)
+        _refused_as_damaged(tmp_path, path, cause)
+
+
+@pytest.mark.parametrize("stored_as", FORMATS)
+def test_images_that_cannot_be_decoded_are_named_by_their_row(stored_as, tmp_path):
+    batch = _random("mnist", 7, 0)
+    stored = {
+        "text": b"no image",
+        "cut": _png(batch.x[4])[:400],
+        "small": _png(batch.x[4, :20]),
+    }
+    for label, content in stored.items():
+        root = tmp_path / label
+        folder = _prepare(root, "mnist", {"train": batch}, replaced={4: content})
+        FORMATS[stored_as](folder)
+        _refused_as_damaged(root, "row 4 of 'train'")
+
+
+def _stored(name):
+    root = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    reason = f"{name} is not prepared in {root}"
+    return pytest.mark.skipif(not (root / name).is_dir(), reason=reason)
+
+
+@_stored("mnist")
+@pytest.mark.usefixtures("no_network")
+def test_the_real_mnist_has_its_published_counts_and_is_read_as_tfds_reads_it():
+    import tensorflow_datasets as tfds
+
+    x, y = data.load("mnist", split="test")
+    assert x.shape == (10_000, 28, 28, 1)
+    counts = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    np.testing.assert_array_equal(np.bincount(y), counts)
+    # The mean and the standard deviation that are commonly used to normalise it.
+    np.testing.assert_allclose([x.mean() / 255, x.std() / 255], [0.1325, 0.3105], 1e-3)
+    source = tfds.data_source("mnist", split="test", download=False)
+    for row in range(0, 10_000, 500):
+        np.testing.assert_array_equal(x[row], source[row]["image"])
+        assert y[row] == source[row]["label"]
+
+
+@_stored("cifar10")
+@pytest.mark.usefixtures("no_network")
+def test_the_real_cifar10_has_its_published_counts():
+    x, y = data.load("cifar10", split="test")
+    assert x.shape == (10_000, 32, 32, 3)
+    np.testing.assert_array_equal(np.bincount(y), [1000] * 10)
+    # Published for the training split; a twentieth of a standard deviation apart.
+    mean = x.mean(axis=(0, 1, 2)) / 255
+    np.testing.assert_allclose(mean, [0.4914, 0.4822, 0.4465], atol=0.0125)
+
+
+def _numbered(labels):
+    """A batch whose inputs are their row numbers."""
+    y = np.asarray(labels, np.int32)
+    return Batch(np.arange(y.size)[:, None], y)
+
+
+def test_subsets_are_the_same_everywhere_and_nested():
+    batch = _numbered(np.arange(100) % 7)
+    x, y = data.subset(batch, 5, seed=0)
+    np.testing.assert_array_equal(x[:, 0], [3, 11, 13, 20, 92])
+    np.testing.assert_array_equal(y, x[:, 0] % 7)
+    larger = data.subset(batch, 50, seed=0)
+    assert set(x[:, 0]) < set(larger.x[:, 0])
+    assert (np.diff(larger.x[:, 0]) > 0).all()
+    np.testing.assert_array_equal(data.subset(batch, 100, seed=3).x, batch.x)
+
+
+def test_subsets_are_uniform():
+    batch = _numbered(range(6))
+    rows = [data.subset(batch, 2, seed=seed).x[:, 0] for seed in range(3000)]
+    pairs = np.unique(np.stack(rows), axis=0, return_counts=True)[1]
+    # Four standard deviations of binomial counts.
+    np.testing.assert_allclose(pairs, [200] * 15, atol=4 * (3000 / 15 * 14 / 15) ** 0.5)
+
+
+def test_balanced_subsets_have_as_many_of_each_class():
+    rng = np.random.default_rng(0)
+    batch = _numbered(rng.choice([2, 5, 7], 300, p=[0.2, 0.5, 0.3]))
+    previous = set()
+    for size in (1, 10, 40):
+        x, y = data.per_class(batch, size, seed=1)
+        np.testing.assert_array_equal(np.unique(y, return_counts=True)[1], [size] * 3)
+        np.testing.assert_array_equal(y, batch.y[x[:, 0]])
+        assert previous < set(x[:, 0])
+        assert (np.diff(x[:, 0]) > 0).all()
+        previous = set(x[:, 0])
+    assert set(data.per_class(batch, 40, seed=2).x[:, 0]) != previous
+
+
+def test_classes_are_picked_and_relabelled_in_the_order_given():
+    batch = _numbered([3, 1, 4, 1, 5, 9, 2, 6, 5, 3])
+    x, y = data.of_classes(batch, (5, 3))
+    np.testing.assert_array_equal(x[:, 0], [0, 4, 8, 9])
+    np.testing.assert_array_equal(y, [1, 0, 0, 1])
+    assert y.dtype == np.int32
+    on_device = data.of_classes(jax.tree.map(jnp.asarray, batch), (5, 3))
+    np.testing.assert_array_equal(on_device.x, x)
+    np.testing.assert_array_equal(on_device.y, y)
+
+
+def test_impossible_subsets_name_the_choices():
+    batch = _numbered([0, 0, 1, 1, 1])
+    for size in (0, -1, 6):
+        with pytest.raises(ValueError, match=f"size = {size}: choose from 1 to n = 5"):
+            data.subset(batch, size, seed=0)
+    for size in (0, 3):
+        with pytest.raises(ValueError, match=f"num_per_class = {size}: .* 1 to 2, the"):
+            data.per_class(batch, size, seed=0)
+    for classes in ((0, 2), (0, 0), (), 1):
+        with pytest.raises(ValueError, match="choose distinct ones of 0, 1"):
+            data.of_classes(batch, classes)
+    targets = Batch(batch.x, batch.y.astype(np.float32))
+    for select in (
+        lambda: data.of_classes(targets, (0,)),
+        lambda: data.per_class(targets, 1, seed=0),
+    ):
+        with pytest.raises(ValueError, match=r"y of float32, .* choose integer labels"):
+            select()
+
+
+def test_pixels_become_floats_with_the_same_bits_everywhere():
+    pixels = np.arange(256, dtype=np.uint8)
+    on_host = data.as_float(pixels)
+    assert isinstance(on_host, np.ndarray)
+    assert on_host.dtype == np.float32
+    np.testing.assert_allclose(on_host, np.arange(256) / 255, rtol=2**-23)
+    assert on_host[[0, 255]].tolist() == [0, 1]
+    for convert in (data.as_float, jax.jit(data.as_float)):
+        on_device = convert(jnp.asarray(pixels))
+        assert on_device.dtype == jnp.float32
+        np.testing.assert_array_equal(on_device, on_host)
+
+
+def test_floats_stay_as_they_are_and_other_types_are_refused():
+    for x in (np.ones(2), jnp.ones(2, jnp.bfloat16), np.ones(2, np.float16)):
+        assert data.as_float(x) is x
+    with pytest.raises(ValueError, match="dtype = int32: choose uint8 or floating"):
+        data.as_float(np.ones(2, np.int32))

@@ -1,0 +1,64 @@
+"""Simulated designs of linear models."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from advjax.types import Array, Batch, Key
+
+
+def gaussian(
+    key: Key,
+    num_examples: int,
+    theta0: Array,
+    cov: Array | None,
+    sigma: Array | float,
+) -> Batch:
+    """Linear data: x ~ N(0, Σ), y = θ0ᵀx + N(0, σ²); ``x[n, d]``, ``y[n]``.
+
+    ``cov[d, d]`` is Σ, positive semi-definite, or None for the identity; with an
+    eigenvalue below zero by more than rounding, x and y are nan. All but
+    ``num_examples`` may be traced, so replicates and parameters can be vmapped.
+    """
+    chex.assert_rank(theta0, 1)
+    key_x, key_noise = jax.random.split(key)
+    x = jax.random.normal(key_x, (num_examples, theta0.size), theta0.dtype)
+    if cov is not None:
+        chex.assert_shape(cov, (theta0.size, theta0.size))
+        x = x @ _root(cov).T
+    noise = jax.random.normal(key_noise, (num_examples,), theta0.dtype)
+    return Batch(x, x @ theta0 + sigma * noise)
+
+
+def _root(cov: Array) -> Array:
+    """R with RRᵀ = Σ."""
+    eigvals, basis = jnp.linalg.eigh(cov)
+    rounding = eigvals.size * jnp.finfo(eigvals.dtype).eps * jnp.max(jnp.abs(eigvals))
+    roots = jnp.sqrt(jnp.where(eigvals < -rounding, jnp.nan, jnp.maximum(eigvals, 0)))
+    return basis * roots[None]
+
+
+def sparse(d: int, num_active: int) -> Array:
+    """θ0 of ``num_active`` ones followed by zeros, ``[d]``.
+
+    Raises:
+        ValueError: unless 0 ≤ num_active ≤ d.
+    """
+    if not 0 <= num_active <= d:
+        msg = f"num_active = {num_active}: choose from 0 to d = {d}"
+        raise ValueError(msg)
+    return (jnp.arange(d) < num_active).astype(jnp.float32)
+
+
+def equicorrelated(d: int, rho: float) -> Array:
+    """The covariance with unit variances and every correlation ``rho``, ``[d, d]``.
+
+    Blocks of it are joined by ``jax.scipy.linalg.block_diag``.
+
+    Raises:
+        ValueError: unless -1/(d-1) < rho < 1, where it is positive definite.
+    """
+    if not (rho < 1 and (d == 1 or rho > -1 / (d - 1))):
+        msg = f"rho = {rho}: choose above -1/(d-1) and below 1, where d = {d}"
+        raise ValueError(msg)
+    return (1 - rho) * jnp.eye(d) + rho * jnp.ones((d, d))

@@ -1,0 +1,121 @@
+"""Real data sets as NumPy arrays: those of scikit-learn, and those that TFDS stores."""
+
+import difflib
+import os
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from advjax.data import tfds
+from advjax.types import Array, Batch
+
+
+def load(name: str, *, split: str, data_dir: str | os.PathLike | None = None) -> Batch:
+    """A real data set as NumPy arrays; nothing is downloaded, and nothing written.
+
+    ==============  ============================================================
+    "digits"        1797 handwritten digits, 8×8×1 in [0, 1], 10 classes; 1437
+                    for training and 360 for testing, split stratified by class
+    "diabetes"      442 patients, 10 measurements and the disease's progression,
+                    353 and 89; each column and the target standardised by the
+                    training rows
+    "mnist"         handwritten digits, 28×28×1, 10 classes; 60 000 and 10 000
+    "cifar10"       photographs, 32×32×3, 10 classes; 50 000 and 10 000
+    "cifar100"      photographs, 32×32×3, 100 classes; 50 000 and 10 000
+    "svhn_cropped"  house numbers, 32×32×3, 10 classes; 73 257 and 26 032
+    ==============  ============================================================
+
+    The first two ship with scikit-learn and are float32; their test split is every
+    fifth row in order of class, the same on every machine. The others are uint8 ``x``
+    and int32 ``y`` in the order of TensorFlow Datasets, read from where that package
+    has prepared them, as array_record or tfrecord; TensorFlow is not needed. The
+    newest version found is taken.
+
+    Args:
+        name: one of the table.
+        split: "train" or "test".
+        data_dir: the local directory that TensorFlow Datasets prepared into. By
+            default the environment's ``TFDS_DATA_DIR``, else
+            ``~/tensorflow_datasets``. The first two data sets do not look at it.
+
+    Raises:
+        ValueError: for an unknown name or split.
+        ImportError: without the packages that read it, saying how to install them.
+        DataError: where the data set is not prepared, with the command that prepares
+            it; or where a file is damaged, with its name.
+    """
+    _choose("data set", name, sorted([*_EMBEDDED, *_STORED]))
+    _choose("split", split, ["train", "test"])
+    if name in _STORED:
+        return tfds.read(name, split, data_dir)
+    try:
+        import sklearn.datasets
+    except ImportError as error:
+        msg = f"data set {name!r} needs scikit-learn: pip install 'advjax[experiments]'"
+        raise ImportError(msg) from error
+    train, test = _EMBEDDED[name](sklearn.datasets)
+    return train if split == "train" else test
+
+
+def as_float(x: Array) -> Array:
+    """Pixels in [0, 1]: uint8 becomes float32, x / 255; floats are left as they are.
+
+    Takes and returns NumPy or JAX arrays, also under ``jit``, with the same bits.
+
+    Raises:
+        ValueError: for other types, of which the range is not known.
+    """
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    if x.dtype != np.uint8:
+        msg = f"x.dtype = {x.dtype}: choose uint8 or floating point"
+        raise ValueError(msg)
+    # XLA divides by a constant through its reciprocal; NumPy would round otherwise.
+    return x * np.float32(1 / 255)
+
+
+def _choose(argument: str, value: str, choices: Sequence[str]):
+    if value in choices:
+        return
+    given = str(value).lower()
+    close = [choice for choice in choices if given and choice.startswith(given)]
+    close = close or difflib.get_close_matches(given, choices, n=1)
+    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+    msg = f"{argument} = {value!r}: choose one of {', '.join(choices)}{hint}"
+    raise ValueError(msg)
+
+
+def _digits(datasets) -> tuple[Batch, Batch]:
+    table = datasets.load_digits()
+    x = (table.images[..., None] / 16).astype(np.float32)
+    y = table.target.astype(np.int32)
+    return _divide(x, y, _test_rows(y))
+
+
+def _diabetes(datasets) -> tuple[Batch, Batch]:
+    table = datasets.load_diabetes()
+    train, test = _divide(table.data, table.target, _test_rows(np.zeros(442, int)))
+
+    def standardised(part: Batch) -> Batch:
+        pairs = ((part.x, train.x), (part.y, train.y))
+        columns = [(a - b.mean(axis=0)) / b.std(axis=0) for a, b in pairs]
+        return Batch(*(column.astype(np.float32) for column in columns))
+
+    return standardised(train), standardised(test)
+
+
+_EMBEDDED: dict[str, Callable] = {"digits": _digits, "diabetes": _diabetes}
+_STORED = ("mnist", "cifar10", "cifar100", "svhn_cropped")
+
+
+def _test_rows(classes: np.ndarray) -> np.ndarray:
+    """Every fifth row in order of class, as a mask: no generator to depend on."""
+    by_class = np.argsort(classes, kind="stable")
+    chosen = np.zeros(classes.size, bool)
+    chosen[by_class[::5]] = True
+    return chosen
+
+
+def _divide(x: np.ndarray, y: np.ndarray, test: np.ndarray) -> tuple[Batch, Batch]:
+    return Batch(x[~test], y[~test]), Batch(x[test], y[test])
