@@ -6,8 +6,8 @@
     state, metrics = run(state, data, indices[t, b], eps)
 
 A state holds arrays only, so a batch of states is a bigger state: ``vmap`` the run over
-seeds and radii. Randomness of step ``t`` is ``fold_in(state.key, t)``: a run resumed
-from a stored state is the same run.
+seeds and radii, or let ``dispatched`` choose what suits the device. Randomness of step
+``t`` is ``fold_in(state.key, t)``: a run resumed from a stored state is the same run.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from advjax.types import Array, Batch, Key, Model, Objective, Params
@@ -100,6 +101,16 @@ def make_step(objective: Objective, tx: optax.GradientTransformation) -> Step:
     return step
 
 
+def prepared(step: Step, prepare: Callable[[Key, Array], Array]) -> Step:
+    """``step`` on ``prepare(key, x)``, such as an augmentation, instead of ``x``."""
+
+    def prepared_step(state, batch, eps):
+        key = jax.random.fold_in(_stream(state, _PREPARE), state.step)
+        return step(state, batch._replace(x=prepare(key, batch.x)), eps)
+
+    return prepared_step
+
+
 def scanned(step: Step) -> Run:
     """All steps in one ``lax.scan``: pure, to be jitted and vmapped by the caller.
 
@@ -140,12 +151,56 @@ def looped(step: Step) -> Run:
             raise ValueError(msg)
         # Once, or NumPy arrays would travel to the device at every step.
         data, metrics = jax.tree.map(jnp.asarray, data), []
-        for i in indices:
+        for i in np.asarray(indices):
             state, metric = compiled(state, data, i, eps)
             metrics.append(metric)
-        return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *metrics)
+        # On the host: stacking many scalars on the device compiles for seconds.
+        metrics = jax.device_get(metrics)
+        return state, jax.tree.map(lambda *leaves: np.stack(leaves), *metrics)
 
     return run
+
+
+def dispatched(step: Step, mode: str = "auto") -> Run:
+    """Several runs of ``step``, dispatched as suits the device.
+
+    Args:
+        step: one step of one run.
+        mode: "scan", all runs and steps in one compiled program, the form for GPU and
+            TPU and for networks of matrix products; "loop", run after run and step
+            after step, the form for convolutions on CPU, whose gradients are slow
+            inside a loop and slower under vmap over parameters; "auto", "loop" on CPU.
+
+    Returns:
+        ``(states[r], data, indices[r, t, b], eps[r]) -> (states[r], metrics[r, t])``,
+        not to be jitted; the states passed in are consumed.
+
+    Raises:
+        ValueError: for an unknown mode.
+    """
+    if mode not in ("auto", "loop", "scan"):
+        msg = f"mode = {mode!r}: choose 'auto', 'loop' or 'scan'"
+        raise ValueError(msg)
+    if mode == "auto":
+        mode = "loop" if jax.default_backend() == "cpu" else "scan"
+    if mode == "scan":
+        over_runs = jax.vmap(scanned(step), (0, None, 0, 0))
+        return jax.jit(over_runs, donate_argnums=0)
+    one_run = looped(step)
+
+    def run(states, data, indices, eps):
+        results = []
+        for i in range(len(eps)):
+            state = jax.tree.map(lambda leaf, i=i: leaf[i], states)
+            results.append(one_run(state, data, indices[i], eps[i]))
+        states, metrics = zip(*results, strict=True)
+        return _stacked(jnp, states), _stacked(np, metrics)
+
+    return run
+
+
+def _stacked(module, trees):
+    return jax.tree.map(lambda *leaves: module.stack(leaves), *trees)
 
 
 def epoch_indices(key: Key, num_examples: int, batch_size: int) -> Array:
@@ -160,3 +215,25 @@ def epoch_indices(key: Key, num_examples: int, batch_size: int) -> Array:
     t = num_examples // batch_size
     order = jax.random.permutation(key, num_examples)
     return order[: t * batch_size].reshape(t, batch_size)
+
+
+def remainder_indices(key: Key, num_examples: int, batch_size: int) -> Array:
+    """What ``epoch_indices`` leaves of the same pass: ``[1, b]``, or ``[0, 0]``."""
+    b = num_examples % batch_size
+    order = jax.random.permutation(key, num_examples)
+    return order[num_examples - b :].reshape(min(b, 1), b)
+
+
+def shuffle_key(state: TrainState, epoch: Array | int) -> Key:
+    """The key of an epoch's order, apart from those of the steps."""
+    return jax.random.fold_in(_stream(state, _SHUFFLE), epoch)
+
+
+# Steps fold their number, from zero on, into the key of the run; the largest numbers
+# are free for other streams.
+_SHUFFLE = jnp.iinfo(jnp.int32).max
+_PREPARE = _SHUFFLE - 1
+
+
+def _stream(state: TrainState, name: int) -> Key:
+    return jax.random.fold_in(state.key, name)

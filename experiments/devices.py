@@ -1,11 +1,31 @@
-"""Replicates spread over whatever devices there are: accelerators, or CPU cores."""
+"""Replicates, or the examples of a batch, spread over whatever devices there are."""
 
 import math
 import os
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from advjax.train import Step
+
+
+def prepare(config: ConfigDict) -> None:
+    """Makes the devices that a study runs on; to be called before jax is first used.
+
+    Simulations spread replicates over all cores. Networks want the cores as one device,
+    or as many as the configuration says, and the devices of all hosts if it says so.
+    """
+    if "num_devices" not in config:
+        use_all_cores()
+        widen_thread_pool()
+        return
+    if config.num_devices and "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", config.num_devices)
+    if config.hosts:
+        join_hosts()
 
 
 def use_all_cores() -> None:
@@ -49,12 +69,69 @@ def spread(tree: Any, *sizes: int) -> Any:
     shares = [math.gcd(size, jax.device_count()) for size in sizes]
     num_devices = max(shares)
     axis = shares.index(num_devices)
+    spec = PartitionSpec(*[None] * axis, _AXIS)
+    return jax.device_put(tree, NamedSharding(mesh(num_devices), spec))
+
+
+_AXIS = "data"
+
+
+def mesh(num_devices: int) -> Mesh:
+    """The first ``num_devices`` devices, of all hosts, in a row."""
     # Axes are explicit by default since jax 0.8.1, which ordinary code is not made for.
-    mesh = jax.make_mesh(
+    return jax.make_mesh(
         (num_devices,),
-        ("runs",),
+        (_AXIS,),
         axis_types=(AxisType.Auto,),
         devices=jax.devices()[:num_devices],
     )
-    spec = PartitionSpec(*[None] * axis, "runs")
-    return jax.device_put(tree, NamedSharding(mesh, spec))
+
+
+def join_hosts() -> None:
+    """Makes the devices of all hosts visible; to be called before jax is first used.
+
+    On Cloud TPU, Slurm and the like jax finds the other hosts by itself. Elsewhere
+    start one process a host with JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES
+    and JAX_PROCESS_ID.
+    """
+    names = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
+    given = {
+        key: int(os.environ[name]) for key, name in names.items() if name in os.environ
+    }
+    jax.distributed.initialize(**given)
+
+
+def whole(mesh: Mesh) -> NamedSharding:
+    """Every device holds all of an array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def replicated(tree: Any, mesh: Mesh) -> Any:
+    """Arrays that every host has, as arrays that every device of all hosts has."""
+
+    def replicate(leaf):
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, whole(mesh), lambda i: leaf[i])
+
+    return jax.tree.map(replicate, tree)
+
+
+def data_parallel(step: Step, mesh: Mesh) -> Step:
+    """``step`` with the examples of its batch divided over the devices.
+
+    The result is that of one device up to rounding: means over the batch, and the
+    statistics of its normalisation layers, are over the whole batch.
+    """
+
+    def parallel_step(state, batch, eps):
+        batch = divided(batch, mesh)
+        state, metrics = step(state, batch, eps)
+        return jax.lax.with_sharding_constraint((state, metrics), whole(mesh))
+
+    return parallel_step
+
+
+def divided(tree: Any, mesh: Mesh) -> Any:
+    """Arrays divided along their first axis; inside a compiled program."""
+    along = NamedSharding(mesh, PartitionSpec(_AXIS))
+    return jax.lax.with_sharding_constraint(tree, along)

@@ -5,8 +5,8 @@ import time
 from collections.abc import Iterator
 
 
-def steps(total: int, label: str) -> Iterator[int]:
-    """Yields 0 … total - 1 and shows how far the loop is.
+def steps(total: int, label: str, *, first: int = 0) -> Iterator[int]:
+    """Yields first … total - 1 and shows how far the loop is.
 
     Without a terminal a line appears every ten seconds and at the end, so that a log
     file stays short.
@@ -14,10 +14,10 @@ def steps(total: int, label: str) -> Iterator[int]:
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        yield from tqdm(range(total), desc=label)
+        yield from tqdm(range(first, total), desc=label, initial=first, total=total)
         return
     begin = last = time.monotonic()
-    for i in range(total):
+    for i in range(first, total):
         yield i
         now = time.monotonic()
         if now - last > 10 or i == total - 1:

@@ -22,10 +22,12 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from advjax import data
 from experiments import checks, devices
 from experiments.workdir import Workdir, WorkdirError
 
 STUDIES = (
+    "evaluate",
     "generalization.fluctuation",
     "generalization.interpolation",
     "generalization.lasso",
@@ -33,6 +35,7 @@ STUDIES = (
     "generalization.low_dimension",
     "generalization.sparsity",
     "generalization.two_layer",
+    "training.classifier",
     "transition.digits",
     "transition.linear_paths",
     "transition.moments",
@@ -44,19 +47,30 @@ STUDIES = (
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one configuration and returns the exit status."""
-    argv = sys.argv if argv is None else ["run", *argv]
-    if {"-h", "--help"} & {*argv[1:]}:
+    """Runs one configuration and returns the exit status.
+
+    Without ``argv`` it takes the arguments of the process, and makes the devices that
+    the study wants.
+    """
+    arguments = sys.argv if argv is None else ["run", *argv]
+    if {"-h", "--help"} & {*arguments[1:]}:
         print(__doc__)
         return 0
-    return exit_status(lambda: run(*parse(argv)))
+
+    def action():
+        config, path = parse(arguments)
+        if argv is None:
+            devices.prepare(config)
+        run(config, path)
+
+    return exit_status(action)
 
 
 def exit_status(action: Callable[[], Any]) -> int:
     """0, or the status of a failure that a user can mend, after one line about it."""
     try:
         action()
-    except (checks.ConfigError, WorkdirError) as error:
+    except (checks.ConfigError, WorkdirError, data.DataError) as error:
         print(f"advjax: error: {error}", file=sys.stderr)
         return 2
     except checks.DivergedError as error:
@@ -158,6 +172,4 @@ _OWN_ERROR = f"{checks.ConfigError.__module__}.{checks.ConfigError.__name__}: "
 
 
 if __name__ == "__main__":
-    devices.use_all_cores()
-    devices.widen_thread_pool()
     sys.exit(main())

@@ -53,6 +53,10 @@ class Workdir:
         """
         self.path = Path(path)
         self.config = _plain(config.to_dict())
+        # Of several processes, the first writes for all.
+        self._writes = jax.process_index() == 0
+        if not self._writes:
+            return
         config_path = self.path / "config.json"
         if config_path.exists():
             _same_config(config_path, self.config)
@@ -63,15 +67,17 @@ class Workdir:
             raise WorkdirError(f"{msg}; choose another")
         (self.path / "stages").mkdir(parents=True, exist_ok=True)
         if not config_path.exists():
-            self.write_text("config.json", _dumps(self.config, indent=2))
+            self.write_text("config.json", dumps(self.config, indent=2))
         self.log(start=environment())
 
     def log(self, **values: Any) -> None:
         """Appends one line to metrics.jsonl; nan and infinities become null."""
+        if not self._writes:
+            return
         path = self.path / "metrics.jsonl"
         torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
         with path.open("a") as file:
-            file.write("\n" * torn + _dumps(values) + "\n")
+            file.write("\n" * torn + dumps(values) + "\n")
 
     def stage(
         self, name: str, compute: Callable[..., Mapping[str, Any]], *args: Any
@@ -88,7 +94,7 @@ class Workdir:
                 msg = f"stage {name} returned objects that are not arrays of numbers"
                 raise ValueError(msg)
             made = {"seconds": time.monotonic() - begin, **environment()}
-            self.write_text(f"stages/{name}.json", _dumps(made, indent=2))
+            self.write_text(f"stages/{name}.json", dumps(made, indent=2))
             with replacing(path) as part:
                 np.savez(part, **arrays)
         with np.load(path, allow_pickle=False) as stored:
@@ -97,8 +103,9 @@ class Workdir:
     def write_text(self, name: str, text: str) -> Path:
         """Writes a file at once."""
         path = self.path / name
-        with replacing(path) as part:
-            part.write(text.encode())
+        if self._writes:
+            with replacing(path) as part:
+                part.write(text.encode())
         return path
 
     def save_figure(self, figure: Any, name: str) -> Path:
@@ -106,8 +113,9 @@ class Workdir:
         import matplotlib.pyplot as plt
 
         path = self.path / f"{name}.png"
-        with replacing(path) as part:
-            figure.savefig(part, format="png")
+        if self._writes:
+            with replacing(path) as part:
+                figure.savefig(part, format="png")
         plt.close(figure)
         return path
 
@@ -128,8 +136,8 @@ class Workdir:
             "stages": stages,
             "results": results,
         }
-        self.write_text("results.json", _dumps(content, indent=2))
-        return json.loads(_dumps(content))
+        self.write_text("results.json", dumps(content, indent=2))
+        return json.loads(dumps(content))
 
 
 def environment() -> dict[str, Any]:
@@ -195,7 +203,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
-def _dumps(value: Any, **options: Any) -> str:
+def dumps(value: Any, **options: Any) -> str:
+    """JSON of any numbers and arrays; nan and infinities become null."""
     return json.dumps(_plain(value), allow_nan=False, **options)
 
 

@@ -134,5 +134,10 @@ def test_models_map_over_seeds():
 
 
 def test_an_unknown_name_lists_the_choices():
-    with pytest.raises(ValueError, match="model = 'mpl': choose one of mlp"):
+    with pytest.raises(ValueError, match=r"model = 'mpl': did you mean mlp.*alexnet"):
         models.make("mpl", num_classes=2)
+
+
+def test_an_unknown_option_lists_the_choices():
+    with pytest.raises(ValueError, match=r"hiden: no option of .* mlp; .*hidden"):
+        models.make("mlp", num_classes=2, hiden=(3,))

@@ -153,3 +153,61 @@ def test_epoch_indices_are_a_shuffled_pass():
     for batch_size in (0, 21):
         with pytest.raises(ValueError, match=f"batch_size = {batch_size}: choose 1"):
             train.epoch_indices(jax.random.key(0), 20, batch_size)
+
+
+def test_the_remainder_completes_the_pass():
+    key = jax.random.key(3)
+    rest = train.remainder_indices(key, 20, 6)
+    assert rest.shape == (1, 2)
+    seen = {*np.ravel(INDICES).tolist(), *np.ravel(rest).tolist()}
+    assert seen == set(range(20))
+    assert train.remainder_indices(key, 20, 5).shape == (0, 0)
+
+
+def test_orders_differ_between_epochs_and_runs():
+    states = [_state(0), _state(1)]
+    keys = [train.shuffle_key(state, epoch) for state in states for epoch in (0, 1)]
+    orders = [train.epoch_indices(key, 20, 6).tolist() for key in keys]
+    assert len({str(order) for order in orders}) == 4
+
+
+def test_inputs_are_prepared_with_a_key_of_their_own():
+    seen = []
+
+    def prepare(key, x):
+        seen.append(jax.random.key_data(key).tolist())
+        return 2 * x
+
+    state = _state()
+    prepared, _ = train.prepared(STEP, prepare)(state, DATA, 0.3)
+    doubled, _ = STEP(state, Batch(2 * X, Y), 0.3)
+    chex.assert_trees_all_equal(_plain(prepared), _plain(doubled))
+    train.prepared(STEP, prepare)(prepared, DATA, 0.3)
+    attack_key = jax.random.fold_in(state.key, 0)
+    assert len({str(key) for key in seen}) == 2
+    assert jax.random.key_data(attack_key).tolist() not in seen
+
+
+@pytest.mark.parametrize("mode", ["auto", "loop", "scan"])
+def test_dispatched_runs_equal_single_ones(mode):
+    states = jax.jit(jax.vmap(lambda key: train.create(key, MODEL, TX, X[:1])))(
+        jax.random.split(jax.random.key(0), 2)
+    )
+    singles = [jax.tree.map(lambda leaf, i=i: leaf[i], states) for i in range(2)]
+    eps = np.array([0.1, 0.4], np.float32)
+    indices = np.stack([INDICES, INDICES[::-1]])
+    # Copies: the states are consumed.
+    after, metrics = train.dispatched(STEP, mode)(
+        jax.tree.map(jnp.copy, states), DATA, indices, eps
+    )
+    assert metrics["loss"].shape == (2, 3)
+    for i, single in enumerate(singles):
+        expected, one = train.scanned(STEP)(single, DATA, indices[i], eps[i])
+        found = jax.tree.map(lambda leaf, i=i: leaf[i], after)
+        chex.assert_trees_all_close(_plain(found), _plain(expected), atol=1e-6)
+        np.testing.assert_allclose(metrics["loss"][i], one["loss"], atol=1e-6)
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(ValueError, match="mode = 'loops': choose 'auto', 'loop'"):
+        train.dispatched(STEP, "loops")

@@ -4,26 +4,100 @@
     params, batch_stats = model.init(key, x)
     logits, _ = model.apply(params, batch_stats, x, train=False)
 
+Images are ``[n, h, w, c]`` with entries in [0, 1], normalised inside the network:
+
+    model = models.make(
+        "preactresnet18", num_classes=10, **models.NORMALISATION["cifar10"]
+    )
+
 To attack a trained network no adapter is needed: any ``predict(x)`` makes a loss
 ``lambda x, y: losses.cross_entropy(predict(x), y)``. The adapters are for training.
 """
 
+import dataclasses
+import difflib
+from functools import partial
+
 from advjax.models.adapters import from_function, from_linen, from_nnx
+from advjax.models.cnn import (
+    VGG11,
+    AlexNet,
+    ClassicLeNet5,
+    LeNet5,
+    PlainCNN,
+    ResCNN,
+    WongCNN,
+)
+from advjax.models.layers import kaiming_normal, relu_softplus, torch_uniform
 from advjax.models.mlp import MLP
+from advjax.models.network import NORMALISATION
+from advjax.models.preact import PreActResNet, WideResNet34
+from advjax.models.resnet import Bottleneck, ResNet, ResNet9
 from advjax.types import Model
 
-__all__ = ["MLP", "from_function", "from_linen", "from_nnx", "make"]
+__all__ = [
+    "MLP",
+    "NORMALISATION",
+    "from_function",
+    "from_linen",
+    "from_nnx",
+    "make",
+    "relu_softplus",
+]
 
-_FAMILIES = {"mlp": MLP}
+_bias_free_mlp = partial(MLP, use_bias=False, kernel_init=kaiming_normal)
+
+_CONSTRUCTORS = {
+    "alexnet": AlexNet,
+    "cnn3": partial(PlainCNN, widths=(16, 32)),
+    "cnn4": partial(PlainCNN, widths=(16, 32, 64)),
+    "cnn5": partial(PlainCNN, widths=(16, 32, 64, 64)),
+    "cnn_fc": partial(LeNet5, width=128),
+    "cnn_wong": WongCNN,
+    "lenet5": LeNet5,
+    "lenet5_classic": ClassicLeNet5,
+    "mlp": MLP,
+    "mlp3": partial(_bias_free_mlp, hidden=(1024, 256)),
+    "mlp4": partial(_bias_free_mlp, hidden=(1024, 256, 128)),
+    "mlp5": partial(_bias_free_mlp, hidden=(1024, 256, 128, 64)),
+    "mlp_1024": partial(MLP, hidden=(1024,), kernel_init=torch_uniform, bias_init=None),
+    "preactresnet18": PreActResNet,
+    "rescnn3": partial(ResCNN, num_blocks=1),
+    "rescnn4": partial(ResCNN, num_blocks=2),
+    "rescnn5": partial(ResCNN, num_blocks=3),
+    "rescnn10": partial(ResCNN, num_blocks=8),
+    "resnet18": ResNet,
+    "resnet50": partial(ResNet, block=Bottleneck, depths=(3, 4, 6, 3)),
+    "resnet9": ResNet9,
+    "vgg11": VGG11,
+    "wideresnet34": WideResNet34,
+}
 
 
 def make(name: str, *, num_classes: int, **options) -> Model:
-    """The network called ``name``; ``options`` go to its linen module.
+    """The network called ``name``; ``options`` are attributes of its linen module.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name or option.
     """
-    if name not in _FAMILIES:
-        msg = f"model = {name!r}: choose one of {', '.join(sorted(_FAMILIES))}"
-        raise ValueError(msg)
-    return from_linen(_FAMILIES[name](num_classes=num_classes, **options))
+    if name not in _CONSTRUCTORS:
+        raise ValueError(f"model = {name!r}: {_choose(name, _CONSTRUCTORS)}")
+    constructor = _CONSTRUCTORS[name]
+    choices = _options(constructor)
+    for option in options:
+        if option not in choices:
+            msg = f"{option}: no option of the model {name}; {_choose(option, choices)}"
+            raise ValueError(msg)
+    return from_linen(constructor(num_classes=num_classes, **options))
+
+
+def _options(constructor):
+    module = getattr(constructor, "func", constructor)
+    fields = {field.name for field in dataclasses.fields(module)}
+    return fields - {"num_classes", "parent", "name"}
+
+
+def _choose(value, choices):
+    close = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}choose from {', '.join(sorted(choices))}"

@@ -122,10 +122,8 @@ def _epoch(task, tx, attack, carry, key_test, eps):
     """An epoch of one run, and the test at its end."""
     state, best = carry
     epoch = state.step // task.num_batches
-    # Steps fold their number into the key; the largest number is free for shuffling.
-    key_shuffle = jax.random.fold_in(state.key, jnp.iinfo(jnp.int32).max)
     indices = train.epoch_indices(
-        jax.random.fold_in(key_shuffle, epoch), task.train.x.shape[0], task.batch_size
+        train.shuffle_key(state, epoch), task.train.x.shape[0], task.batch_size
     )
     objective = objectives.adversarial(task.model, losses.cross_entropy, attack)
     steps = train.scanned(train.make_step(objective, tx))

@@ -1,0 +1,88 @@
+"""What all networks share: normalisation of the input, dtype and output layer."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from advjax.models.layers import Dense, channels
+from advjax.types import Array
+
+NORMALISATION = {
+    "cifar10": {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2471, 0.2435, 0.2616)},
+    "cifar100": {
+        "mean": (0.50708, 0.48655, 0.44092),
+        "std": (0.26733, 0.25644, 0.27615),
+    },
+    "svhn_cropped": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
+}
+"""Options ``mean`` and ``std`` by data set, as in the code of Rice et al. (2020)."""
+
+
+class Network(nn.Module, kw_only=True):
+    """Base of the networks: ``x[n, ...] -> logits[n, num_classes]``.
+
+    A network defines ``features``, and ``head`` where its output layer is a special
+    one. Logits are float32 at least, and so is the arithmetic of the output layer.
+
+    Attributes:
+        num_classes: width of the output.
+        activation: the non-linearity, entry by entry.
+        dtype: of the computation; None is that of the input, float32 at least.
+            Parameters are float32 in any case.
+        mean: of the input's channels, subtracted first.
+        std: of the input's channels, by which the difference is divided.
+        min_size: side to which smaller images are padded with zeros, equally on all
+            sides and before the normalisation.
+    """
+
+    num_classes: int
+    activation: Callable[[Array], Array] = nn.relu
+    dtype: Any = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    min_size: int = 0
+
+    @nn.compact
+    def __call__(self, x, *, train: bool = False):
+        """The logits.
+
+        Raises:
+            ValueError: if ``mean`` or ``std`` does not have one entry per channel.
+        """
+        x = self._normalised(_padded(_wide(x), self.min_size))
+        features = self.features(x.astype(self.dtype or x.dtype), train)
+        return self.head(_wide(features))
+
+    def features(self, x: Array, train: bool) -> Array:
+        """``[n, d]``, the input of the output layer."""
+        raise NotImplementedError
+
+    def head(self, x: Array) -> Array:
+        """The output layer."""
+        return Dense(self.num_classes)(x)
+
+    def _normalised(self, x):
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if values is not None and len(values) != x.shape[-1]:
+                msg = f"{name} = {values}: the input has {x.shape[-1]} channels"
+                raise ValueError(msg)
+        if self.mean is not None:
+            x -= channels(jnp.asarray(self.mean), x)
+        if self.std is not None:
+            x /= channels(jnp.asarray(self.std), x)
+        return x
+
+
+def _wide(x):
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _padded(x, min_size):
+    if min(x.shape[1:3], default=min_size) >= min_size:
+        return x
+    missing = [max(0, min_size - side) for side in x.shape[1:3]]
+    both = [(size // 2, size - size // 2) for size in missing]
+    return jnp.pad(x, [(0, 0), *both, (0, 0)])

@@ -1,0 +1,1 @@
+"""The training engine: networks on real images, from a configuration."""

@@ -1,0 +1,36 @@
+"""PGD-50 with ten restarts, and a curve over eps, on released networks.
+
+    python -m experiments.evaluate runs/mnist/best.npz
+
+Fields are overridden there as everywhere, ``--config.num_restarts=1``. Variant
+``smoke``, for tests.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import checks
+
+
+def get_config(variant=""):
+    """The configuration."""
+    words = checks.variants(variant, ("smoke",))
+    config = ConfigDict()
+    config.experiment = "evaluate"
+    config.checkpoint = ""
+    config.data_dir = ""  # that of TFDS if empty
+    config.num_test = 0  # a fixed random subset; 0 for all
+    config.seed = 0
+    config.norm = ""  # of training if empty
+    config.eps = 0.0  # the largest of training if 0
+    config.num_steps = 50
+    config.num_restarts = 10
+    config.rel_step_size = 1 / 30  # 0.01 at eps = 0.3, as Wong et al. 2020
+    config.batch_size = 250
+    config.curve = ()  # radii, each attacked by PGD from one start
+    if "smoke" in words:
+        config.num_test = 50
+        config.batch_size = 50
+        config.num_steps = 2
+        config.num_restarts = 2
+        config.curve = (0.0, 0.1)
+    return config.lock()

@@ -1,0 +1,233 @@
+"""The compiled programs of one configuration, and what they keep between epochs.
+
+An engine trains ``r`` networks, one for every radius and seed. How their steps are
+dispatched is decided in ``train.dispatched``, over which devices in ``devices``.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from advjax import data, evaluate, losses, train
+from advjax.train import TrainState
+from advjax.types import Array, Attack, Params
+from experiments import checks, devices
+from experiments.training import checkpoints, recipe
+
+STEP_METRICS = ("objective", "loss", "accuracy", "zero_grad")
+TEST_METRICS = (
+    "test_loss",
+    "test_accuracy",
+    "test_robust_loss",
+    "test_robust_accuracy",
+    "test_fgsm_accuracy",
+    "test_zero_grad",
+)
+HISTORY = (*STEP_METRICS, *TEST_METRICS, "learning_rate", "images_per_second")
+
+
+class Best(NamedTuple):
+    """The epoch of smallest adversarial test loss so far, and its networks, ``[r]``."""
+
+    robust_loss: Array
+    epoch: Array
+    params: Params
+    batch_stats: Params
+
+
+class Progress(NamedTuple):
+    """All that a resumed run needs.
+
+    Attributes:
+        states: of ``r`` runs.
+        best: of ``r`` runs.
+        steps: metrics of the present epoch, ``[r, t]``, nan where not done.
+        history: metrics of all epochs, ``[epoch, r]``, nan where not done.
+    """
+
+    states: TrainState
+    best: Best
+    steps: dict[str, np.ndarray]
+    history: dict[str, np.ndarray]
+
+    @property
+    def step(self) -> int:
+        """Number of steps done."""
+        return int(self.states.step[0])
+
+
+class Engine:
+    """Trains and tests the networks of a configuration; holds no state of a run."""
+
+    def __init__(self, config: ConfigDict):
+        """Reads the data; compiles nothing yet.
+
+        Raises:
+            ConfigError: for a configuration that its data or devices do not admit.
+            DataError: if the data cannot be read.
+        """
+        self._config = config
+        self.eps, self.seeds = recipe.runs(config)
+        read = recipe.read(config)
+        num_devices = recipe.num_devices(config)
+        self.num_train, self.num_test = read.train.y.size, read.test.y.size
+        self.steps_per_epoch = recipe.steps_per_epoch(
+            config, self.num_train, num_devices
+        )
+        self._mesh = devices.mesh(num_devices)
+        self._train = devices.replicated(read.train, self._mesh)
+        self._test = read.test
+        self._model = recipe.network(config, read.num_classes)
+        self._rate = recipe.learning_rate(config, self.steps_per_epoch)
+        self._tx = recipe.optimiser(config, self._rate)
+        self._key_run, self._key_test = jax.random.split(jax.random.key(config.seed))
+        self._run = train.dispatched(self._step(), config.dispatch)
+        self._order = jax.jit(jax.vmap(self._shuffled, (0, None)))
+        self._pgd = self._outcome(recipe.test_attack(config))
+        self._fgsm = self._outcome(recipe.fgsm(config))
+
+    def start(self) -> Progress:
+        """Fresh networks, or released ones to train on."""
+        states = self._compiled(jax.vmap(self._create))(self.seeds)
+        if self._config.init_from:
+            states = self._loaded(states)
+        r, num_epochs = self.eps.size, self._config.num_epochs
+        best = self._best(np.full(r, np.inf), -1, states)
+        steps = {
+            name: np.full((r, self.steps_per_epoch), np.nan) for name in STEP_METRICS
+        }
+        history = {name: np.full((num_epochs, r), np.nan) for name in HISTORY}
+        # Copies, since the first step consumes the states.
+        return Progress(states, jax.tree.map(jnp.copy, best), steps, history)
+
+    def epoch(self, now: Progress, epoch: int) -> Iterator[Progress]:
+        """What is left of an epoch: the progress wherever a checkpoint is due.
+
+        Raises:
+            DivergedError: if a training loss is not finite.
+        """
+        begin, done = 0, now.step - epoch * self.steps_per_epoch
+        for indices in self._parts(now.states, epoch):
+            end = begin + indices.shape[1]
+            if begin >= done:
+                states, metrics = self._run(now.states, self._train, indices, self.eps)
+                metrics = jax.device_get(metrics)
+                first = epoch * self.steps_per_epoch + begin
+                checks.finite(metrics["loss"].T, first, self._name)
+                steps = {name: values.copy() for name, values in now.steps.items()}
+                for name, values in steps.items():
+                    values[:, begin:end] = metrics[name]
+                now = now._replace(states=states, steps=steps)
+                yield now
+            begin = end
+
+    def test(self, now: Progress, epoch: int, **row: float) -> Progress:
+        """Tests all networks, keeps the better ones, and fills the epoch's row."""
+        tested = [self._test_one(now.states, i) for i in range(self.eps.size)]
+        row |= {name: [each[name] for each in tested] for name in TEST_METRICS}
+        row |= {name: values.mean(axis=1) for name, values in now.steps.items()}
+        row["learning_rate"] = self._rate(now.step - 1)
+        history = {name: values.copy() for name, values in now.history.items()}
+        for name, values in row.items():
+            history[name][epoch] = values
+        new = self._best(np.asarray(row["test_robust_loss"]), epoch, now.states)
+        return now._replace(best=_better(new, now.best), history=history)
+
+    def _create(self, seed: Array) -> TrainState:
+        x = jnp.zeros((1, *self._train.x.shape[1:]))
+        key = jax.random.fold_in(self._key_run, seed)
+        return train.create(key, self._model, self._tx, x)
+
+    def _loaded(self, states: TrainState) -> TrainState:
+        """The states with the released parameters, of one network or of all."""
+        found = checkpoints.released(self._config.init_from)
+        trees = (found.params, found.batch_stats)
+        one = jax.tree.map(lambda leaf: leaf[0], (states.params, states.batch_stats))
+        checkpoints.check_network(trees, one)
+        number, r = len(jax.tree.leaves(trees)[0]), self.eps.size
+        if number not in (1, r):
+            raise checks.ConfigError(
+                f"config.init_from holds {number} networks; there are {r} runs"
+            )
+        trees = jax.tree.map(
+            lambda leaf: np.broadcast_to(leaf, (r, *leaf.shape[1:])), trees
+        )
+        params, batch_stats = devices.replicated(trees, self._mesh)
+        return states._replace(params=params, batch_stats=batch_stats)
+
+    def _step(self) -> train.Step:
+        share = recipe.warm_up(self._config, self.steps_per_epoch)
+        plain = train.make_step(recipe.objective(self._config, self._model), self._tx)
+        prepared = train.prepared(plain, recipe.prepare(self._config))
+
+        def step(state, batch, eps):
+            return prepared(state, batch, eps * share(state.step))
+
+        return devices.data_parallel(step, self._mesh)
+
+    def _shuffled(self, state: TrainState, epoch: Array) -> tuple[Array, Array]:
+        key = train.shuffle_key(state, epoch)
+        sizes = (self.num_train, self._config.batch_size)
+        return train.epoch_indices(key, *sizes), train.remainder_indices(key, *sizes)
+
+    def _parts(self, states: TrainState, epoch: int) -> list[np.ndarray]:
+        """The epoch's batches ``[r, t, b]``, parted where checkpoints are due."""
+        full, rest = map(np.asarray, self._order(states, epoch))
+        size = self._config.checkpoint_steps or full.shape[1]
+        parts = [full[:, i : i + size] for i in range(0, full.shape[1], size)]
+        return [*parts, rest] if rest.size and self._config.keep_remainder else parts
+
+    def _outcome(self, attack: Attack) -> Callable:
+        def outcome(network, eps, key, x, y):
+            x, y = devices.divided((data.as_float(x), y), self._mesh)
+
+            def predict(x):
+                return self._model.apply(*network, x, train=False)[0]
+
+            loss = losses.cross_entropy
+            return evaluate.outcome(key, predict, loss, attack, x, y, eps)
+
+        return self._compiled(outcome)
+
+    def _test_one(self, states: TrainState, i: int) -> dict[str, float]:
+        network = (states.params, states.batch_stats)
+        network = jax.tree.map(lambda leaf: leaf[i], network)
+        pgd, fgsm = (
+            evaluate.summary(
+                evaluate.in_batches(
+                    partial(outcome, network, self.eps[i]),
+                    self._key_test,
+                    *self._test,
+                    batch_size=self._config.test_batch_size,
+                )
+            )
+            for outcome in (self._pgd, self._fgsm)
+        )
+        values = (
+            *(pgd.loss, pgd.accuracy.value),
+            *(pgd.robust_loss, pgd.robust_accuracy.value),
+            *(fgsm.robust_accuracy.value, pgd.num_zero_grad),
+        )
+        return dict(zip(TEST_METRICS, values, strict=True))
+
+    def _best(self, robust_loss: np.ndarray, epoch: int, states: TrainState) -> Best:
+        numbers = (robust_loss.astype(np.float32), np.full(self.eps.size, epoch))
+        numbers = devices.replicated(numbers, self._mesh)
+        return Best(*numbers, states.params, states.batch_stats)
+
+    def _compiled(self, function: Callable) -> Callable:
+        return jax.jit(function, out_shardings=devices.whole(self._mesh))
+
+    def _name(self, i: int, *_) -> str:
+        return f"eps = {self.eps[i]:g}, seed {self.seeds[i]}"
+
+
+@jax.jit
+def _better(new: Best, best: Best) -> Best:
+    better = new.robust_loss < best.robust_loss
+    return jax.tree.map(lambda a, b: jax.vmap(jnp.where)(better, a, b), new, best)

@@ -1,0 +1,514 @@
+"""The training engine: resumption, devices, hosts, released parameters, wrong input."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from advjax import attacks, data, evaluate, losses, norms, train
+from advjax.types import Batch
+from experiments import checks, run
+from experiments import evaluate as evaluation
+from experiments.training import checkpoints, recipe
+from experiments.training.checkpoints import Checkpoints, Released
+from experiments.workdir import Workdir, WorkdirError
+
+ROOT = Path(__file__).parents[1]
+CONFIG = f"--config={ROOT}/experiments/training/configs/digits.py"
+SMALL = [f"{CONFIG}:smoke", "--config.num_seeds=1", "--config.eps=(0.1,)"]
+CNN = ["--config.model=cnn3", "--config.dispatch=loop", "--config.num_train=160"]
+
+
+def _run(arguments, path):
+    assert run.main([*arguments, f"--workdir={path}"]) == 0
+    return _results(path)
+
+
+def _results(path):
+    results = json.loads((path / "results.json").read_text())["results"]
+    del results["curves"]["images_per_second"]
+    return results
+
+
+def _same_parameters(a, b):
+    for name in ("best", "last"):
+        with np.load(a / f"{name}.npz") as one, np.load(b / f"{name}.npz") as two:
+            assert set(one) == set(two)
+            for key in set(one) - {"about"}:
+                np.testing.assert_array_equal(one[key], two[key])
+
+
+def _start(arguments, path, **environment):
+    command = [sys.executable, "-m", "experiments.run", *arguments]
+    with path.with_suffix(".log").open("a") as log:
+        return subprocess.Popen(
+            [*command, f"--workdir={path}"],
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdout=log,
+            stderr=log,
+        )
+
+
+def _finished(process, path):
+    assert process.wait(300) == 0, path.with_suffix(".log").read_text()
+
+
+def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(tmp_path):
+    arguments = [*SMALL, "--config.num_epochs=20", "--config.checkpoint_steps=2"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    _finished(_start(arguments, whole), whole)
+    generator, reached = np.random.default_rng(0), []
+    for _ in range(2):
+        process = _start(arguments, parts)
+        while (step := _newest(parts)) <= max(reached, default=0):
+            assert process.poll() is None, parts.with_suffix(".log").read_text()
+            time.sleep(0.01)
+        time.sleep(generator.uniform(0, 0.5))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "finished before it was killed"
+        reached.append(step)
+    _finished(_start(arguments, parts), parts)
+    assert _results(whole) == _results(parts)
+    _same_parameters(whole, parts)
+
+
+def _newest(path):
+    """The step of the newest complete checkpoint."""
+    names = [entry.name for entry in path.glob("checkpoints/*")]
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def test_dispatch_and_interruption_change_nothing(tmp_path, monkeypatch):
+    arguments = [*SMALL, "--config.num_train=512", "--config.checkpoint_steps=2"]
+    whole = _run(arguments, tmp_path / "whole")
+    saved = Checkpoints.save
+
+    def interrupting(self, step, tree):
+        saved(self, step, tree)
+        if step == 6:  # in the midst of the second epoch
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            run.main([*arguments, f"--workdir={tmp_path}/parts"])
+    # What a kill in the midst of writing leaves.
+    (tmp_path / "parts/checkpoints/8.orbax-checkpoint-tmp/default").mkdir(parents=True)
+    assert _run(arguments, tmp_path / "parts") == whole
+    _same_parameters(tmp_path / "whole", tmp_path / "parts")
+    looped = _run([*arguments, "--config.dispatch=loop"], tmp_path / "looped")
+    for name, curve in looped["curves"].items():
+        np.testing.assert_allclose(
+            curve, whole["curves"][name], rtol=1e-4, err_msg=name
+        )
+
+
+PARALLEL = """
+import flax.linen as nn, jax, jax.numpy as jnp, numpy as np, optax
+from advjax import attacks, losses, models, norms, objectives, train
+from advjax.models.layers import BatchNorm
+from advjax.types import Batch
+from experiments import devices
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        x = nn.relu(BatchNorm()(nn.Conv(4, (3, 3))(x), train=train))
+        return nn.Dense(3)(x.reshape(len(x), -1))
+
+rng = np.random.default_rng(0)
+data = Batch(np.float32(rng.uniform(size=(64, 6, 6, 1))), rng.integers(0, 3, 64))
+model, tx = models.from_linen(Net()), optax.sgd(0.1, 0.9)
+attack = attacks.pgd(norms.linf, num_steps=2, rel_step_size=0.5,
+                     start=attacks.in_ball(norms.linf), bounds=(0.0, 1.0))
+objective = objectives.adversarial(
+    model, losses.cross_entropy, attack, attack_mode="train")
+indices = np.stack([rng.permutation(64)[:32] for _ in range(20)])
+found = []
+for number in (1, 8):
+    mesh = devices.mesh(number)
+    step = devices.data_parallel(train.make_step(objective, tx), mesh)
+    whole = devices.whole(mesh)
+    create = jax.jit(lambda: train.create(jax.random.key(0), model, tx, data.x[:1]),
+                     out_shardings=whole)
+    state, metrics = train.looped(step)(
+        create(), devices.replicated(data, mesh), indices, 0.1)
+    found.append((metrics["loss"], state.batch_stats, state.params))
+assert len(jax.tree.leaves(state.params)[0].sharding.device_set) == 8
+for one, eight in zip(*map(jax.tree.leaves, found), strict=True):
+    np.testing.assert_allclose(one, eight, rtol=2e-4, atol=2e-5)
+print(abs(found[0][0] / found[1][0] - 1).max())
+"""
+
+
+def test_eight_devices_share_a_batch_without_a_difference():
+    done = subprocess.run(
+        [sys.executable, "-c", PARALLEL],
+        cwd=ROOT,
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "8"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-5
+
+
+def test_two_processes_train_as_one(tmp_path):
+    arguments = [*SMALL, *CNN, "--config.batch_size=16", "--config.test_batch_size=360"]
+    alone = _run(arguments, tmp_path / "alone")
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        _start(
+            [*arguments, "--config.hosts=True"],
+            tmp_path / "together",
+            JAX_COORDINATOR_ADDRESS=f"localhost:{port}",
+            JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(i),
+            JAX_NUM_CPU_DEVICES="1",
+        )
+        for i in range(2)
+    ]
+    for process in processes:
+        _finished(process, tmp_path / "together")
+    together = _results(tmp_path / "together")
+    assert len(alone["curves"]["loss"]) == 2  # epochs, of ten steps each
+    for name, curve in alone["curves"].items():
+        np.testing.assert_allclose(
+            curve, together["curves"][name], rtol=1e-4, err_msg=name
+        )
+
+
+BAD = {
+    "unknown network": (
+        ["--config.model=preactresnet19"],
+        ["config.model = 'preactresnet19'", "preactresnet18"],
+    ),
+    "a width that the network has not": (
+        ["--config.model=cnn3", "--config.width=3"],
+        ["config.model = 'cnn3'", "width"],
+    ),
+    "unknown data set": (
+        ["--config.dataset=cifar"],
+        ["config.dataset = 'cifar'", "did you mean cifar10?"],
+    ),
+    "batch larger than the data": (
+        ["--config.batch_size=1438"],
+        ["config.batch_size = 1438", "at most 1437"],
+    ),
+    "more devices than there are": (
+        ["--config.num_devices=64"],
+        ["config.num_devices = 64", f"at most {jax.device_count()}"],
+    ),
+    "absent classes": (
+        ["--config.classes=(0,11)"],
+        ["train part of digits: classes = (0, 11)"],
+    ),
+    "a subset larger than the data": (
+        ["--config.num_train=2000"],
+        ["train part of digits: size = 2000"],
+    ),
+    "knots without values": (
+        ["--config.schedule_knots=(0.5,)"],
+        ["config.schedule_values", "give 2 values"],
+    ),
+    "unknown schedule": (["--config.schedule=cosin"], ["did you mean cosine?"]),
+    "unknown objective": (["--config.objective=madry"], ["config.objective = 'madry'"]),
+    "data directory missing": (
+        ["--config.dataset=mnist", "--config.data_dir=nowhere"],
+        [
+            "'mnist' is not prepared in nowhere",
+            "does not exist",
+            "download_and_prepare",
+        ],
+    ),
+    "released parameters missing": (
+        ["--config.init_from=nowhere.npz"],
+        ["nowhere.npz holds no released parameters"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_wrong_input_is_one_clear_line(name, tmp_path, capsys):
+    arguments, wanted = BAD[name]
+    path = tmp_path / "w"
+    assert run.main([f"{CONFIG}:smoke", *arguments, f"--workdir={path}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("advjax: error: ")
+    assert error.count("\n") == 1
+    for words in wanted:
+        assert words in error
+
+
+@pytest.mark.parametrize(
+    ("number", "fields", "words"),
+    [
+        (3, {}, "config.batch_size = 128 does not divide into 3 devices"),
+        (2, {}, "the last batch of 29 examples does not divide into 2 devices"),
+        (2, {"keep_remainder": False}, None),
+    ],
+)
+def test_a_batch_must_divide_into_the_devices(monkeypatch, number, fields, words):
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    config = recipe.defaults()
+    config.num_devices, config.test_batch_size = number, 12
+    config.update(fields)
+
+    def steps():
+        return recipe.steps_per_epoch(config, 1437, recipe.num_devices(config))
+
+    if words is None:
+        assert steps() == 11
+        return
+    with pytest.raises(checks.ConfigError, match=words):
+        steps()
+
+
+FULL_DISK = """
+import resource, signal, sys
+from experiments import run
+from experiments.training.checkpoints import Checkpoints
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+save = Checkpoints.save
+
+def filling(self, step, tree):
+    if step == 24:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    save(self, step, tree)
+
+Checkpoints.save = filling
+sys.exit(run.main(sys.argv[1:]))
+"""
+
+
+def test_a_full_disk_loses_nothing_that_was_saved(tmp_path):
+    """Files may not grow beyond 20 kB from the second checkpoint on."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, *SMALL, f"--workdir={tmp_path}/w"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    (error,) = (line for line in done.stderr.splitlines() if "advjax: error" in line)
+    assert "no checkpoint can be written" in error
+    assert "File too large" in error
+    assert error.endswith("the newest complete one is of step 12")
+    names = {path.name for path in (tmp_path / "w/checkpoints").iterdir()}
+    assert {name for name in names if name.isdigit()} == {"12"}
+    assert not (tmp_path / "w/results.json").exists()
+
+
+def test_a_directory_that_cannot_be_written_is_told_before_training(tmp_path, capsys):
+    path = tmp_path / "w"
+    Workdir(path, run.parse(["run", *SMALL])[0])
+    (path / "checkpoints").write_text("in the way")
+    assert run.main([*SMALL, f"--workdir={path}"]) == 2
+    assert "no checkpoint can be written in" in capsys.readouterr().err
+
+
+TREE = {"a": jnp.ones((1, 3, 4)), "key": jax.random.key(0)}
+
+
+def test_checkpoints_return_keys_and_refuse_another_network(tmp_path):
+    with Checkpoints(tmp_path) as stored:
+        assert stored.restore(TREE) is TREE
+        stored.save(7, TREE)
+    like = {"a": jnp.zeros((1, 3, 4)), "key": jax.random.key(1)}
+    with Checkpoints(tmp_path) as stored:
+        found = stored.restore(like)
+        np.testing.assert_array_equal(found["a"], 1)
+        assert found["key"] == TREE["key"]
+        with pytest.raises(WorkdirError, match=r"a is \(1, 3, 4\) there, \(1, 3, 5\)"):
+            stored.restore({**like, "a": jnp.zeros((1, 3, 5))})
+        with pytest.raises(WorkdirError, match=r"b is absent there, \(2,\) here"):
+            stored.restore({**like, "b": jnp.zeros(2)})
+    for file in (tmp_path / "7").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    with Checkpoints(tmp_path) as stored, pytest.raises(WorkdirError):
+        stored.restore(like)
+
+
+def test_released_parameters_are_plain_arrays(tmp_path):
+    path = tmp_path / "best.npz"
+    params = {"Dense_0": {"kernel": jnp.ones((2, 3, 4))}}
+    checkpoints.release(path, Released(params, {}, {"eps": [0.1, 0.2]}))
+    found = checkpoints.released(path)
+    np.testing.assert_array_equal(found.params["Dense_0"]["kernel"], 1)
+    assert found.about == {"eps": [0.1, 0.2]}
+    with pytest.raises(WorkdirError, match=r"kernel is \(3, 4\) there, \(3, 5\) here"):
+        checkpoints.check_network(
+            found[:2], ({"Dense_0": {"kernel": jnp.ones((3, 5))}}, {})
+        )
+    np.savez(path, about=np.array([object()]))
+    with pytest.raises(WorkdirError, match="holds no released parameters"):
+        checkpoints.released(path)
+
+
+def test_training_goes_on_from_released_parameters(tmp_path):
+    arguments = [*SMALL, "--config.num_epochs=1"]
+    _run(arguments, tmp_path / "first")
+    more = [
+        *(
+            f"--config.init_from={tmp_path}/first/last.npz",
+            "--config.objective=standard",
+        ),
+        *("--config.learning_rate=1e-30", "--config.weight_decay=0."),
+    ]
+    _run([*arguments, *more], tmp_path / "more")
+    for name in ("first", "more"):
+        found = checkpoints.released(tmp_path / name / "last.npz")
+        leaves = jax.tree.leaves(found.params)
+        if name == "first":
+            expected = leaves
+    for one, other in zip(expected, leaves, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-20)
+
+
+def _recipe(**fields):
+    config = recipe.defaults()
+    config.update(fields)
+    return config
+
+
+def test_rates_follow_the_papers_schedules():
+    """Rice et al.: the drop at half of the run already meets the last step before."""
+    rate = recipe.learning_rate(_recipe(num_epochs=4), 10)
+    np.testing.assert_allclose(
+        [rate(i) for i in (0, 18, 19, 28, 29, 39)],
+        [0.1, 0.1, 0.01, 0.01, 0.001, 0.001],
+        rtol=1e-6,
+    )
+    triangle = _recipe(
+        num_epochs=10,
+        schedule="linear",
+        schedule_knots=(0.0, 0.4, 1.0),
+        schedule_values=(0.0, 1.0, 0.0),
+        learning_rate=3e-3,
+    )
+    rate = recipe.learning_rate(triangle, 10)
+    np.testing.assert_allclose(
+        [rate(i) for i in (0, 39, 69, 99)], [7.5e-5, 3e-3, 1.5e-3, 0], atol=1e-9
+    )
+    rate = recipe.learning_rate(_recipe(num_epochs=1, schedule="cosine"), 10)
+    np.testing.assert_allclose([rate(4), rate(9)], [0.05, 0], atol=1e-8)
+    share = recipe.warm_up(_recipe(eps_warmup_epochs=2.0), 5)
+    np.testing.assert_allclose([share(i) for i in (0, 5, 10, 40)], [0, 0.5, 1, 1])
+    assert recipe.warm_up(_recipe(), 5)(jnp.array(0)) == 1
+
+
+@pytest.mark.parametrize("name", recipe.OPTIMISERS)
+def test_optimisers_are_those_of_torch(name):
+    """In float64: v ← 0.9 v + (g + wd w), w ← w - rate v; Adam on g + wd w."""
+    config = _recipe(optimiser=name, weight_decay=0.02)
+    rates, w = [0.1, 0.3, 0.05], np.array([1.0, -2.0, 0.5])
+    gradients = np.random.default_rng(0).normal(size=(3, 3))
+    tx = recipe.optimiser(config, lambda step: jnp.asarray(rates)[step])
+    params = jnp.asarray(w, jnp.float32)
+    state = tx.init(params)
+    v, square = np.zeros(3), np.zeros(3)
+    for t, (rate, g) in enumerate(zip(rates, gradients, strict=True), start=1):
+        updates, state = tx.update(jnp.asarray(g, jnp.float32), state, params)
+        params += updates
+        g = g + 0.02 * w
+        if name == "sgd":
+            v = 0.9 * v + g
+            w = w - rate * v
+        else:
+            v, square = 0.9 * v + 0.1 * g, 0.999 * square + 0.001 * g**2
+            scale = np.sqrt(square / (1 - 0.999**t)) + 1e-8
+            w = w - rate * v / (1 - 0.9**t) / scale
+    np.testing.assert_allclose(params, w, rtol=1e-4)
+
+
+def test_the_lasso_penalty_leaves_biases_alone():
+    config = _recipe(l1_penalty=0.5, objective="standard", eps=(0.0,))
+    model = recipe.network(config, num_classes=3)
+    batch = Batch(jnp.ones((2, 4)), jnp.array([0, 1]))
+    params, stats = model.init(jax.random.key(0), batch.x)
+    args = (params, stats, jax.random.key(0), batch, 0.0)
+    value, aux = recipe.objective(config, model)(*args)
+    weights = sum(float(jnp.abs(layer["kernel"]).sum()) for layer in params.values())
+    np.testing.assert_allclose(value, aux.losses.mean() + 0.5 * weights, rtol=1e-6)
+
+
+@pytest.mark.parametrize("objective", recipe.OBJECTIVES)
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_every_objective_and_mode_takes_a_step(objective, mode):
+    config = _recipe(objective=objective, attack_mode=mode, num_steps=1)
+    model = recipe.network(config, num_classes=3)
+    x = jax.random.uniform(jax.random.key(0), (4, 5))
+    step = train.make_step(
+        recipe.objective(config, model), recipe.optimiser(config, lambda _: 0.1)
+    )
+    tx = recipe.optimiser(config, lambda _: 0.1)
+    state = train.create(jax.random.key(1), model, tx, x)
+    after, metrics = jax.jit(step)(state, Batch(x, jnp.array([0, 1, 2, 0])), 0.1)
+    assert np.isfinite(metrics["loss"])
+    assert (jax.tree.leaves(after.params)[1] != jax.tree.leaves(state.params)[1]).any()
+
+
+def test_evaluation_reports_what_a_direct_attack_finds(tmp_path, capsys):
+    trained = tmp_path / "trained"
+    _run(SMALL, trained)
+    capsys.readouterr()
+    arguments = [
+        f"{trained}/best.npz",
+        *("--config.num_steps=3", "--config.num_restarts=2", "--config.num_test=60"),
+        *("--config.curve=(0.,.1)", "--config.batch_size=25", "--config.eps=0.1"),
+    ]
+    assert evaluation.main([*arguments, f"--workdir={tmp_path}/w"]) == 0
+    assert "worst case at eps = 0.1 (linf)" in capsys.readouterr().out
+    (found,) = json.loads((tmp_path / "w/results.json").read_text())["results"][
+        "networks"
+    ]
+    released = checkpoints.released(trained / "best.npz")
+    model = recipe.network(recipe.defaults(), 10)
+    network = jax.tree.map(lambda leaf: leaf[0], tuple(released[:2]))
+    test = data.subset(data.load("digits", split="test"), 60, seed=0)
+
+    def predict(x):
+        return model.apply(*network, x, train=False)[0]
+
+    options = {"rel_step_size": 1 / 30, "bounds": (0.0, 1.0)}
+    start = attacks.in_ball(norms.linf)
+    pgd = attacks.pgd(norms.linf, num_steps=3, start=start, **options)
+    by_attack = [
+        evaluate.outcome(
+            jax.random.key(0), predict, losses.cross_entropy, attack, *test, 0.1
+        )
+        for attack in (
+            attacks.fgsm(norms.linf, bounds=(0.0, 1.0)),
+            attacks.best_of(pgd, 2),
+        )
+    ]
+    worst = evaluate.summary(evaluate.worst_case(*by_attack))
+    assert found["num_examples"] == 60
+    assert found["reported"] == 100 * worst.robust_accuracy.value
+    assert found["clean_acc"] == 100 * worst.accuracy.value
+    assert found["curve"][0][0] == worst.accuracy.value
+    names = {"dataset": "digits", "architecture": "mlp", "unreliable": False}
+    assert names.items() <= found.items()
+
+
+def test_evaluation_refuses_what_it_cannot_evaluate(tmp_path, capsys):
+    assert evaluation.main([f"{tmp_path}/no.npz", f"--workdir={tmp_path}/w"]) == 2
+    assert "no.npz holds no released parameters" in capsys.readouterr().err
+    assert evaluation.main([]) == 2
+    assert "best.npz" in capsys.readouterr().out
