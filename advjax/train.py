@@ -173,7 +173,7 @@ def dispatched(step: Step, mode: str = "auto") -> Run:
 
     Returns:
         ``(states[r], data, indices[r, t, b], eps[r]) -> (states[r], metrics[r, t])``,
-        not to be jitted; the states passed in are consumed.
+        not to be jitted; the states passed in are consumed by "scan".
 
     Raises:
         ValueError: for an unknown mode.
@@ -218,7 +218,10 @@ def epoch_indices(key: Key, num_examples: int, batch_size: int) -> Array:
 
 
 def remainder_indices(key: Key, num_examples: int, batch_size: int) -> Array:
-    """What ``epoch_indices`` leaves of the same pass: ``[1, b]``, or ``[0, 0]``."""
+    """What ``epoch_indices`` leaves of the same pass: ``[1, b]``, or ``[0, 0]``.
+
+    ``batch_size`` is at least 1.
+    """
     b = num_examples % batch_size
     order = jax.random.permutation(key, num_examples)
     return order[num_examples - b :].reshape(min(b, 1), b)

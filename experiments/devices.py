@@ -10,6 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from advjax.train import Step
+from experiments import checks
 
 
 def prepare(config: ConfigDict) -> None:
@@ -22,10 +23,12 @@ def prepare(config: ConfigDict) -> None:
         use_all_cores()
         widen_thread_pool()
         return
-    if config.num_devices and "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", config.num_devices)
-    if config.hosts:
+    if config.get("hosts"):
         join_hosts()
+    elif config.num_devices > 1:
+        if "JAX_NUM_CPU_DEVICES" not in os.environ:
+            jax.config.update("jax_num_cpu_devices", config.num_devices)
+        widen_thread_pool()
 
 
 def use_all_cores() -> None:
@@ -40,13 +43,13 @@ def use_all_cores() -> None:
 
 
 def widen_thread_pool() -> None:
-    """Keeps decompositions from hanging on CPU; to be called before jax is first used.
+    """Keeps CPU devices from hanging; to be called before jax is first used.
 
-    Each batched decomposition of jaxlib blocks a thread of the pool that all devices
-    share, and waits for others to do its work. With as many threads as devices, which
-    is the default, there may be no other. With more, BLAS must not start threads of its
-    own below them: a batch of QR decompositions took 600 times as long. The wider pool
-    makes programs without decompositions up to 1.4 times as slow.
+    Each batched decomposition of jaxlib, and each sum over devices, blocks a thread of
+    the pool that all devices share, and waits for others to do its work. With as many
+    threads as devices, which is the default, there may be no other. With more, BLAS
+    must not start threads of its own below them: a batch of QR decompositions took 600
+    times as long. The wider pool makes other programs up to 1.4 times as slow.
     """
     num_devices = max(_num_cores(), jax.config.jax_num_cpu_devices)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -92,13 +95,22 @@ def join_hosts() -> None:
 
     On Cloud TPU, Slurm and the like jax finds the other hosts by itself. Elsewhere
     start one process a host with JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES
-    and JAX_PROCESS_ID.
+    and JAX_PROCESS_ID. All hosts need the same work directory on a shared file system.
+
+    Raises:
+        ConfigError: if the others are not known or not reached.
     """
     names = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
-    given = {
-        key: int(os.environ[name]) for key, name in names.items() if name in os.environ
-    }
-    jax.distributed.initialize(**given)
+    try:
+        given = {
+            key: int(os.environ[name])
+            for key, name in names.items()
+            if name in os.environ
+        }
+        jax.distributed.initialize(**given)
+    except (ValueError, RuntimeError) as error:
+        msg = f"config.hosts: {error}; see experiments/devices.py, join_hosts"
+        raise checks.ConfigError(msg) from error
 
 
 def whole(mesh: Mesh) -> NamedSharding:

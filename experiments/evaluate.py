@@ -9,6 +9,7 @@ proportion is out of all test images and has Wilson's 95 % interval; vanished gr
 which make a network only look robust, are counted.
 """
 
+import hashlib
 import sys
 from functools import partial
 from pathlib import Path
@@ -16,14 +17,15 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from advjax import attacks, data, evaluate, losses
+from advjax import attacks, evaluate
 from advjax.evaluate import Outcome
 from advjax.types import Attack, Batch, Model, Params
-from experiments import checks, figures
+from experiments import checks, devices, figures
 from experiments import run as command_line
-from experiments.training import checkpoints, recipe
+from experiments.training import checkpoints, recipe, testing
 from experiments.workdir import Workdir
 
 CONFIG = Path(__file__).parent / "training" / "configs" / "evaluation.py"
@@ -34,23 +36,42 @@ def validate(config: ConfigDict) -> None:
     if not config.checkpoint:
         raise checks.ConfigError("config.checkpoint is missing: give a .npz file")
     checks.one_of(config, "norm", ("", *recipe.NORMS))
+    scalars = ("eps", "num_steps", "num_restarts", "batch_size", "rel_step_size")
+    checks.single(config, *scalars, "num_test", "num_devices")
     checks.numbers(config, "eps")
     checks.integers(config, "num_steps", "num_restarts", "batch_size")
-    checks.integers(config, "num_test", least=0)
+    checks.integers(config, "num_test", "num_devices", least=0)
     checks.numbers(config, "rel_step_size", above=0)
     checks.seed(config)
     if config.curve:
         checks.increasing(config, "curve")
+    checkpoints.released(config.checkpoint)
+    # Part of the configuration, so that other parameters under the same name do not
+    # meet the results of these.
+    digest = hashlib.sha256(Path(config.checkpoint).read_bytes()).hexdigest()[:12]
+    if config.digest not in ("", digest):
+        raise checks.ConfigError(f"config.digest = {config.digest!r}: it is {digest!r}")
+    config.digest = digest
 
 
 class Subject(NamedTuple):
-    """What is evaluated: ``r`` networks, the threat, and test data."""
+    """What is evaluated.
+
+    Attributes:
+        model: the architecture.
+        networks: parameters and batch statistics of each.
+        about: what they are, as ``checkpoints.Released``.
+        test: data, on the host.
+        mesh: devices that share a batch.
+        norm: of the attack, by name.
+        eps: its radius.
+    """
 
     model: Model
-    params: Params
-    batch_stats: Params
-    test: Batch
+    networks: list[tuple[Params, Params]]
     about: dict[str, Any]
+    test: Batch
+    mesh: Mesh
     norm: str
     eps: float
 
@@ -63,36 +84,40 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
         name: workdir.stage(name, partial(_outcomes, config, subject, attack, eps))
         for name, (attack, eps) in _attacks(config, subject).items()
     }
-    networks = [
-        _network(config, subject, outcomes, i) for i in range(len(subject.about["eps"]))
-    ]
-    _report(config, subject, networks, workdir)
-    setting = f"{trained['model']} on {trained['dataset']}"
+    rows = [_row(config, subject, outcomes, i) for i in range(len(subject.networks))]
+    _report(config, subject, rows, workdir)
+    setting = f"{trained['model']} on {trained['dataset']}, {trained['objective']}"
     return {
         "summary": [
-            f"{setting}, trained at eps = {network['trained_eps']:.4g}, seed "
-            f"{network['seed']}: clean {_percent(network['clean'])}, worst case at eps "
-            f"= {subject.eps:.4g} ({subject.norm}) {_percent(network['worst_case'])}"
-            for network in networks
+            f"{setting}, trained at eps = {row['trained_eps']:.4g}, seed "
+            f"{row['seed']}: clean {_percent(row['clean'])}, worst case at eps = "
+            f"{subject.eps:.4g} ({subject.norm}) {_percent(row['worst_case'])}"
+            for row in rows
         ],
-        "networks": networks,
+        "networks": rows,
     }
 
 
 def _subject(config: ConfigDict) -> Subject:
     found = checkpoints.released(config.checkpoint)
     trained = ConfigDict({**recipe.defaults().to_dict(), **found.about["config"]})
-    if config.data_dir:
-        trained.data_dir = config.data_dir
+    trained.data_dir = config.data_dir or trained.data_dir
     trained.num_test = config.num_test
-    read = recipe.read(trained)
-    model = recipe.network(trained, read.num_classes)
-    x = jax.ShapeDtypeStruct((1, *read.test.x.shape[1:]), np.float32)
+    test, model = recipe.read(trained, "test"), recipe.network(trained)
+    x = jax.ShapeDtypeStruct((1, *test.x.shape[1:]), np.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), x)
     checkpoints.check_network(found[:2], shapes)
-    eps = config.eps or max(found.about["eps"])
-    norm = config.norm or trained.norm
-    return Subject(model, *found[:2], read.test, found.about, norm, eps)
+    available = 1 if jax.default_backend() == "cpu" else jax.device_count()
+    checks.integers(config, "num_devices", least=0, most=jax.device_count())
+    return Subject(
+        model,
+        testing.networks(found.params, found.batch_stats),
+        found.about,
+        test,
+        devices.mesh(config.num_devices or available),
+        config.norm or trained.norm,
+        config.eps or max(found.about["eps"]),
+    )
 
 
 def _attacks(config: ConfigDict, subject: Subject) -> dict[str, tuple[Attack, float]]:
@@ -119,51 +144,38 @@ def _outcomes(
     config: ConfigDict, subject: Subject, attack: Attack, eps: float
 ) -> dict[str, np.ndarray]:
     """The outcomes of one attack on every network, ``[r, n]`` each."""
-
-    @jax.jit
-    def outcome(network, key, x, y):
-        def predict(x):
-            return subject.model.apply(*network, x, train=False)[0]
-
-        loss = losses.cross_entropy
-        return evaluate.outcome(key, predict, loss, attack, data.as_float(x), y, eps)
-
-    networks = (subject.params, subject.batch_stats)
-    found = [
-        evaluate.in_batches(
-            partial(outcome, jax.tree.map(lambda leaf, i=i: leaf[i], networks)),
-            jax.random.key(config.seed),
-            *subject.test,
-            batch_size=config.batch_size,
-        )
-        for i in range(len(subject.about["eps"]))
-    ]
+    test = testing.tester(
+        subject.model, attack, subject.test, subject.mesh, config.batch_size
+    )
+    key = jax.random.key(config.seed)
+    found = [test(network, key, eps) for network in subject.networks]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *found)._asdict()
 
 
-def _network(config, subject, outcomes, i) -> dict[str, Any]:
+def _row(config, subject, outcomes, i) -> dict[str, Any]:
     """One network's numbers, under RobustBench's names where those exist."""
     single = {
         name: Outcome(**{field: values[i] for field, values in found.items()})
         for name, found in outcomes.items()
     }
-    worst = evaluate.worst_case(single["fgsm"], single["pgd"])
     summaries = {name: evaluate.summary(found) for name, found in single.items()}
-    total, trained = evaluate.summary(worst), subject.about["config"]
+    total = evaluate.summary(evaluate.worst_case(single["fgsm"], single["pgd"]))
+    about = subject.about
     return {
-        "name": f"{trained['objective']}-{trained['model']}",
-        "dataset": trained["dataset"],
-        "architecture": trained["model"],
+        "name": f"{about['config']['objective']} {about['config']['model']}",
+        "dataset": about["config"]["dataset"],
+        "architecture": about["config"]["model"],
         "eps": subject.eps,
         "clean_acc": 100 * total.accuracy.value,
         "reported": 100 * total.robust_accuracy.value,
+        "autoattack_acc": None,
         "additional_data": False,
         "number_forward_passes": 1,
         "unreliable": total.num_zero_grad > 0,
         "norm": subject.norm,
-        "trained_eps": subject.about["eps"][i],
-        "seed": subject.about["seed"][i],
-        "epoch": subject.about["epoch"][i],
+        "trained_eps": about["eps"][i],
+        "seed": about["seed"][i],
+        "epoch": about["epoch"][i],
         "num_examples": total.num_examples,
         "clean": total.accuracy,
         "fgsm": summaries["fgsm"].robust_accuracy,
@@ -222,14 +234,15 @@ def _figure(config, networks, workdir) -> None:
     workdir.save_figure(figure, "curve")
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
     """``evaluate FILE [--config.field=value …] [--workdir=…]``."""
-    if not argv or argv[0].startswith("-"):
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0].startswith("-"):
         print(__doc__)
-        return 0 if {"-h", "--help"} & {*argv} else 2
-    fixed = [f"--config={CONFIG}", f"--config.checkpoint={argv[0]}"]
-    return command_line.main([*fixed, *argv[1:]])
+        return 0 if {"-h", "--help"} & {*arguments} else 2
+    fixed = [f"--config={CONFIG}", f"--config.checkpoint={arguments[0]}"]
+    return command_line.main([*fixed, *arguments[1:]], own_process=argv is None)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

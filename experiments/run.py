@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, config_flags
 
 from advjax import data
 from experiments import checks, devices
-from experiments.workdir import Workdir, WorkdirError
+from experiments.workdir import Workdir, WorkdirError, identity
 
 STUDIES = (
     "evaluate",
@@ -46,20 +46,18 @@ STUDIES = (
 )
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str], *, own_process: bool = False) -> int:
     """Runs one configuration and returns the exit status.
 
-    Without ``argv`` it takes the arguments of the process, and makes the devices that
-    the study wants.
+    In a process of its own it first makes the devices that the study wants.
     """
-    arguments = sys.argv if argv is None else ["run", *argv]
-    if {"-h", "--help"} & {*arguments[1:]}:
+    if {"-h", "--help"} & {*argv}:
         print(__doc__)
         return 0
 
     def action():
-        config, path = parse(arguments)
-        if argv is None:
+        config, path = parse(["run", *argv])
+        if own_process:
             devices.prepare(config)
         run(config, path)
 
@@ -72,6 +70,9 @@ def exit_status(action: Callable[[], Any]) -> int:
         action()
     except (checks.ConfigError, WorkdirError, data.DataError) as error:
         print(f"advjax: error: {error}", file=sys.stderr)
+        return 2
+    except (ImportError, OSError) as error:
+        print(f"advjax: error: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
     except checks.DivergedError as error:
         print(f"advjax: stopped: {error}; what was written is kept", file=sys.stderr)
@@ -107,7 +108,8 @@ def run(config: ConfigDict, path: Path | None = None) -> dict:
 
 def default_path(config: ConfigDict) -> Path:
     """``runs/<experiment>-<digest of the configuration>``."""
-    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
+    fields = json.dumps(identity(config.to_dict()), sort_keys=True)
+    digest = hashlib.sha256(fields.encode())
     return Path("runs") / f"{config.experiment}-{digest.hexdigest()[:8]}"
 
 
@@ -172,4 +174,4 @@ _OWN_ERROR = f"{checks.ConfigError.__module__}.{checks.ConfigError.__name__}: "
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:], own_process=True))

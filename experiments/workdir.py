@@ -53,22 +53,23 @@ class Workdir:
         """
         self.path = Path(path)
         self.config = _plain(config.to_dict())
-        # Of several processes, the first writes for all.
+        # Of several processes, which share the directory, the first writes for all.
         self._writes = jax.process_index() == 0
-        if not self._writes:
-            return
         config_path = self.path / "config.json"
         if config_path.exists():
             _same_config(config_path, self.config)
-        elif self.path.exists() and (
-            not self.path.is_dir() or any(self.path.iterdir())
-        ):
+        elif _is_foreign(self.path):
             msg = f"workdir {self.path} holds files of something else"
             raise WorkdirError(f"{msg}; choose another")
-        (self.path / "stages").mkdir(parents=True, exist_ok=True)
-        if not config_path.exists():
-            self.write_text("config.json", dumps(self.config, indent=2))
-        self.log(start=environment())
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not config_path.exists():
+                self.write_text("config.json", dumps(self.config, indent=2))
+            (self.path / "stages").mkdir(exist_ok=True)
+            self.log(start=environment())
+        except OSError as error:
+            msg = f"workdir {self.path} cannot be written: {error.strerror}"
+            raise WorkdirError(msg) from error
 
     def log(self, **values: Any) -> None:
         """Appends one line to metrics.jsonl; nan and infinities become null."""
@@ -140,6 +141,12 @@ class Workdir:
         return json.loads(dumps(content))
 
 
+def _is_foreign(path: Path) -> bool:
+    if not path.is_dir():
+        return path.exists()
+    return any(file.name != "config.json.part" for file in path.iterdir())
+
+
 def environment() -> dict[str, Any]:
     """Commit, versions, device and arguments: what a number depends on."""
     return {
@@ -175,12 +182,22 @@ def _version(package: str) -> str:
         return "unknown"
 
 
+# Where and how a run computes, which may change when it is resumed.
+_MACHINE = ("data_dir", "dispatch", "hosts", "num_devices")
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that make a run what it is."""
+    return {name: value for name, value in config.items() if name not in _MACHINE}
+
+
 def _same_config(path: Path, config: dict) -> None:
     try:
         stored = json.loads(path.read_text())
     except ValueError as error:
         msg = f"{path} is not JSON: {error}; choose another workdir"
         raise WorkdirError(msg) from error
+    stored, config = identity(stored), identity(config)
     for field in sorted({*stored, *config}):
         there, here = stored.get(field), config.get(field)
         if there != here:

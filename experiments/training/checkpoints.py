@@ -9,6 +9,7 @@ import logging
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import jax
 import numpy as np
@@ -51,6 +52,11 @@ class Checkpoints:
         """Closes the directory."""
         self._manager.close()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no complete checkpoint."""
+        return self._manager.latest_step() is None
+
     def save(self, step: int, tree: Any) -> None:
         """Writes a checkpoint, and then removes the oldest of three.
 
@@ -59,7 +65,7 @@ class Checkpoints:
         """
         try:
             self._manager.save(step, args=self._args.StandardSave(tree))
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError) as error:
             # tensorstore puts the reason between the names of files and its settings.
             reason = re.sub(r'.*": | \[.*', "", " ".join(str(error).split()))
             msg = (
@@ -74,18 +80,19 @@ class Checkpoints:
         Raises:
             WorkdirError: if it is not of the shape of ``like``, or cannot be read.
         """
-        step = self._manager.latest_step()
-        if step is None:
+        if self.is_empty:
             return like
+        step = self._manager.latest_step()
         path = self.path / str(step)
         try:
             stored = self._manager.item_metadata(step)
             _check(_shapes(stored), _shapes(like), f"{path} is of another network")
             return self._manager.restore(step, args=self._args.StandardRestore(like))
-        except (ValueError, KeyError, OSError) as error:
-            if isinstance(error, WorkdirError):
-                raise
-            msg = f"{path} is damaged: {' '.join(str(error).split())[:200]}"
+        except WorkdirError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            msg = f"{path} is damaged; remove it to go on from the one before: {reason}"
             raise WorkdirError(msg) from error
 
 
@@ -134,10 +141,12 @@ def released(path: str | Path) -> Released:
         WorkdirError: if the file is missing or holds something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as found:
+            arrays = dict(found)
         about = json.loads(str(arrays.pop("about")))
-    except (OSError, ValueError, KeyError) as error:
+        if not {"config", "eps", "seed", "epoch"} <= {*about}:
+            raise KeyError("about")
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         reason = " ".join(str(error).split())
         msg = f"{path} holds no released parameters: {reason}"
         raise WorkdirError(msg) from error

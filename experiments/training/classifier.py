@@ -8,6 +8,7 @@ with the same numbers.
 """
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,23 @@ from experiments.workdir import Workdir, environment
 validate = recipe.validate
 
 
+def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
+    """Trains from a notebook or another program as the command line does.
+
+    Returns:
+        What ``run`` returns; a complete directory is not trained again.
+
+    Raises:
+        WorkdirError: also if the directory holds something else.
+        Exception: as ``run``.
+    """
+    validate(config)
+    directory = Workdir(workdir, config)
+    content = directory.results() or directory.finish(**run(config, directory))
+    return content["results"]
+
+
 def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
-    """The study."""
-    return train_and_evaluate(config, workdir)
-
-
-def train_and_evaluate(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     """Trains a network for every radius and seed of the configuration.
 
     Args:
@@ -47,20 +59,20 @@ def train_and_evaluate(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     engine = Engine(config)
     label = f"{config.dataset}, {config.model}, {config.objective}"
     with Checkpoints(workdir.path / "checkpoints") as stored:
-        now = stored.restore(engine.start())
+        now = stored.restore(engine.start(load=stored.is_empty))
         first = now.step // engine.steps_per_epoch
         for epoch in progress.steps(config.num_epochs, label, first=first):
-            begin, step = time.monotonic(), now.step
+            begin, share = time.monotonic(), 1 - now.step / engine.steps_per_epoch % 1
             for reached in engine.epoch(now, epoch):
                 now = reached
                 if now.step % engine.steps_per_epoch and config.checkpoint_steps:
                     stored.save(now.step, now)
-            seconds = time.monotonic() - begin
-            images = (now.step - step) * config.batch_size * engine.eps.size
-            now = engine.test(now, epoch, images_per_second=images / seconds)
-            stored.save(now.step, now)
+            # In the first epoch of a process this counts compilation as well.
+            rate = share * engine.images_per_epoch / (time.monotonic() - begin)
+            now = engine.test(now, epoch, images_per_second=rate)
             row = {name: values[epoch] for name, values in now.history.items()}
             workdir.log(epoch=epoch, eps=engine.eps, **row)
+            stored.save(now.step, now)
     return _finish(config, engine, now, workdir)
 
 
@@ -127,6 +139,8 @@ _COLUMNS = {
     "test_accuracy": "test accuracy",
     "test_robust_loss": "adv. test loss",
     "test_robust_accuracy": "robust accuracy",
+    "test_fgsm_gap": "FGSM gap",
+    "test_zero_grad": "zero gradients",
 }
 
 
@@ -135,9 +149,6 @@ def _table(engine: Engine, history: dict, epoch: np.ndarray) -> str:
         title: _at(history, name, epoch).astype(float)
         for name, title in _COLUMNS.items()
     }
-    fgsm = _at(history, "test_fgsm_accuracy", epoch)
-    columns["FGSM gap"] = fgsm - columns["robust accuracy"]
-    columns["zero gradients"] = _at(history, "test_zero_grad", epoch)
     by_radius = {title: _by_radius(engine, v) for title, v in columns.items()}
     rows = [
         [f"{eps:.4g}", *(figures.plus_minus(v[i], 4) for v in by_radius.values())]

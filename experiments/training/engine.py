@@ -5,7 +5,6 @@ dispatched is decided in ``train.dispatched``, over which devices in ``devices``
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -13,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from advjax import data, evaluate, losses, train
+from advjax import evaluate, train
 from advjax.train import TrainState
-from advjax.types import Array, Attack, Params
+from advjax.types import Array, Params
 from experiments import checks, devices
-from experiments.training import checkpoints, recipe
+from experiments.training import checkpoints, recipe, testing
 
 STEP_METRICS = ("objective", "loss", "accuracy", "zero_grad")
 TEST_METRICS = (
@@ -26,6 +25,7 @@ TEST_METRICS = (
     "test_robust_loss",
     "test_robust_accuracy",
     "test_fgsm_accuracy",
+    "test_fgsm_gap",
     "test_zero_grad",
 )
 HISTORY = (*STEP_METRICS, *TEST_METRICS, "learning_rate", "images_per_second")
@@ -46,7 +46,7 @@ class Progress(NamedTuple):
     Attributes:
         states: of ``r`` runs.
         best: of ``r`` runs.
-        steps: metrics of the present epoch, ``[r, t]``, nan where not done.
+        steps: metrics of the present epoch's batches, ``[r, t]``, nan where not done.
         history: metrics of all epochs, ``[epoch, r]``, nan where not done.
     """
 
@@ -73,28 +73,41 @@ class Engine:
         """
         self._config = config
         self.eps, self.seeds = recipe.runs(config)
-        read = recipe.read(config)
-        num_devices = recipe.num_devices(config)
-        self.num_train, self.num_test = read.train.y.size, read.test.y.size
-        self.steps_per_epoch = recipe.steps_per_epoch(
-            config, self.num_train, num_devices
-        )
-        self._mesh = devices.mesh(num_devices)
-        self._train = devices.replicated(read.train, self._mesh)
-        self._test = read.test
-        self._model = recipe.network(config, read.num_classes)
+        train_part, test_part = (recipe.read(config, s) for s in ("train", "test"))
+        self.num_train, self.num_test = train_part.y.size, test_part.y.size
+        checks.integers(config, "batch_size", most=self.num_train)
+        rest = recipe.remainder(config, self.num_train)
+        self._sizes = [config.batch_size] * (self.num_train // config.batch_size)
+        self._sizes += [rest] * (rest > 0)
+        mesh = devices.mesh(recipe.num_devices(config, *set(self._sizes)))
+        self._mesh = mesh
+        self._train = devices.replicated(train_part, mesh)
+        self._model = recipe.network(config)
         self._rate = recipe.learning_rate(config, self.steps_per_epoch)
         self._tx = recipe.optimiser(config, self._rate)
         self._key_run, self._key_test = jax.random.split(jax.random.key(config.seed))
         self._run = train.dispatched(self._step(), config.dispatch)
         self._order = jax.jit(jax.vmap(self._shuffled, (0, None)))
-        self._pgd = self._outcome(recipe.test_attack(config))
-        self._fgsm = self._outcome(recipe.fgsm(config))
+        self._tests = [
+            testing.tester(self._model, attack, test_part, mesh, config.test_batch_size)
+            for attack in (recipe.test_attack(config), recipe.fgsm(config))
+        ]
+        self._check_network()
 
-    def start(self) -> Progress:
-        """Fresh networks, or released ones to train on."""
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch."""
+        return len(self._sizes)
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Images that the batches of an epoch hold, over all runs."""
+        return sum(self._sizes) * self.eps.size
+
+    def start(self, *, load: bool = True) -> Progress:
+        """Fresh networks; or released ones to train on, if asked for and ``load``."""
         states = self._compiled(jax.vmap(self._create))(self.seeds)
-        if self._config.init_from:
+        if self._config.init_from and load:
             states = self._loaded(states)
         r, num_epochs = self.eps.size, self._config.num_epochs
         best = self._best(np.full(r, np.inf), -1, states)
@@ -106,7 +119,7 @@ class Engine:
         return Progress(states, jax.tree.map(jnp.copy, best), steps, history)
 
     def epoch(self, now: Progress, epoch: int) -> Iterator[Progress]:
-        """What is left of an epoch: the progress wherever a checkpoint is due.
+        """Trains what is left of an epoch, and yields the progress after every part.
 
         Raises:
             DivergedError: if a training loss is not finite.
@@ -127,16 +140,42 @@ class Engine:
             begin = end
 
     def test(self, now: Progress, epoch: int, **row: float) -> Progress:
-        """Tests all networks, keeps the better ones, and fills the epoch's row."""
-        tested = [self._test_one(now.states, i) for i in range(self.eps.size)]
-        row |= {name: [each[name] for each in tested] for name in TEST_METRICS}
-        row |= {name: values.mean(axis=1) for name, values in now.steps.items()}
+        """Tests all networks, keeps the better ones, and fills the epoch's row.
+
+        Training losses and accuracies are means over the epoch's examples, each at the
+        network of its step.
+
+        Raises:
+            DivergedError: if a test loss is not finite.
+        """
+        networks = testing.networks(now.states.params, now.states.batch_stats)
+        tested = [self._tested(*pair) for pair in zip(networks, self.eps, strict=True)]
+        row |= {
+            name: np.array([each[name] for each in tested]) for name in TEST_METRICS
+        }
+        for name in ("test_loss", "test_robust_loss"):
+            checks.finite(row[name][None], now.step, self._name)
+        row |= {
+            name: np.average(values, axis=1, weights=self._sizes)
+            for name, values in now.steps.items()
+        }
         row["learning_rate"] = self._rate(now.step - 1)
         history = {name: values.copy() for name, values in now.history.items()}
         for name, values in row.items():
             history[name][epoch] = values
-        new = self._best(np.asarray(row["test_robust_loss"]), epoch, now.states)
+        new = self._best(row["test_robust_loss"], epoch, now.states)
         return now._replace(best=_better(new, now.best), history=history)
+
+    def _check_network(self) -> None:
+        """Raises ConfigError if the network cannot train on images of this size."""
+        x = jnp.zeros((min(self._sizes), *self._train.x.shape[1:]))
+        try:
+            variables = jax.eval_shape(self._model.init, self._key_run, x)
+            jax.eval_shape(lambda v: self._model.apply(*v, x, train=True), variables)
+        except (ValueError, ZeroDivisionError, TypeError) as error:
+            name, shape = self._config.model, x.shape
+            msg = f"config.model = {name!r} cannot train on batches of shape {shape}"
+            raise checks.ConfigError(f"{msg}: {error}") from error
 
     def _create(self, seed: Array) -> TrainState:
         x = jnp.zeros((1, *self._train.x.shape[1:]))
@@ -144,19 +183,23 @@ class Engine:
         return train.create(key, self._model, self._tx, x)
 
     def _loaded(self, states: TrainState) -> TrainState:
-        """The states with the released parameters, of one network or of all."""
+        """The states ``[r]`` with released parameters.
+
+        The file holds one network for all runs, one for each seed, or one for each run.
+        """
         found = checkpoints.released(self._config.init_from)
         trees = (found.params, found.batch_stats)
         one = jax.tree.map(lambda leaf: leaf[0], (states.params, states.batch_stats))
         checkpoints.check_network(trees, one)
-        number, r = len(jax.tree.leaves(trees)[0]), self.eps.size
-        if number not in (1, r):
+        number = len(jax.tree.leaves(trees)[0])
+        rows = {1: np.zeros_like(self.seeds), self._config.num_seeds: self.seeds}
+        rows[self.eps.size] = np.arange(self.eps.size)
+        if number not in rows:
             raise checks.ConfigError(
-                f"config.init_from holds {number} networks; there are {r} runs"
+                f"config.init_from holds {number} networks; give one, one for each of "
+                f"{self._config.num_seeds} seeds, or for each of {self.eps.size} runs"
             )
-        trees = jax.tree.map(
-            lambda leaf: np.broadcast_to(leaf, (r, *leaf.shape[1:])), trees
-        )
+        trees = jax.tree.map(lambda leaf: leaf[rows[number]], trees)
         params, batch_stats = devices.replicated(trees, self._mesh)
         return states._replace(params=params, batch_stats=batch_stats)
 
@@ -182,36 +225,14 @@ class Engine:
         parts = [full[:, i : i + size] for i in range(0, full.shape[1], size)]
         return [*parts, rest] if rest.size and self._config.keep_remainder else parts
 
-    def _outcome(self, attack: Attack) -> Callable:
-        def outcome(network, eps, key, x, y):
-            x, y = devices.divided((data.as_float(x), y), self._mesh)
-
-            def predict(x):
-                return self._model.apply(*network, x, train=False)[0]
-
-            loss = losses.cross_entropy
-            return evaluate.outcome(key, predict, loss, attack, x, y, eps)
-
-        return self._compiled(outcome)
-
-    def _test_one(self, states: TrainState, i: int) -> dict[str, float]:
-        network = (states.params, states.batch_stats)
-        network = jax.tree.map(lambda leaf: leaf[i], network)
+    def _tested(self, network: tuple[Params, Params], eps: float) -> dict[str, float]:
         pgd, fgsm = (
-            evaluate.summary(
-                evaluate.in_batches(
-                    partial(outcome, network, self.eps[i]),
-                    self._key_test,
-                    *self._test,
-                    batch_size=self._config.test_batch_size,
-                )
-            )
-            for outcome in (self._pgd, self._fgsm)
+            evaluate.summary(test(network, self._key_test, eps)) for test in self._tests
         )
+        robust, single_step = pgd.robust_accuracy.value, fgsm.robust_accuracy.value
         values = (
-            *(pgd.loss, pgd.accuracy.value),
-            *(pgd.robust_loss, pgd.robust_accuracy.value),
-            *(fgsm.robust_accuracy.value, pgd.num_zero_grad),
+            *(pgd.loss, pgd.accuracy.value, pgd.robust_loss, robust),
+            *(single_step, single_step - robust, pgd.num_zero_grad),
         )
         return dict(zip(TEST_METRICS, values, strict=True))
 

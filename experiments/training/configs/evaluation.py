@@ -17,6 +17,7 @@ def get_config(variant=""):
     config = ConfigDict()
     config.experiment = "evaluate"
     config.checkpoint = ""
+    config.digest = ""  # of that file; filled in, so that results say what they are of
     config.data_dir = ""  # that of TFDS if empty
     config.num_test = 0  # a fixed random subset; 0 for all
     config.seed = 0
@@ -26,6 +27,7 @@ def get_config(variant=""):
     config.num_restarts = 10
     config.rel_step_size = 1 / 30  # 0.01 at eps = 0.3, as Wong et al. 2020
     config.batch_size = 250
+    config.num_devices = 0  # that share a batch; 0 for one CPU, or all accelerators
     config.curve = ()  # radii, each attacked by PGD from one start
     if "smoke" in words:
         config.num_test = 50
