@@ -85,7 +85,7 @@ def _default_unroll(num_steps: int) -> int:
     # slower than outside (jax issue 12868), so loops of usual length are unrolled
     # there; experiments/benchmarks/unroll.py measures it.
     on_cpu = jax.default_backend() == "cpu"
-    return num_steps if on_cpu and 1 <= num_steps <= 40 else 1
+    return num_steps if on_cpu and 1 <= num_steps <= 100 else 1
 
 
 def pgd(
@@ -114,7 +114,7 @@ def pgd(
             where the caller would not use ``info.loss``; training protocols keep the
             last.
         unroll: loop steps per iteration, as in ``jax.lax.scan``. By default loops of up
-            to 40 steps are unrolled on CPU, where gradients of convolutions are slow
+            to 100 steps are unrolled on CPU, where gradients of convolutions are slow
             inside loops, and rolled elsewhere; 1 compiles faster and is the better
             choice for networks of matrix products.
 

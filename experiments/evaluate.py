@@ -10,6 +10,7 @@ which make a network only look robust, are counted.
 """
 
 import hashlib
+import itertools
 import sys
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from ml_collections import ConfigDict
 from advjax import attacks, evaluate
 from advjax.evaluate import Outcome
 from advjax.types import Attack, Batch, Model, Params
-from experiments import checks, devices, figures
+from experiments import checks, devices, figures, progress
 from experiments import run as command_line
 from experiments.training import checkpoints, recipe, testing
 from experiments.workdir import Workdir
@@ -81,8 +82,8 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     subject = _subject(config)
     trained = subject.about["config"]
     outcomes = {
-        name: workdir.stage(name, partial(_outcomes, config, subject, attack, eps))
-        for name, (attack, eps) in _attacks(config, subject).items()
+        name: workdir.stage(name, partial(_outcomes, config, subject, name, *rest))
+        for name, *rest in _attacks(config, subject)
     }
     rows = [_row(config, subject, outcomes, i) for i in range(len(subject.networks))]
     _report(config, subject, rows, workdir)
@@ -120,35 +121,45 @@ def _subject(config: ConfigDict) -> Subject:
     )
 
 
-def _attacks(config: ConfigDict, subject: Subject) -> dict[str, tuple[Attack, float]]:
-    """Every attack and its radius, by the name of its stage."""
+def _attacks(config: ConfigDict, subject: Subject) -> list[tuple]:
+    """Name of the stage, attack, radius and number of starts."""
     norm = recipe.NORMS[subject.norm]
-    pgd = partial(
-        attacks.pgd,
+    pgd = attacks.pgd(
         norm,
         num_steps=config.num_steps,
         rel_step_size=config.rel_step_size,
         start=attacks.in_ball(norm),
         bounds=(0.0, 1.0),
     )
-    restarted = attacks.best_of(pgd(), config.num_restarts)
-    found = {
-        "fgsm": (attacks.fgsm(norm, bounds=(0.0, 1.0)), subject.eps),
-        "pgd": (restarted, subject.eps),
-    }
-    curve = {f"pgd-{eps:g}": (pgd(), eps) for eps in config.curve}
-    return found | curve
+    return [
+        ("fgsm", attacks.fgsm(norm, bounds=(0.0, 1.0)), subject.eps, 1),
+        ("pgd", pgd, subject.eps, config.num_restarts),
+        *((f"pgd-{eps:g}", pgd, eps, 1) for eps in config.curve),
+    ]
 
 
 def _outcomes(
-    config: ConfigDict, subject: Subject, attack: Attack, eps: float
+    config: ConfigDict,
+    subject: Subject,
+    name: str,
+    attack: Attack,
+    eps: float,
+    num_starts: int,
 ) -> dict[str, np.ndarray]:
-    """The outcomes of one attack on every network, ``[r, n]`` each."""
+    """The worst outcomes over the starts of an attack on every network, ``[r, n]``."""
     test = testing.tester(
         subject.model, attack, subject.test, subject.mesh, config.batch_size
     )
-    key = jax.random.key(config.seed)
-    found = [test(network, key, eps) for network in subject.networks]
+    # One start after the other: at once they would need as many times the memory, and
+    # on CPU a batch that leaves the cache takes twice the time per image.
+    runs = list(itertools.product(subject.networks, range(num_starts)))
+    found = []
+    for i in progress.steps(len(runs), name):
+        network, start = runs[i]
+        key = jax.random.fold_in(jax.random.key(config.seed), start)
+        found.append(test(network, key, eps))
+    by_network = [found[i : i + num_starts] for i in range(0, len(found), num_starts)]
+    found = [evaluate.worst_case(*outcomes) for outcomes in by_network]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *found)._asdict()
 
 

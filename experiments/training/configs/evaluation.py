@@ -26,7 +26,7 @@ def get_config(variant=""):
     config.num_steps = 50
     config.num_restarts = 10
     config.rel_step_size = 1 / 30  # 0.01 at eps = 0.3, as Wong et al. 2020
-    config.batch_size = 250
+    config.batch_size = 100
     config.num_devices = 0  # that share a batch; 0 for one CPU, or all accelerators
     config.curve = ()  # radii, each attacked by PGD from one start
     if "smoke" in words:
