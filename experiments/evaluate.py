@@ -184,7 +184,7 @@ def _row(config, subject, outcomes, i) -> dict[str, Any]:
         "number_forward_passes": 1,
         "unreliable": total.num_zero_grad > 0,
         "norm": subject.norm,
-        "trained_eps": about["eps"][i],
+        "trained_eps": about["eps"][i] * (about["config"]["objective"] != "standard"),
         "seed": about["seed"][i],
         "epoch": about["epoch"][i],
         "num_examples": total.num_examples,

@@ -171,18 +171,24 @@ def _summary(config, engine, history, epoch) -> list[str]:
 
 
 def _figure(config, engine, history, workdir) -> None:
+    """A line for every seed, a colour for every radius."""
     figure, (left, right) = figures.panels(2)
     epochs = 1 + np.arange(config.num_epochs)
     radii = _by_radius(engine, engine.eps)[:, 0]
-    for color, i in zip(figures.colors(radii.size), range(radii.size), strict=True):
-        for name, style in (("loss", "--"), ("test_robust_loss", "-")):
-            curve = _by_radius(engine, history[name])[:, i].mean(axis=1)
-            label = f"ε = {radii[i]:.3g}" if style == "-" else None
-            left.plot(epochs, curve, style, color=color, label=label)
-        curves = {"test_accuracy": ":", "test_robust_accuracy": "-"}
-        for name, style in {**curves, "test_fgsm_accuracy": "-."}.items():
-            curve = _by_radius(engine, history[name])[:, i].mean(axis=1)
-            right.plot(epochs, curve, style, color=color)
+    panels = {
+        left: {"loss": "--", "test_robust_loss": "-"},
+        right: {
+            "test_accuracy": ":",
+            "test_fgsm_accuracy": "-.",
+            "test_robust_accuracy": "-",
+        },
+    }
+    for axis, styles in panels.items():
+        for i, color in enumerate(figures.colors(radii.size)):
+            for name, style in styles.items():
+                curves = _by_radius(engine, history[name])[:, i]
+                lines = axis.plot(epochs, curves, style, color=color, linewidth=1.2)
+            lines[0].set_label(f"ε = {radii[i]:.3g}")
     left.set(xlabel="epoch", ylabel="loss", title="training - -   adv. test —")
     left.legend()
     right.set(
