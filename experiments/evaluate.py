@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from advjax import attacks, evaluate
+from advjax import evaluate
 from advjax.evaluate import Outcome
 from advjax.types import Attack, Batch, Model, Params
 from experiments import checks, devices, figures, progress
@@ -123,16 +123,10 @@ def _subject(config: ConfigDict) -> Subject:
 
 def _attacks(config: ConfigDict, subject: Subject) -> list[tuple]:
     """Name of the stage, attack, radius and number of starts."""
-    norm = recipe.NORMS[subject.norm]
-    pgd = attacks.pgd(
-        norm,
-        num_steps=config.num_steps,
-        rel_step_size=config.rel_step_size,
-        start=attacks.in_ball(norm),
-        bounds=(0.0, 1.0),
-    )
+    steps, size = config.num_steps, config.rel_step_size
+    pgd = recipe.pgd(subject.norm, steps, size, "in_ball")
     return [
-        ("fgsm", attacks.fgsm(norm, bounds=(0.0, 1.0)), subject.eps, 1),
+        ("fgsm", recipe.pgd(subject.norm, 1, 1.0, "none"), subject.eps, 1),
         ("pgd", pgd, subject.eps, config.num_restarts),
         *((f"pgd-{eps:g}", pgd, eps, 1) for eps in config.curve),
     ]

@@ -237,7 +237,7 @@ def optimiser(config: ConfigDict, rate: optax.Schedule) -> optax.GradientTransfo
 def attack(config: ConfigDict) -> Attack:
     """The attack used in training."""
     start = config.start or ("gaussian" if _is_trades(config) else "in_ball")
-    return _pgd(config, config.num_steps, config.rel_step_size, start)
+    return pgd(config.norm, config.num_steps, config.rel_step_size, start)
 
 
 def _is_trades(config: ConfigDict) -> bool:
@@ -247,16 +247,17 @@ def _is_trades(config: ConfigDict) -> bool:
 def test_attack(config: ConfigDict) -> Attack:
     """PGD from a random start, at the end of every epoch."""
     steps, size = config.test_num_steps, config.test_rel_step_size
-    return _pgd(config, steps, size, "in_ball")
+    return pgd(config.norm, steps, size, "in_ball")
 
 
 def fgsm(config: ConfigDict) -> Attack:
     """One full step from the clean input."""
-    return _pgd(config, 1, 1.0, "none")
+    return pgd(config.norm, 1, 1.0, "none")
 
 
-def _pgd(config: ConfigDict, num_steps: int, size: float, start: str) -> Attack:
-    norm = NORMS[config.norm]
+def pgd(norm_name: str, num_steps: int, rel_step_size: float, start: str) -> Attack:
+    """PGD on pixels in [0, 1], from a start among ``STARTS``."""
+    norm = NORMS[norm_name]
     starts = {
         "none": None,
         "in_ball": attacks.in_ball(norm),
@@ -266,7 +267,7 @@ def _pgd(config: ConfigDict, num_steps: int, size: float, start: str) -> Attack:
     return attacks.pgd(
         norm,
         num_steps=num_steps,
-        rel_step_size=size,
+        rel_step_size=rel_step_size,
         start=starts[start],
         bounds=(0.0, 1.0),
     )

@@ -15,13 +15,12 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from advjax import attacks, data, models, norms, train, transition
+from advjax import attacks, data, models, train, transition
 from advjax.types import Attack
 from experiments import checks, figures
+from experiments.training.recipe import NORMS
 from experiments.transition.grid import Task, train_grid, train_loss
 from experiments.workdir import Workdir
-
-NORMS = {"linf": norms.linf, "l2": norms.l2, "l1": norms.l1}
 
 
 def validate(config: ConfigDict) -> None:
