@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from advjax.types import Array, Batch, Key, Model, Objective, Params
+from advjax.types import Array, Aux, Batch, Key, Model, Objective, Params
 
 Metrics = dict[str, Array]
 
@@ -68,15 +68,20 @@ def restart(
     return TrainState(step, params, batch_stats, tx.init(params), key)
 
 
-def make_step(objective: Objective, tx: optax.GradientTransformation) -> Step:
+def make_step(
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    measure: Callable[[Aux, Batch], Metrics] | None = None,
+) -> Step:
     """One step of ``tx`` down the gradient of ``objective``.
 
     ``eps`` is an argument of the step, so that one compiled step serves every radius.
     A schedule is ``lambda s, batch, eps: step(s, batch, eps * schedule(s.step))``.
 
     The metrics, all before the update, are ``objective`` (penalties included), ``loss``
-    (without), ``zero_grad`` (share of examples whose attack met a zero gradient) and,
-    if the labels are integers, ``accuracy`` at the attacked inputs.
+    (without), ``zero_grad`` (share of examples whose attack met a zero gradient), if
+    the labels are integers ``accuracy`` at the attacked inputs, and what ``measure``
+    makes of the objective's ``Aux``.
     """
 
     def step(state, batch, eps):
@@ -93,6 +98,8 @@ def make_step(objective: Objective, tx: optax.GradientTransformation) -> Step:
         }
         if jnp.issubdtype(batch.y.dtype, jnp.integer):
             metrics["accuracy"] = jnp.mean(jnp.argmax(aux.logits, axis=-1) == batch.y)
+        if measure:
+            metrics |= measure(aux, batch)
         state = TrainState(
             state.step + 1, params, aux.batch_stats, opt_state, state.key
         )

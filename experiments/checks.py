@@ -31,6 +31,26 @@ def variants(argument: str | None, choices: Collection[str]) -> set[str]:
     return set(words)
 
 
+def one_each(
+    words: set[str],
+    groups: tuple[tuple[str, ...], ...],
+    defaults: tuple[str, ...],
+) -> list[str]:
+    """The word of each group among ``words``, or the group's default.
+
+    Raises:
+        ConfigError: for two words of a group.
+    """
+    found = []
+    for group, default in zip(groups, defaults, strict=True):
+        chosen = [word for word in group if word in words]
+        if len(chosen) > 1:
+            msg = f"variants {' and '.join(chosen)} of config exclude each other"
+            raise ConfigError(msg)
+        found += chosen or [default]
+    return found
+
+
 def one_of(config: ConfigDict, field: str, choices: Collection[str]) -> None:
     """The field is one of the choices."""
     if config[field] not in choices:

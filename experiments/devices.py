@@ -39,7 +39,7 @@ def use_all_cores() -> None:
     JAX_NUM_CPU_DEVICES sets another number; results do not depend on it.
     """
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", _num_cores())
+        jax.config.update("jax_num_cpu_devices", num_cores())
 
 
 def widen_thread_pool() -> None:
@@ -51,13 +51,14 @@ def widen_thread_pool() -> None:
     must not start threads of its own below them: a batch of QR decompositions took 600
     times as long. The wider pool makes other programs up to 1.4 times as slow.
     """
-    num_devices = max(_num_cores(), jax.config.jax_num_cpu_devices)
+    num_devices = max(num_cores(), jax.config.jax_num_cpu_devices)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for name in ("NPROC", "PJRT_NPROC"):
         os.environ.setdefault(name, str(4 * num_devices))
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
+    """Cores that this process may use."""
     usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
     return len(usable(0))
 

@@ -13,6 +13,13 @@ def colors(number: int) -> list[str]:
     return [PALETTE[i % len(PALETTE)] for i in range(number)]
 
 
+def shades(number: int) -> list:
+    """Colours of an ordered quantity, from dark to light."""
+    import matplotlib as mpl
+
+    return [mpl.colormaps["viridis"](x) for x in np.linspace(0, 0.9, number)]
+
+
 _STYLE = {
     "figure.dpi": 150,
     "figure.constrained_layout.use": True,
@@ -39,8 +46,12 @@ def panels(num_columns: int = 1, num_rows: int = 1, **options: Any):
 
 
 def band(axis, x, runs, label: str, color: str, marker: str = "o") -> None:
-    """The mean over the last axis of ``runs[x, r]``, within one standard deviation."""
-    mean, sd = np.mean(runs, axis=-1), np.std(runs, axis=-1, ddof=1)
+    """The mean over the last axis of ``runs[x, r]``, within one standard deviation.
+
+    Of a single run there is no deviation to show.
+    """
+    mean = np.mean(runs, axis=-1)
+    sd = np.std(runs, axis=-1, ddof=min(1, np.shape(runs)[-1] - 1))
     axis.plot(x, mean, marker=marker, markersize=4, color=color, label=label)
     axis.fill_between(x, mean - sd, mean + sd, color=color, alpha=0.2, linewidth=0)
 
@@ -49,6 +60,25 @@ def bands(axis, x, runs, labels) -> None:
     """One ``band`` without markers for each label, of ``runs[r, label, x]``."""
     for j, (label, color) in enumerate(zip(labels, colors(len(labels)), strict=True)):
         band(axis, x, np.moveaxis(runs[:, j], 0, -1), label, color, marker="")
+
+
+def crossing(axis, eps, losses, threshold, eps_star, label: str) -> None:
+    """Losses ``[k, r]`` against radius, the threshold ``[r]`` and where they meet."""
+    band(axis, eps, losses, label, PALETTE[0])
+    level, sd = np.mean(threshold), np.std(threshold, ddof=min(1, len(threshold) - 1))
+    options = {"color": PALETTE[1], "linestyle": "--"}
+    axis.axhline(level, **options, label="clean test loss of clean training")
+    axis.axhspan(level - sd, level + sd, color=PALETTE[1], alpha=0.15, linewidth=0)
+    if np.isfinite(eps_star).any():
+        centre = np.nanmean(eps_star)
+        axis.axvline(centre, color="0.3", linewidth=0.8, linestyle=":")
+        axis.annotate(
+            f"ε* = {plus_minus(eps_star)}",
+            (centre, level),
+            xytext=(8, -16),
+            textcoords="offset points",
+        )
+    axis.set_ylim(bottom=0)
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

@@ -36,6 +36,7 @@ STUDIES = (
     "generalization.sparsity",
     "generalization.two_layer",
     "training.classifier",
+    "transition.classifier_grid",
     "transition.digits",
     "transition.linear_paths",
     "transition.moments",

@@ -16,7 +16,6 @@ half of a file, except for the last line of metrics.jsonl.
 import contextlib
 import json
 import math
-import os
 import platform
 import subprocess
 import sys
@@ -30,6 +29,8 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
+
+from experiments import devices
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "advjax")
 
@@ -154,7 +155,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _PACKAGES},
         "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
-        "cores": os.cpu_count(),
+        "cores": devices.num_cores(),
         "arguments": [arg for arg in sys.argv[1:] if not arg.startswith("--workdir")],
     }
 

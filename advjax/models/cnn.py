@@ -19,15 +19,21 @@ from advjax.models.layers import (
 from advjax.models.network import Network
 
 
-class WongCNN(Network):
-    """The MNIST network of Wong et al. (2020): two strided convolutions, one layer."""
+class WongCNN(Network, kw_only=True):
+    """The MNIST network of Wong et al. (2020): two strided convolutions, one layer.
+
+    Attributes:
+        width: of the hidden layer after the convolutions.
+    """
+
+    width: int = 100
 
     def features(self, x, train):
-        """100 units."""
+        """``width`` units."""
         del train
         for width in (16, 32):
             x = self.activation(Conv(width, 4, stride=2, padding=1)(x))
-        return _dense_layers(self, x, (100,))
+        return _dense_layers(self, x, (self.width,))
 
 
 class LeNet5(Network, kw_only=True):

@@ -9,7 +9,7 @@ with the same numbers.
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from experiments import figures, progress
 from experiments.training import checkpoints, recipe
 from experiments.training.checkpoints import Checkpoints, Released
-from experiments.training.engine import Engine, Progress
+from experiments.training.engine import Engine
 from experiments.workdir import Workdir, environment
 
 validate = recipe.validate
@@ -51,14 +51,79 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
         ``curves[epoch, r]``, the selected epoch, eps and seed of each of ``r`` runs.
 
     Raises:
+        Exception: as ``train_networks``.
+    """
+    trained = train_networks(config, workdir)
+    _figure(config, trained, workdir)
+    best = _table(trained, trained.best_epoch)
+    last_epoch = np.full_like(trained.best_epoch, config.num_epochs - 1)
+    spread = f"mean ± sd over {config.num_seeds} seeds"
+    workdir.write_text(
+        "report.md",
+        f"## {_title(config)}\n\n![curves of training](curves.png)\n\n"
+        f"{config.num_epochs} epochs on {trained.num_train} examples, tested on "
+        f"{trained.num_test}; {spread}. Robust accuracy is under PGD with "
+        f"{config.test_num_steps} steps, out of all examples; the gap is that under "
+        "FGSM minus that under PGD.\n\n### Epoch of smallest adversarial test loss\n\n"
+        f"{best}\n### Last epoch\n\n{_table(trained, last_epoch)}",
+    )
+    return {
+        "summary": _summary(config, trained, last_epoch),
+        "eps": trained.eps,
+        "seed": trained.seeds,
+        "best_epoch": trained.best_epoch,
+        "curves": trained.curves,
+    }
+
+
+class Trained(NamedTuple):
+    """What training leaves beside the released networks.
+
+    Attributes:
+        eps: ``[r]``.
+        seeds: ``[r]``, their numbers.
+        best_epoch: ``[r]``, that of smallest adversarial test loss.
+        curves: ``[epoch, r]`` of every metric in ``engine.HISTORY``.
+        num_train: examples of an epoch.
+        num_test: examples of a test.
+    """
+
+    eps: np.ndarray
+    seeds: np.ndarray
+    best_epoch: np.ndarray
+    curves: dict[str, np.ndarray]
+    num_train: int
+    num_test: int
+
+    def at(self, name: str, epoch: np.ndarray) -> np.ndarray:
+        """A metric at the epoch of each run, ``[radius, seed]``."""
+        values = np.take_along_axis(self.curves[name], epoch[None], axis=0)[0]
+        return self.by_radius(values.astype(float))
+
+    def by_radius(self, values: np.ndarray) -> np.ndarray:
+        """``values[..., r]`` as ``[..., radius, seed]``."""
+        return values.reshape(*values.shape[:-1], -1, self.seeds.max() + 1)
+
+
+def train_networks(config: ConfigDict, workdir: Workdir, part: str = "") -> Trained:
+    """Trains and tests all networks, and releases the best and the last ones.
+
+    Args:
+        config: with the fields of ``recipe.defaults()``.
+        workdir: receives log, checkpoints, and the parameters.
+        part: of a study that trains several times: the log names it, and its files are
+            ``checkpoints/<part>``, ``<part>-best.npz`` and ``<part>-last.npz``.
+
+    Raises:
         ConfigError: for a configuration that its data or devices do not admit.
         DataError: if the data cannot be read.
         WorkdirError: if a checkpoint cannot be written, or is of another network.
         DivergedError: if a training loss is not finite.
     """
     engine = Engine(config)
-    label = f"{config.dataset}, {config.model}, {config.objective}"
-    with Checkpoints(workdir.path / "checkpoints") as stored:
+    label = part or f"{config.dataset}, {config.model}, {config.objective}"
+    about = {"part": part} if part else {}
+    with Checkpoints(workdir.path / "checkpoints" / part) as stored:
         now = stored.restore(engine.start(load=stored.is_empty))
         first = now.step // engine.steps_per_epoch
         for epoch in progress.steps(config.num_epochs, label, first=first):
@@ -71,65 +136,31 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
             rate = share * engine.images_per_epoch / (time.monotonic() - begin)
             now = engine.test(now, epoch, images_per_second=rate)
             row = {name: values[epoch] for name, values in now.history.items()}
-            workdir.log(epoch=epoch, eps=engine.eps, **row)
+            workdir.log(**about, epoch=epoch, eps=engine.eps, **row)
             stored.save(now.step, now)
-    return _finish(config, engine, now, workdir)
+    best_epoch = np.asarray(now.best.epoch)
+    prefix = f"{part}-" if part else ""
+    _release(workdir.path / f"{prefix}best.npz", config, engine, now.best, best_epoch)
+    last_epoch = np.full_like(best_epoch, config.num_epochs - 1)
+    _release(workdir.path / f"{prefix}last.npz", config, engine, now.states, last_epoch)
+    sizes = (engine.num_train, engine.num_test)
+    return Trained(engine.eps, engine.seeds, best_epoch, now.history, *sizes)
 
 
-def _finish(config: ConfigDict, engine: Engine, now: Progress, workdir: Workdir):
-    """Releases both networks of every run, and reports."""
+def _release(path: Path, config, engine: Engine, networks, epoch: np.ndarray) -> None:
     about = {
         "config": config.to_dict(),
         "eps": engine.eps,
         "seed": engine.seeds,
+        "epoch": epoch,
         "commit": environment()["commit"],
     }
-    best_epoch = np.asarray(now.best.epoch)
-    last_epoch = np.full_like(best_epoch, config.num_epochs - 1)
-    for name, networks, epoch in (
-        ("best", now.best, best_epoch),
-        ("last", now.states, last_epoch),
-    ):
-        found = Released(
-            networks.params, networks.batch_stats, {**about, "epoch": epoch}
-        )
-        checkpoints.release(workdir.path / f"{name}.npz", found)
-    _figure(config, engine, now.history, workdir)
-    tables = {
-        name: _table(engine, now.history, epoch)
-        for name, epoch in (("best", best_epoch), ("last", last_epoch))
-    }
-    summary = _summary(config, engine, now.history, last_epoch)
-    spread = f"mean ± sd over {config.num_seeds} seeds"
-    workdir.write_text(
-        "report.md",
-        f"## {_title(config)}\n\n![curves of training](curves.png)\n\n"
-        f"{config.num_epochs} epochs on {engine.num_train} examples, tested on "
-        f"{engine.num_test}; {spread}. Robust accuracy is under PGD with "
-        f"{config.test_num_steps} steps, out of all examples; the gap is that under "
-        "FGSM minus that under PGD.\n\n### Epoch of smallest adversarial test loss\n\n"
-        f"{tables['best']}\n### Last epoch\n\n{tables['last']}",
-    )
-    return {
-        "summary": summary,
-        "eps": engine.eps,
-        "seed": engine.seeds,
-        "best_epoch": best_epoch,
-        "curves": now.history,
-    }
+    found = Released(networks.params, networks.batch_stats, about)
+    checkpoints.release(path, found)
 
 
 def _title(config: ConfigDict) -> str:
     return f"{config.model} on {config.dataset}, {config.objective}, {config.norm}"
-
-
-def _at(history: dict, name: str, epoch: np.ndarray) -> np.ndarray:
-    return np.take_along_axis(history[name], epoch[None], axis=0)[0]
-
-
-def _by_radius(engine: Engine, values: np.ndarray) -> np.ndarray:
-    """``values[..., r]`` as ``[..., radius, seed]``."""
-    return values.reshape(*values.shape[:-1], -1, engine.seeds.max() + 1)
 
 
 _COLUMNS = {
@@ -144,37 +175,33 @@ _COLUMNS = {
 }
 
 
-def _table(engine: Engine, history: dict, epoch: np.ndarray) -> str:
-    columns = {
-        title: _at(history, name, epoch).astype(float)
-        for name, title in _COLUMNS.items()
-    }
-    by_radius = {title: _by_radius(engine, v) for title, v in columns.items()}
+def _table(trained: Trained, epoch: np.ndarray) -> str:
+    columns = {title: trained.at(name, epoch) for name, title in _COLUMNS.items()}
     rows = [
-        [f"{eps:.4g}", *(figures.plus_minus(v[i], 4) for v in by_radius.values())]
-        for i, eps in enumerate(_by_radius(engine, engine.eps)[:, 0])
+        [f"{eps:.4g}", *(figures.plus_minus(v[i], 4) for v in columns.values())]
+        for i, eps in enumerate(trained.by_radius(trained.eps)[:, 0])
     ]
     return figures.table(["ε", *columns], rows)
 
 
-def _summary(config, engine, history, epoch) -> list[str]:
+def _summary(config: ConfigDict, trained: Trained, epoch: np.ndarray) -> list[str]:
     clean, robust = (
-        _by_radius(engine, 100 * _at(history, name, epoch))
+        100 * trained.at(name, epoch)
         for name in ("test_accuracy", "test_robust_accuracy")
     )
     return [
         f"{_title(config)}, eps = {eps:.4g}: clean {figures.plus_minus(clean[i], 2)} "
         f"%, PGD-{config.test_num_steps} {figures.plus_minus(robust[i], 2)} % at the "
         "last epoch"
-        for i, eps in enumerate(_by_radius(engine, engine.eps)[:, 0])
+        for i, eps in enumerate(trained.by_radius(trained.eps)[:, 0])
     ]
 
 
-def _figure(config, engine, history, workdir) -> None:
+def _figure(config: ConfigDict, trained: Trained, workdir: Workdir) -> None:
     """A line for every seed, a colour for every radius."""
     figure, (left, right) = figures.panels(2)
     epochs = 1 + np.arange(config.num_epochs)
-    radii = _by_radius(engine, engine.eps)[:, 0]
+    radii = trained.by_radius(trained.eps)[:, 0]
     panels = {
         left: {"loss": "--", "test_robust_loss": "-"},
         right: {
@@ -186,7 +213,7 @@ def _figure(config, engine, history, workdir) -> None:
     for axis, styles in panels.items():
         for i, color in enumerate(figures.colors(radii.size)):
             for name, style in styles.items():
-                curves = _by_radius(engine, history[name])[:, i]
+                curves = trained.by_radius(trained.curves[name])[:, i]
                 lines = axis.plot(epochs, curves, style, color=color, linewidth=1.2)
             lines[0].set_label(f"ε = {radii[i]:.3g}")
     left.set(xlabel="epoch", ylabel="loss", title="training - -   adv. test —")

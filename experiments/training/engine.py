@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from advjax import evaluate, train
+from advjax import evaluate, losses, train
 from advjax.train import TrainState
-from advjax.types import Array, Params
+from advjax.types import Array, Aux, Batch, Params
 from experiments import checks, devices
 from experiments.training import checkpoints, recipe, testing
 
-STEP_METRICS = ("objective", "loss", "accuracy", "zero_grad")
+STEP_METRICS = ("objective", "loss", "robust_loss", "accuracy", "zero_grad")
 TEST_METRICS = (
     "test_loss",
     "test_accuracy",
@@ -32,7 +32,10 @@ HISTORY = (*STEP_METRICS, *TEST_METRICS, "learning_rate", "images_per_second")
 
 
 class Best(NamedTuple):
-    """The epoch of smallest adversarial test loss so far, and its networks, ``[r]``."""
+    """The epoch of smallest adversarial test loss so far, and its networks, ``[r]``.
+
+    Of the epochs that ``config.select_from`` admits.
+    """
 
     robust_loss: Array
     epoch: Array
@@ -163,7 +166,9 @@ class Engine:
         history = {name: values.copy() for name, values in now.history.items()}
         for name, values in row.items():
             history[name][epoch] = values
-        new = self._best(row["test_robust_loss"], epoch, now.states)
+        may_be_best = epoch >= recipe.first_selectable(self._config)
+        robust_loss = np.where(may_be_best, row["test_robust_loss"], np.inf)
+        new = self._best(robust_loss, epoch, now.states)
         return now._replace(best=_better(new, now.best), history=history)
 
     def _check_network(self) -> None:
@@ -205,7 +210,8 @@ class Engine:
 
     def _step(self) -> train.Step:
         share = recipe.warm_up(self._config, self.steps_per_epoch)
-        plain = train.make_step(recipe.objective(self._config, self._model), self._tx)
+        objective = recipe.objective(self._config, self._model)
+        plain = train.make_step(objective, self._tx, _robust_loss)
         prepared = train.prepared(plain, recipe.prepare(self._config))
 
         def step(state, batch, eps):
@@ -246,6 +252,11 @@ class Engine:
 
     def _name(self, i: int, *_) -> str:
         return f"eps = {self.eps[i]:g}, seed {self.seeds[i]}"
+
+
+def _robust_loss(aux: Aux, batch: Batch) -> dict[str, Array]:
+    """Cross-entropy at the attacked inputs, also of TRADES and MART."""
+    return {"robust_loss": jnp.mean(losses.cross_entropy(aux.logits, batch.y))}
 
 
 @jax.jit

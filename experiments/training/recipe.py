@@ -4,6 +4,7 @@
 differs.
 """
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -102,6 +103,9 @@ def defaults() -> ConfigDict:
     config.num_devices = 0
     config.hosts = False  # join the devices of several hosts
     config.checkpoint_steps = 0  # between checkpoints within an epoch; 0 for none
+    # The share of the epochs after which the best network may be chosen; Rice et al.'s
+    # best epoch follows the first drop of the rate, at a half.
+    config.select_from = 0.0
     return config
 
 
@@ -139,6 +143,8 @@ def validate(config: ConfigDict) -> None:
     for field in above_zero:
         checks.numbers(config, field, above=0)
     checks.numbers(config, "momentum", most=1)
+    checks.single(config, "select_from")
+    checks.numbers(config, "select_from", most=1)
     _validate_schedule(config)
     network(config)
 
@@ -306,6 +312,12 @@ def warm_up(config: ConfigDict, steps_per_epoch: int) -> Callable[[Array], Array
     if not num_steps:
         return jnp.ones_like
     return lambda step: jnp.minimum(step / num_steps, 1.0)
+
+
+def first_selectable(config: ConfigDict) -> int:
+    """The first epoch, from 0, whose network may be the best."""
+    epoch = math.ceil(config.select_from * config.num_epochs - 1e-6)
+    return min(epoch, config.num_epochs - 1)
 
 
 def remainder(config: ConfigDict, num_examples: int) -> int:

@@ -205,12 +205,13 @@ def _estimates(config, task, grid, tuned, threshold) -> list[Estimate]:
 
 def _figure(config, grid, tuned, threshold, scratch, workdir) -> None:
     figure, (axis,) = figures.panels()
-    figures.band(
+    figures.crossing(
         axis,
         config.eps_grid,
         _selected(grid, "loss"),
+        threshold,
+        scratch.eps_star,
         "adversarial training, from scratch",
-        figures.PALETTE[0],
     )
     figures.band(
         axis,
@@ -220,26 +221,8 @@ def _figure(config, grid, tuned, threshold, scratch, workdir) -> None:
         figures.PALETTE[2],
         marker="s",
     )
-    found = scratch.eps_star
-    axis.axhline(
-        np.mean(threshold),
-        color=figures.PALETTE[1],
-        linestyle="--",
-        label="clean test loss of clean training",
-    )
-    low, high = np.mean(threshold) + np.std(threshold, ddof=1) * np.array([-1, 1])
-    axis.axhspan(low, high, color=figures.PALETTE[1], alpha=0.15, linewidth=0)
-    if np.isfinite(found).any():
-        axis.axvline(np.nanmean(found), color="0.3", linewidth=0.8, linestyle=":")
-        axis.annotate(
-            f"ε* = {figures.plus_minus(found)}",
-            (np.nanmean(found), np.mean(threshold)),
-            xytext=(8, -16),
-            textcoords="offset points",
-        )
     axis.set_xlabel(f"radius ε of the {config.norm} ball (pixels in [0, 1])")
     axis.set_ylabel("adversarial training loss (nats)")
-    axis.set_ylim(bottom=0)
     axis.set_title(
         f"{config.dataset}, MLP {'-'.join(map(str, config.hidden))}, "
         f"{config.num_seeds} seeds: mean ± sd",
