@@ -108,6 +108,38 @@ def make_step(
     return step
 
 
+def batch_statistics(
+    model: Model, params: Params, batch_stats: Params, x: Array
+) -> Params:
+    """The statistics of one batch, where training mixes them with running averages.
+
+    For parameters that were not reached by training, such as a point between two
+    networks, the running averages of neither end fit. The mean of this over the batches
+    of a data set does, as in Izmailov et al. 2018 and Garipov et al. 2018.
+
+    Args:
+        model: whose statistics are exponential averages, of any weight.
+        params: parameters.
+        batch_stats: of the right shapes; their values do not count.
+        x: ``[n, ...]`` inputs.
+
+    Returns:
+        Like ``batch_stats``; an empty tree if the model has none.
+    """
+
+    def updated(value):
+        old = jax.tree.map(lambda leaf: jnp.full_like(leaf, value), batch_stats)
+        return model.apply(params, old, x, train=True)[1]
+
+    # new(old) = (1 - m) old + m batch, with the model's own weight m.
+    large = 2.0**20
+    return jax.tree.map(
+        lambda at_zero, at_large: at_zero / (1 - (at_large - at_zero) / large),
+        updated(0.0),
+        updated(large),
+    )
+
+
 def prepared(step: Step, prepare: Callable[[Key, Array], Array]) -> Step:
     """``step`` on ``prepare(key, x)``, such as an augmentation, instead of ``x``."""
 

@@ -24,6 +24,7 @@ ALLOWED = {
     "augmentation": {"types"},
     "models": {"types", "models"},
     "transition": {"types"},
+    "curves": {"types"},
     "inference": {"types"},
     "train": {"types"},
     "attacks": {"types", "norms"},

@@ -1,5 +1,7 @@
 """Steps, the two ways of dispatching them, and resumption."""
 
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import pytest
 import reference
 
 from advjax import attacks, losses, models, norms, objectives, train
-from advjax.types import Batch
+from advjax.types import Batch, Model
 
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.normal(size=(20, 5)), jnp.float32)
@@ -211,3 +213,37 @@ def test_dispatched_runs_equal_single_ones(mode):
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="mode = 'loops': choose 'auto', 'loop'"):
         train.dispatched(STEP, "loops")
+
+
+def test_batch_statistics_are_those_of_the_batch_whatever_the_averages():
+    """Of a network with batch normalisation, against the sums of NumPy."""
+    model = models.make("preactresnet18", num_classes=3, widths=(4, 4), depth=1)
+    x = jnp.asarray(RNG.normal(5, 3, size=(6, 8, 8, 3)), jnp.float32)
+    params, batch_stats = model.init(jax.random.key(0), x)
+    other = jax.tree.map(lambda leaf: leaf + 7, batch_stats)
+    found = train.batch_statistics(model, params, other, x)
+    # Its first step from averages of zero is a tenth of the batch's.
+    zeros = jax.tree.map(jnp.zeros_like, batch_stats)
+    _, tenth = model.apply(params, zeros, x, train=True)
+    chex.assert_trees_all_close(
+        found, jax.tree.map(lambda leaf: 10 * leaf, tenth), rtol=1e-5, atol=1e-6
+    )
+    # At them, evaluation and training mode agree but for the unbiased variance.
+    train_mode, _ = model.apply(params, batch_stats, x, train=True)
+    eval_mode, _ = model.apply(params, found, x, train=False)
+    np.testing.assert_allclose(eval_mode, train_mode, rtol=0.05, atol=0.05)
+
+
+def test_batch_statistics_do_not_depend_on_the_weight_of_the_average():
+    def apply(params, stats, x, *, train, weight):
+        batch = {"mean": jnp.mean(x, axis=0)}
+        new = jax.tree.map(lambda a, b: (1 - weight) * a + weight * b, stats, batch)
+        return x * params, new if train else stats
+
+    x = jnp.asarray(RNG.normal(100, 1, size=(50, 4)), jnp.float32)
+    for weight in (0.01, 0.5, 1.0):
+        model = Model(None, partial(apply, weight=weight))
+        stats = {"mean": jnp.zeros(4)}
+        found = train.batch_statistics(model, 1.0, stats, x)
+        np.testing.assert_allclose(found["mean"], np.mean(x, axis=0), rtol=1e-4)
+    assert train.batch_statistics(MODEL, _state().params, {}, X) == {}
