@@ -81,6 +81,16 @@ def crossing(axis, eps, losses, threshold, eps_star, label: str) -> None:
     axis.set_ylim(bottom=0)
 
 
+def contours(axis, x, y, values, levels):
+    """Filled contours of ``values[y, x]`` on a logarithmic scale, low losses dark."""
+    from matplotlib.colors import LogNorm
+
+    scale = LogNorm(levels[0], levels[-1])
+    filled = axis.contourf(x, y, values, levels=levels, norm=scale, cmap="viridis")
+    axis.contour(x, y, values, levels=levels, colors="white", linewidths=0.3, alpha=0.5)
+    return filled
+
+
 def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]

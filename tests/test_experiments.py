@@ -64,11 +64,21 @@ def _needed(path, tmp_path):
             data.load(path.stem, split="test")
         except data.DataError as error:
             pytest.skip(str(error))
-    if path.stem != "evaluation":
-        return []
-    trained = f"--config={path.with_name('digits.py')}:smoke"
-    assert run.main([trained, f"--workdir={tmp_path}/trained"]) == 0
-    return [f"--config.checkpoint={tmp_path}/trained/best.npz"]
+    if path.stem == "evaluation":
+        trained = _trained(path.with_name("digits.py"), tmp_path / "trained")
+        return [f"--config.checkpoint={trained}/best.npz"]
+    if path.stem in ("catastrophic", "connectivity", "fine_tuning", "overfitting"):
+        grid = _trained(path.with_name("classifier_grid.py"), tmp_path / "grid")
+        return [f"--config.grid={grid}"]
+    if path.stem == "comparison":
+        grid = _trained(path.with_name("classifier_grid.py"), tmp_path / "grid")
+        return [f"--config.grids=('{grid}', '{grid}')"]
+    return []
+
+
+def _trained(config, path):
+    assert run.main([f"--config={config}:smoke", f"--workdir={path}"]) == 0
+    return path
 
 
 def test_an_interrupted_run_resumes_and_gives_the_same_result(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ network of its step, as in the paper.
 start from the work directory of a finished grid.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,7 +51,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
         )
         for name in clean.curves
     }
-    readings = [_read_off(config, curves, rule) for rule in RULES]
+    readings = [read_off(config, curves, rule) for rule in RULES]
     main = readings[0]
     _transition_figure(config, main, workdir)
     _curves_figure(config, curves, workdir)
@@ -114,7 +115,7 @@ class Reading(NamedTuple):
     eps_star_robust: np.ndarray
 
 
-def _read_off(config: ConfigDict, curves: dict, rule: str) -> Reading:
+def read_off(config: ConfigDict, curves: dict, rule: str) -> Reading:
     """Reads eps* off the curves ``[epoch, k, r]``."""
     first = recipe.first_selectable(config) if rule == RULES[0] else 0
     epoch = first + np.argmin(curves["test_robust_loss"][first:], axis=0)
@@ -203,11 +204,36 @@ class Grid(NamedTuple):
         return int(np.argmin(np.abs(radii - eps)))
 
 
-def read_grid(path: str) -> Grid:
-    """A grid that other studies start from.
+GRID_FIELDS = {"grid": "", "grid_digest": "", "data_dir": ""}
+"""Fields of a study of one grid: its work directory, and what was found there."""
+
+
+def read_grid(config: ConfigDict) -> Grid:
+    """The grid that a study starts from, by ``config.grid``.
+
+    Its digest becomes part of the configuration, so that another grid under the same
+    name does not meet the results of this one.
 
     Raises:
-        ConfigError: unless the directory holds a finished one.
+        ConfigError: unless the directory holds a finished one, of that digest.
+    """
+    grid = read_directory(config.grid)
+    text = (grid.path / "results.json").read_bytes()
+    digest = hashlib.sha256(text).hexdigest()[:12]
+    if config.grid_digest not in ("", digest):
+        raise checks.ConfigError(
+            f"config.grid_digest = {config.grid_digest!r}: it is {digest!r}"
+        )
+    config.grid_digest = digest
+    grid.config.data_dir = config.data_dir or grid.config.data_dir
+    return grid
+
+
+def read_directory(path: str) -> Grid:
+    """A finished grid.
+
+    Raises:
+        ConfigError: if the directory holds something else.
     """
     try:
         if not path:

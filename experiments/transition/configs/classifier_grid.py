@@ -8,7 +8,8 @@ where FILE is ``experiments/transition/configs/classifier_grid.py``.
 A row and a size, joined by a comma. Rows: ``cifar10``, which is Table 1 as well,
 ``cifar10_10k``, ``cifar10_256`` (the batch size), ``cifar10_l2``, ``cifar10_10k_l2``,
 ``cifar100``, ``cifar100_25k``, ``svhn``, ``wrn34_1``, ``wrn34_10``, ``adam``, ``mart``,
-``trades``, ``mnist_fc16`` and ``mnist_fc128``. Sizes: ``paper``, its protocol, which is
+``trades``, ``mnist_fc16``, ``mnist_fc128``, and ``digits``, which is not of the paper
+and needs no download. Sizes: ``paper``, its protocol, which is
 that of Rice et al. 2020, by default with one seed; ``gpu``, a shorter one in bfloat16
 for one accelerator; ``cpu``, of MNIST only; ``smoke``, seconds long, for tests.
 """
@@ -40,6 +41,7 @@ ROWS = {
     # The losses of its row fit β = 1, the default of the original's function, and not
     # the 6 of its CIFAR-10 script.
     "trades": (50_000, "linf", (0, 1, 2), 0.7, {"objective": "trades", "beta": 1.0}),
+    "digits": (0, "linf", (0, 10, 20, 30, 40), 0, {"model": "mlp", "hidden": (128,)}),
     "mnist_fc16": (
         *(50_000, "linf", (0, 12.75, 25.5, 38.25, 51, 63.75, 76.5), 26.1),
         {"width": 16},
@@ -55,7 +57,7 @@ SIZES = ("paper", "gpu", "cpu", "smoke")
 def get_config(variant=""):
     """The configuration; see the module's docstring for the variants."""
     words = checks.variants(variant, (*ROWS, *SIZES))
-    row, size = checks.one_each(words, (tuple(ROWS), SIZES), ("mnist_fc128", "paper"))
+    row, size = checks.one_each(words, (tuple(ROWS), SIZES), ("digits", "paper"))
     num_train, norm, radii, printed, options = ROWS[row]
     config = recipe.defaults()
     config.experiment = "transition.classifier_grid"
@@ -71,6 +73,8 @@ def get_config(variant=""):
         config.start = "radius_uniform"
     if row.startswith("mnist"):
         _mnist(config)
+    if row == "digits":
+        _digits(config)
     config.update(options)
     {"paper": _paper, "gpu": _gpu, "cpu": _cpu, "smoke": _smoke}[size](config)
     return config.lock()
@@ -88,12 +92,22 @@ def _mnist(config):
     config.eps_warmup_epochs = 10.0
 
 
+def _digits(config):
+    """Not of the paper: the smallest real images, for a first look."""
+    config.dataset = "digits"
+    config.num_seeds = 5
+    config.num_epochs = 100
+    config.learning_rate = 0.2
+    config.dispatch = "scan"  # a network of matrix products
+
+
 def _paper(config):
     del config
 
 
 def _gpu(config):
-    config.num_epochs = 300_000 // config.num_train  # 30, 12 or 6
+    if config.num_train:
+        config.num_epochs = 300_000 // config.num_train  # 30, 12 or 6
     config.eps_warmup_epochs = min(config.eps_warmup_epochs, 1.0)
     config.dtype = "bfloat16"
     config.test_batch_size = 1000
@@ -126,4 +140,4 @@ def _smoke(config):
     config.eps_warmup_epochs = min(config.eps_warmup_epochs, 1.0)
     config.num_steps = config.test_num_steps = 2
     if config.dataset == "mnist":
-        config.model = "cnn_wong"
+        config.model = "cnn_wong"  # compiles faster

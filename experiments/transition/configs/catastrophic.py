@@ -1,0 +1,37 @@
+"""Single-step training that overfits catastrophically: Tables 2 and B.6.
+
+    python -m experiments.run --config=FILE:cifar10 --config.grid=runs/GRID
+    python -m experiments.run --config=FILE:mnist --config.grid=runs/GRID
+
+where FILE is ``experiments/transition/configs/catastrophic.py`` and GRID a finished
+grid of ``classifier_grid.py``, which decides on data, network and size.
+
+Variants: ``cifar10``, the radii of Table B.6, for n = 10 000 and 50 000; ``mnist``;
+``digits``; ``smoke``, for tests.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import checks
+from experiments.transition.classifier_grid import GRID_FIELDS
+
+_ROWS = {
+    "cifar10": tuple(radius / 255 for radius in (1, 2, 4, 8, 12, 16, 20, 32)),
+    "mnist": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4),
+    "digits": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3),
+}
+
+
+def get_config(variant=""):
+    """The configuration; see the module's docstring for the variants."""
+    words = checks.variants(variant, (*_ROWS, "smoke"))
+    (row,) = checks.one_each(words, (tuple(_ROWS),), ("digits",))
+    config = ConfigDict(GRID_FIELDS)
+    config.experiment = "transition.catastrophic"
+    config.eps = _ROWS[row]
+    # The default of Rice et al.'s code; their published runs with 0.75 and 0.875 do not
+    # collapse at 8/255.
+    config.rel_step_size = 1.25
+    if "smoke" in words:
+        config.eps = config.eps[::4]
+    return config.lock()

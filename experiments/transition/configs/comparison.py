@@ -1,0 +1,21 @@
+"""eps* of several grids beside each other: Figure A.1, and differences with intervals.
+
+    python -m experiments.run --config=FILE '--config.grids=("runs/A", "runs/B")'
+
+where FILE is ``experiments/transition/configs/comparison.py``, and A and B are finished
+grids of ``classifier_grid.py``. Seconds long.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import checks
+
+
+def get_config(variant=""):
+    """The configuration; ``smoke`` changes nothing."""
+    checks.variants(variant, ("smoke",))
+    config = ConfigDict()
+    config.experiment = "transition.comparison"
+    config.grids = ()
+    config.confidence = 0.95
+    return config.lock()
