@@ -181,13 +181,15 @@ def test_welch_is_that_of_the_textbook():
     assert np.isnan(comparison.welch(a[3:], b, 0.95)).all()
 
 
-def test_barrier_and_centre_of_a_known_landscape():
+def test_barrier_and_asymmetry_of_a_known_landscape():
     np.testing.assert_allclose(connectivity.barrier(np.array([1.0, 5.0, 2.0])), 3)
-    axis = np.linspace(-0.2, 1.2, 15)
-    for centre in (0.2, 0.7):
-        values = (axis - centre) ** 2 + (axis[:, None] - 0.5) ** 2
-        found = connectivity.low_loss_centre(axis, values)
-        np.testing.assert_allclose(found, [centre, 0.5], atol=0.02)
+    ts = np.linspace(0, 1, 5)
+    # log loss 3t: means of 3 · 7/8 and 3 · 1/8.
+    rising = np.stack([np.exp(3 * ts), np.exp(-3 * ts)])
+    np.testing.assert_allclose(connectivity.asymmetry(ts, rising), [2.25, -2.25])
+    np.testing.assert_allclose(
+        connectivity.asymmetry(ts, np.exp((ts - 0.5) ** 2)), 0, atol=1e-12
+    )
 
 
 GRID = f"--config={CONFIGS}/classifier_grid.py:digits,smoke"

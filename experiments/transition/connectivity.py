@@ -113,19 +113,19 @@ def _plane(config, setup: Setup, evaluate: Loss, path: Path, name: str) -> dict:
         "axis": axis,
         "curve": np.stack([alpha, beta]),
         "bend": np.stack(plane.coordinates(path.bend)),
-        "centre": low_loss_centre(axis, values),
+        "asymmetry": asymmetry(axis, values).mean(),
     }
 
 
-def low_loss_centre(axis: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The mean (alpha, beta) of the tenth of a plane's points with the lowest loss.
+def asymmetry(positions: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Mean log loss on the right half, position > 1/2, minus that on the left half.
 
-    Half-way between the ends alpha is 1/2; it falls as the region moves to the left
-    end. Of ``values[beta, alpha]``.
+    Of losses ``[..., position]``; all other axes of a plane count alike. Positive where
+    the region of low loss has moved to the left, clean, end.
     """
-    number = max(1, values.size // 10)
-    rows, columns = np.unravel_index(np.argsort(values, axis=None), values.shape)
-    return np.array([axis[columns[:number]].mean(), axis[rows[:number]].mean()])
+    logs = np.log(values)
+    right, left = (logs[..., side] for side in (positions > 0.5, positions < 0.5))
+    return right.mean(axis=-1) - left.mean(axis=-1)
 
 
 def barrier(values: np.ndarray) -> np.ndarray:
@@ -151,7 +151,6 @@ def _plane_figure(config, setup: Setup, planes: list[dict], workdir: Workdir) ->
         axis.plot([0, 1], [0, 0], color="white", linestyle="--", linewidth=1)
         axis.plot([0, 1], [0, 0], "o", color="white", markeredgecolor="black")
         axis.plot(*plane["bend"], "D", color="white", markeredgecolor="black")
-        axis.plot(*plane["centre"], "+", color="black", markersize=12)
         axis.set_title(_title(setup, eps), fontsize=10)
         axis.grid(visible=False)
         axis.set(xlabel="clean (0) to adversarial (1)", ylabel="towards the bend")
@@ -183,30 +182,29 @@ def _report(config, setup: Setup, along, planes, workdir) -> dict[str, Any]:
     def by_eps(values):
         return values.reshape(len(config.eps), -1)
 
-    half = config.num_points // 2
+    ts = np.linspace(0, 1, config.num_points)
     quantities = {
         "loss of the clean end": along["curve"][:, 0],
-        "loss of the other end": along["curve"][:, -1],
+        "of the other end": along["curve"][:, -1],
         "barrier of the curve": barrier(along["curve"]),
         "barrier of the line": barrier(along["line"]),
-        "mean loss, t < 1/2": along["curve"][:, :half].mean(axis=1),
-        "mean loss, t > 1/2": along["curve"][:, -half:].mean(axis=1),
+        "asymmetry of the curve": asymmetry(ts, along["curve"]),
         "distance / norm of the clean end": along["distance"] / along["norm_a"],
-        "norm of the other end / of the clean": along["norm_b"] / along["norm_a"],
+        "norm of the other end / of the clean end": along["norm_b"] / along["norm_a"],
     }
     quantities = {name: by_eps(values) for name, values in quantities.items()}
-    centres = np.array([plane["centre"] for plane in planes])
+    of_planes = np.array([plane["asymmetry"] for plane in planes])
     rows = [
         [
             f"{eps:.4g}",
             *(figures.plus_minus(values[k], 4) for values in quantities.values()),
-            f"{centres[k][0]:.2f}",
+            f"{of_planes[k]:+.2f}",
         ]
         for k, eps in enumerate(config.eps)
     ]
     num_pairs = len(setup.eps) // len(config.eps)
     eps_star = figures.plus_minus(setup.grid.reading().eps_star, 4)
-    header = ["ε", *quantities, "α of the low-loss tenth"]
+    header = ["ε", *quantities, "asymmetry of the plane"]
     workdir.write_text(
         "report.md",
         f"## Connectivity of {setup.grid.setting}\n\n"
@@ -216,15 +214,16 @@ def _report(config, setup: Setup, along, planes, workdir) -> dict[str, Any]:
         f"objective; {config.objective} training loss on {setup.eval.y.size} examples "
         f"at {config.num_points} points; mean ± sd over {num_pairs} pairs of seeds, "
         f"{config.seed_shift} apart. Planes are of the first pair: circles are the "
-        "ends, the diamond is the bend, and the cross the centre of the tenth of the "
-        f"points of lowest loss. ε* = {eps_star}; grid {setup.grid.path}, commit "
+        "ends, the diamond is the bend. Barrier: the largest loss minus the larger of "
+        "the ends'. Asymmetry: mean log loss of the half on the adversarial side minus "
+        f"that of the clean half. ε* = {eps_star}; grid {setup.grid.path}, commit "
         f"{setup.grid.commit}.\n\n{figures.table(header, rows)}",
     )
-    low = quantities["barrier of the curve"]
     shown = "; ".join(
-        f"eps = {eps:.4g}: barrier {figures.plus_minus(low[k], 4)} (line "
-        f"{figures.plus_minus(quantities['barrier of the line'][k], 3)}), low-loss "
-        f"centre at {centres[k][0]:.2f}"
+        f"eps = {eps:.4g}: barrier "
+        f"{figures.plus_minus(quantities['barrier of the curve'][k], 4)} (line "
+        f"{figures.plus_minus(quantities['barrier of the line'][k], 3)}), asymmetry "
+        f"{figures.plus_minus(quantities['asymmetry of the curve'][k], 2)}"
         for k, eps in enumerate(config.eps)
     )
     title = f"{setup.grid.setting}, {config.curve} with {config.objective} loss"
@@ -234,6 +233,6 @@ def _report(config, setup: Setup, along, planes, workdir) -> dict[str, Any]:
         "eps": config.eps,
         "pairs": setup.pairs,
         "quantities": quantities,
-        "low_loss_centre": centres,
+        "asymmetry_of_planes": of_planes,
         "along": along,
     }
