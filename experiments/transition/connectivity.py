@@ -6,7 +6,9 @@ through the three points is coloured by the clean training loss, and the loss is
 along the curve and along the straight line. Batch statistics are estimated anew at
 every point.
 
-The ends of a pair come from different seeds, so that the panel at radius 0, two clean
+The networks are those that the grid selected, soon after the first drop of the rate,
+where the paper takes the 101st epoch because the best ones lie around it. The ends of a
+pair come from different seeds, so that the panel at radius 0, two clean
 networks, differs from the others in the attack alone; ``seed_shift = 0`` pairs networks
 of one initialisation and order of the data.
 """
