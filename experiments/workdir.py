@@ -183,8 +183,9 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-# Where and how a run computes, which may change when it is resumed.
-_MACHINE = ("data_dir", "dispatch", "hosts", "num_devices")
+# Where and how a run computes, which may change when it is resumed. A grid that it
+# starts from may move: its digest is among the other fields.
+_MACHINE = ("data_dir", "dispatch", "hosts", "num_devices", "grid", "grids")
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -251,9 +251,14 @@ def _is_trades(config: ConfigDict) -> bool:
 
 
 def test_attack(config: ConfigDict) -> Attack:
-    """PGD from a random start, at the end of every epoch."""
+    """PGD from a random start, at the end of every epoch.
+
+    Uniform in the ball, or of uniform radius if training starts so: Rice et al. test
+    with the attack of training, which starts so under l2.
+    """
     steps, size = config.test_num_steps, config.test_rel_step_size
-    return pgd(config.norm, steps, size, "in_ball")
+    start = "radius_uniform" if config.start == "radius_uniform" else "in_ball"
+    return pgd(config.norm, steps, size, start)
 
 
 def fgsm(config: ConfigDict) -> Attack:

@@ -1,10 +1,10 @@
 """Single-step training that overfits catastrophically: Tables 2 and B.6.
 
 Networks of a finished grid are trained again, with one step of 1.25 eps from a random
-start (FGSM, which the paper calls FGM) for the PGD of the grid, at a range of radii. A
-run is unstable where its accuracy under PGD is below that of guessing, although it has
-learnt to resist its own attack on most of the training data. The paper finds the
-smallest unstable radius above eps*.
+start (FGSM, which the paper calls FGM too) for the PGD of the grid, at a range of
+radii. A run is unstable where its accuracy under PGD is below that of guessing,
+although it has learnt to resist its own attack on most of the training data. The paper
+finds the smallest unstable radius above eps*.
 """
 
 from typing import Any
@@ -13,9 +13,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import checks, figures
+from experiments.training import recipe
 from experiments.training.classifier import Trained, train_networks
-from experiments.training.recipe import DATASETS
-from experiments.transition.classifier_grid import Grid, read_grid
+from experiments.transition.readings import Grid, centre, read_grid
 from experiments.workdir import Workdir
 
 
@@ -25,7 +25,7 @@ def validate(config: ConfigDict) -> None:
     checks.numbers(config, "eps", above=0)
     checks.single(config, "rel_step_size")
     checks.numbers(config, "rel_step_size", above=0)
-    read_grid(config)
+    recipe.validate(single_step(config, read_grid(config)))
 
 
 def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
@@ -34,19 +34,18 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     trained = train_networks(single_step(config, grid), workdir, "fgsm")
     epoch = trained.best_epoch
     robust = trained.at("test_robust_accuracy", epoch)
-    guessing = 1 / (len(grid.config.classes) or DATASETS[grid.config.dataset])
-    collapsed = (robust < guessing) & (trained.at("accuracy", epoch) > 0.5)
-    unstable = unstable_radius(config.eps, collapsed)
+    num_classes = len(grid.config.classes) or recipe.DATASETS[grid.config.dataset]
+    fallen = collapsed(robust, trained.at("accuracy", epoch), num_classes)
+    unstable = unstable_radius(config.eps, fallen)
     eps_star = grid.reading().eps_star
-    _figure(config, grid, trained, robust, guessing, workdir)
-    smallest = _smallest(unstable)
-    found = f"{smallest:.4g} ({255 * smallest:.3g}/255)" if smallest else "none"
+    _figure(config, grid, trained, robust, 1 / num_classes, workdir)
+    found = _in_words(unstable)
     columns = {name: trained.at(name, epoch) for name in _COLUMNS}
     rows = [
         [
             f"{eps:.4g} ({255 * eps:.3g}/255)",
             *(figures.plus_minus(values[k], 4) for values in columns.values()),
-            f"{collapsed[k].sum()} of {collapsed[k].size}",
+            f"{fallen[k].sum()} of {fallen[k].size}",
         ]
         for k, eps in enumerate(config.eps)
     ]
@@ -57,9 +56,8 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
         f"{config.rel_step_size:g} ε from a random start; "
         f"tested by PGD-{grid.config.test_num_steps} at the epoch of smallest "
         "adversarial test loss after the first drop of the rate, mean ± sd over "
-        f"{grid.config.num_seeds} seeds. Smallest unstable ε: {found}, by seeds "
-        f"{', '.join(f'{radius:.4g}' for radius in unstable)}; ε* of the grid "
-        f"{grid.path} (commit {grid.commit}): {figures.plus_minus(eps_star, 4)}.\n\n"
+        f"{grid.config.num_seeds} seeds. Smallest unstable ε: {found}. ε* of the grid, "
+        f"{grid.origin}: {figures.plus_minus(eps_star, 4)}.\n\n"
         + figures.table(["ε", *_COLUMNS.values(), "unstable seeds"], rows),
     )
     summary = (
@@ -68,7 +66,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     )
     return {
         "summary": [summary],
-        "grid_commit": grid.commit,
+        "grid": grid.origin,
         "eps": config.eps,
         "eps_star": eps_star,
         "unstable_eps": unstable,
@@ -85,8 +83,15 @@ def single_step(config: ConfigDict, grid: Grid) -> ConfigDict:
     part.eps = config.eps
     part.num_steps = 1
     part.rel_step_size = config.rel_step_size
-    part.start = "in_ball"
+    part.start = config.start or part.start
     return part
+
+
+def collapsed(
+    robust_accuracy: np.ndarray, training_accuracy: np.ndarray, num_classes: int
+) -> np.ndarray:
+    """Below guessing under PGD, and right on most of the training data under FGSM."""
+    return (robust_accuracy < 1 / num_classes) & (training_accuracy > 0.5)
 
 
 def unstable_radius(radii: tuple[float, ...], collapsed: np.ndarray) -> np.ndarray:
@@ -95,9 +100,14 @@ def unstable_radius(radii: tuple[float, ...], collapsed: np.ndarray) -> np.ndarr
     return np.where(collapsed.any(axis=0), first, np.nan)
 
 
-def _smallest(unstable: np.ndarray) -> float | None:
+def _in_words(unstable: np.ndarray) -> str:
+    """The smallest radius on any seed, and that of each."""
     finite = unstable[np.isfinite(unstable)]
-    return float(finite.min()) if finite.size else None
+    if not finite.size:
+        return f"none on {unstable.size} seeds"
+    smallest = finite.min()
+    seeds = ", ".join("none" if np.isnan(r) else f"{r:.4g}" for r in unstable)
+    return f"{smallest:.4g} ({255 * smallest:.3g}/255) on any seed, by seeds {seeds}"
 
 
 _COLUMNS = {
@@ -120,10 +130,9 @@ def _figure(config, grid: Grid, trained: Trained, robust, guessing, workdir) -> 
         axis.plot(config.eps, values, "o", markersize=3, color=color, alpha=0.6)
         axis.plot(config.eps, values.mean(axis=1), color=color, label=label)
     axis.axhline(guessing, color="0.5", linewidth=0.8, linestyle="--", label="guessing")
-    eps_star = grid.reading().eps_star
-    if np.isfinite(eps_star).any():
+    if (eps_star := centre(grid.reading().eps_star)) is not None:
         mark = {"color": "0.3", "linewidth": 0.8, "linestyle": ":"}
-        axis.axvline(np.nanmean(eps_star), **mark, label="ε* by PGD training")
+        axis.axvline(eps_star, **mark, label="ε* by PGD training")
     axis.set(xlabel="radius ε", ylabel="test accuracy", ylim=(0, 1.02))
     axis.set_title(f"{grid.setting}, trained by FGSM", fontsize=9)
     axis.legend()

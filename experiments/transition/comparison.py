@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from scipy import stats
 
 from experiments import checks, figures
-from experiments.transition.classifier_grid import Grid, read_directory
+from experiments.transition.readings import Grid, centre, read_directory
 from experiments.workdir import Workdir
 
 
@@ -19,8 +19,12 @@ def validate(config: ConfigDict) -> None:
     checks.tuples(config, "grids", least=2)
     checks.single(config, "confidence")
     checks.numbers(config, "confidence", above=0, most=1)
-    for path in config.grids:
-        read_directory(path)
+    digests = tuple(read_directory(path).digest for path in config.grids)
+    if config.grid_digests not in ((), digests):
+        raise checks.ConfigError(
+            f"config.grid_digests = {config.grid_digests!r}: they are {digests!r}"
+        )
+    config.grid_digests = digests
 
 
 def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
@@ -28,28 +32,31 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     grids = [read_directory(path) for path in config.grids]
     names = _names(grids)
     found = [grid.reading().eps_star for grid in grids]
+    cubic = [grid.reading().eps_star_cubic for grid in grids]
     _figure(grids, names, workdir)
     rows, differences = [], []
-    for grid, name, eps_star in zip(grids, names, found, strict=True):
-        difference = welch(eps_star, found[0], config.confidence)
-        differences.append(difference)
+    for i, (grid, name) in enumerate(zip(grids, names, strict=True)):
+        both = [welch(way[i], way[0], config.confidence) for way in (found, cubic)]
+        differences.append(dict(zip(("chord", "cubic"), both, strict=True)))
         reading = grid.reading()
         printed = grid.config.printed_eps_star
         row = [
             name,
             figures.plus_minus(reading.threshold, 4),
-            figures.plus_minus(eps_star, 4),
-            figures.plus_minus(255 * eps_star, 1),
+            figures.plus_minus(found[i], 4),
+            figures.plus_minus(255 * found[i], 1),
             f"{255 * printed:.3g}" if printed else "–",
-            _interval(difference) if grid is not grids[0] else "",
+            _interval(both[0]) if i else "",
+            figures.plus_minus(cubic[i], 4),
+            _interval(both[1]) if i else "",
         ]
         rows.append(row)
     percent = f"{100 * config.confidence:g} %"
     header = ["", "threshold", "ε*", "255 ε*", "printed 255 ε*"]
-    header += [f"difference to the first, {percent} interval"]
+    difference = f"difference to the first, {percent} interval"
+    header += [difference, "ε* by a cubic", difference]
     settings = "".join(
-        f"- {name}: {grid.setting}, {grid.config.num_epochs} epochs, "
-        f"{grid.config.num_seeds} seeds, commit {grid.commit}\n"
+        f"- {name}: {grid.setting}, {grid.config.num_seeds} seeds, {grid.origin}\n"
         for grid, name in zip(grids, names, strict=True)
     )
     workdir.write_text(
@@ -60,13 +67,14 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     )
     return {
         "summary": [
-            f"eps* of {name} minus that of {names[0]}: {_interval(difference)} "
-            f"({percent} interval)"
+            f"eps* of {name} minus that of {names[0]}: "
+            f"{_interval(difference['chord'])} ({percent} interval), by a cubic "
+            f"{_interval(difference['cubic'])}"
             for name, difference in zip(names[1:], differences[1:], strict=True)
         ],
         "grids": [
-            {"name": name, "path": str(grid.path), "commit": grid.commit, "eps_star": e}
-            for name, grid, e in zip(names, grids, found, strict=True)
+            {"name": name, "origin": grid.origin, "eps_star": a, "eps_star_cubic": b}
+            for name, grid, a, b in zip(names, grids, found, cubic, strict=True)
         ],
         "differences": differences,
     }
@@ -75,14 +83,13 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
 def welch(a: np.ndarray, b: np.ndarray, confidence: float) -> tuple[float, ...]:
     """mean(a) - mean(b) with the ends of Welch's interval.
 
-    Seeds without a crossing, nan, are left out; with less than two on a side the ends
-    are nan.
+    The ends are nan with less than two seeds on a side, and all is nan if a seed of
+    either has no crossing: leaving it out would bias the mean, since its eps* lies
+    beyond the grid.
     """
-    a, b = a[np.isfinite(a)], b[np.isfinite(b)]
-    if min(a.size, b.size) == 0:
-        return (np.nan,) * 3
     difference = a.mean() - b.mean()
-    if min(a.size, b.size) < 2 or a.std() + b.std() == 0:
+    few = min(a.size, b.size) < 2 or a.std() + b.std() == 0
+    if few or np.isnan(difference):
         return (difference, np.nan, np.nan)
     test = stats.ttest_ind(a, b, equal_var=False)
     return (difference, *test.confidence_interval(confidence))
@@ -90,7 +97,9 @@ def welch(a: np.ndarray, b: np.ndarray, confidence: float) -> tuple[float, ...]:
 
 def _interval(difference: tuple[float, ...]) -> str:
     value, low, high = difference
-    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
+    if np.isnan(value):
+        return "not defined, as some seeds do not cross"
+    return f"{value:+.4f}" + ("" if np.isnan(low) else f" [{low:+.4f}, {high:+.4f}]")
 
 
 def _names(grids: list[Grid]) -> list[str]:
@@ -109,9 +118,8 @@ def _figure(grids: list[Grid], names: list[str], workdir: Workdir) -> None:
         axis.axhline(
             np.mean(reading.threshold), color=color, linestyle="--", linewidth=0.9
         )
-        if np.isfinite(reading.eps_star).any():
-            centre = np.nanmean(reading.eps_star)
-            axis.axvline(centre, color=color, linestyle=":", linewidth=0.9)
+        if (mean := centre(reading.eps_star)) is not None:
+            axis.axvline(mean, color=color, linestyle=":", linewidth=0.9)
     axis.set_ylim(bottom=0)
     axis.set_xlabel("radius ε (pixels in [0, 1])")
     axis.set_ylabel("adversarial training loss (nats)")

@@ -26,8 +26,8 @@ from advjax.curves import Path
 from experiments import checks, figures, progress
 from experiments.training import recipe
 from experiments.transition import paths
-from experiments.transition.classifier_grid import read_grid
 from experiments.transition.paths import Loss, Setup
+from experiments.transition.readings import centre, read_grid
 from experiments.workdir import Workdir
 
 MARGIN = 0.2  # of the plane, beyond the three points
@@ -41,6 +41,11 @@ def validate(config: ConfigDict) -> None:
         grid.row(eps)
     checks.one_of(config, "curve", paths.CURVES)
     checks.one_of(config, "objective", ("standard", "adversarial"))
+    if config.seed_shift and grid.config.num_seeds == 1:
+        raise checks.ConfigError(
+            f"config.seed_shift = {config.seed_shift!r}: the grid {grid.path} has one "
+            "seed; choose the variant 'same', or a grid with --config.num_seeds=2"
+        )
     most = grid.config.num_seeds - 1
     checks.integers(config, "seed_shift", least=0, most=most)
     if config.seed_shift == 0 and config.eps[0] == 0:
@@ -66,12 +71,13 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
         path = jax.tree.map(lambda leaf, i=i: leaf[i], trained)
         name = f"eps = {eps:.4g}, seeds {setup.pairs[i][0]} and {setup.pairs[i][1]}"
         along = partial(_along, config, setup, evaluate, path, eps)
-        found = workdir.stage(f"curve-{i}", along, name)
-        rows.append(found)
-        if setup.pairs[i][0] == 0:
-            plane = partial(_plane, config, setup, evaluate, path)
-            planes.append(workdir.stage(f"plane-{i}", plane, name))
-    along = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        rows.append(workdir.stage(f"curve-{i}", along, name))
+        plane = partial(_plane, config, setup, evaluate, path)
+        planes.append(workdir.stage(f"plane-{i}", plane, name))
+    along, planes = (
+        {name: np.stack([row[name] for row in found]) for name in found[0]}
+        for found in (rows, planes)
+    )
     _plane_figure(config, setup, planes, workdir)
     _curve_figure(config, setup, along, workdir)
     return _report(config, setup, along, planes, workdir)
@@ -107,27 +113,37 @@ def _plane(config, setup: Setup, evaluate: Loss, path: Path, name: str) -> dict:
     for i in progress.steps(values.size, f"{name}: plane"):
         j, k = divmod(i, len(axis))
         values[j, k] = evaluate(at(plane, axis[k], axis[j]), 0.0)[0]
+    # Coordinates on the curve are those of the three points, mixed alike.
+    corners = Path(*(jnp.stack(plane.coordinates(end)) for end in path))
     ts = jnp.linspace(0, 1, config.num_points)
-    on_curve = jax.vmap(setup.curve, (None, 0))(path, ts)
-    alpha, beta = jax.vmap(plane.coordinates)(on_curve)
     return {
         "loss": values,
         "axis": axis,
-        "curve": np.stack([alpha, beta]),
-        "bend": np.stack(plane.coordinates(path.bend)),
-        "asymmetry": asymmetry(axis, values).mean(),
+        "curve": np.asarray(jax.vmap(setup.curve, (None, 0))(corners, ts)).T,
+        "bend": np.asarray(corners.bend),
+        "asymmetry": asymmetry(values).mean(),
+        "shares": low_loss_shares(values, 2 * evaluate(path.a, 0.0)[0]),
     }
 
 
-def asymmetry(positions: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Mean log loss on the right half, position > 1/2, minus that on the left half.
+def sides(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The left and the right half of ``values[..., position]``, without the middle."""
+    half = values.shape[-1] // 2
+    return values[..., :half], values[..., values.shape[-1] - half :]
 
-    Of losses ``[..., position]``; all other axes of a plane count alike. Positive where
-    the region of low loss has moved to the left, clean, end.
+
+def asymmetry(values: np.ndarray) -> np.ndarray:
+    """Mean log loss of the right half minus that of the left, of ``[..., position]``.
+
+    Positive where losses are lower on the left, clean, side.
     """
-    logs = np.log(values)
-    right, left = (logs[..., side] for side in (positions > 0.5, positions < 0.5))
-    return right.mean(axis=-1) - left.mean(axis=-1)
+    left, right = (np.log(side).mean(axis=-1) for side in sides(values))
+    return right - left
+
+
+def low_loss_shares(values: np.ndarray, level: float) -> np.ndarray:
+    """The shares of both halves of a plane ``[beta, alpha]`` below a loss, ``[2]``."""
+    return np.array([(side < level).mean() for side in sides(values)])
 
 
 def barrier(values: np.ndarray) -> np.ndarray:
@@ -136,27 +152,28 @@ def barrier(values: np.ndarray) -> np.ndarray:
 
 
 def _title(setup: Setup, eps: float) -> str:
-    eps_star = np.nanmean(setup.grid.reading().eps_star)
-    return f"ε = {eps:.3g} ({eps / eps_star:.2g} ε*)"
+    eps_star = centre(setup.grid.reading().eps_star)
+    return f"ε = {eps:.3g}" + (f" ({eps / eps_star:.2g} ε*)" if eps_star else "")
 
 
-def _plane_figure(config, setup: Setup, planes: list[dict], workdir: Workdir) -> None:
-    rows = -(-len(planes) // 2)
-    figure, axes = figures.panels(min(2, len(planes)), rows)
-    every = np.concatenate([plane["loss"].ravel() for plane in planes])
+def _plane_figure(config, setup: Setup, planes: dict, workdir: Workdir) -> None:
+    """The planes of the first pair."""
+    first = np.flatnonzero(setup.pairs[:, 0] == 0)
+    figure, axes = figures.panels(min(2, len(first)), -(-len(first) // 2))
+    every = planes["loss"][first]
     levels = np.geomspace(max(every.min(), 1e-6), min(5.0, every.max()), 12)
-    for axis, plane, eps in zip(axes, planes, config.eps, strict=False):
-        grid = (plane["axis"], plane["axis"])
-        shown = np.clip(plane["loss"], levels[0], levels[-1])
-        filled = figures.contours(axis, *grid, shown, levels)
-        axis.plot(*plane["curve"], color="white", linewidth=1.6)
+    for axis, i, eps in zip(axes, first, config.eps, strict=False):
+        both = (planes["axis"][i], planes["axis"][i])
+        shown = np.clip(planes["loss"][i], levels[0], levels[-1])
+        filled = figures.contours(axis, *both, shown, levels)
+        axis.plot(*planes["curve"][i], color="white", linewidth=1.6)
         axis.plot([0, 1], [0, 0], color="white", linestyle="--", linewidth=1)
         axis.plot([0, 1], [0, 0], "o", color="white", markeredgecolor="black")
-        axis.plot(*plane["bend"], "D", color="white", markeredgecolor="black")
+        axis.plot(*planes["bend"][i], "D", color="white", markeredgecolor="black")
         axis.set_title(_title(setup, eps), fontsize=10)
         axis.grid(visible=False)
         axis.set(xlabel="clean (0) to adversarial (1)", ylabel="towards the bend")
-    for axis in axes[len(planes) :]:
+    for axis in axes[len(first) :]:
         axis.set_visible(False)
     bar = figure.colorbar(filled, ax=list(axes), format="%.2g")
     bar.set_label("clean training loss")
@@ -184,29 +201,29 @@ def _report(config, setup: Setup, along, planes, workdir) -> dict[str, Any]:
     def by_eps(values):
         return values.reshape(len(config.eps), -1)
 
-    ts = np.linspace(0, 1, config.num_points)
     quantities = {
         "loss of the clean end": along["curve"][:, 0],
         "of the other end": along["curve"][:, -1],
         "barrier of the curve": barrier(along["curve"]),
         "barrier of the line": barrier(along["line"]),
-        "asymmetry of the curve": asymmetry(ts, along["curve"]),
+        "asymmetry of the curve": asymmetry(along["curve"]),
+        "asymmetry of the plane": planes["asymmetry"],
+        "of the clean half below twice the clean end's loss": planes["shares"][:, 0],
+        "of the other half": planes["shares"][:, 1],
         "distance / norm of the clean end": along["distance"] / along["norm_a"],
         "norm of the other end / of the clean end": along["norm_b"] / along["norm_a"],
     }
     quantities = {name: by_eps(values) for name, values in quantities.items()}
-    of_planes = np.array([plane["asymmetry"] for plane in planes])
     rows = [
         [
             f"{eps:.4g}",
             *(figures.plus_minus(values[k], 4) for values in quantities.values()),
-            f"{of_planes[k]:+.2f}",
         ]
         for k, eps in enumerate(config.eps)
     ]
     num_pairs = len(setup.eps) // len(config.eps)
     eps_star = figures.plus_minus(setup.grid.reading().eps_star, 4)
-    header = ["ε", *quantities, "asymmetry of the plane"]
+    header = ["ε", *quantities]
     workdir.write_text(
         "report.md",
         f"## Connectivity of {setup.grid.setting}\n\n"
@@ -215,26 +232,26 @@ def _report(config, setup: Setup, along, planes, workdir) -> dict[str, Any]:
         f"{config.curve} curves, {config.num_epochs} epochs of the {config.objective} "
         f"objective; {config.objective} training loss on {setup.eval.y.size} examples "
         f"at {config.num_points} points; mean ± sd over {num_pairs} pairs of seeds, "
-        f"{config.seed_shift} apart. Planes are of the first pair: circles are the "
-        "ends, the diamond is the bend. Barrier: the largest loss minus the larger of "
-        "the ends'. Asymmetry: mean log loss of the half on the adversarial side minus "
-        f"that of the clean half. ε* = {eps_star}; grid {setup.grid.path}, commit "
-        f"{setup.grid.commit}.\n\n{figures.table(header, rows)}",
+        f"{config.seed_shift} apart, each network in two pairs. The figure has the "
+        "planes of the first pair: circles are the ends, the diamond is the bend. "
+        "Barrier: the largest loss minus the larger of the ends'. Asymmetry: mean log "
+        "loss of the half on the adversarial side minus that of the clean half; at ε = "
+        f"0 the sides are alike but for chance. ε* = {eps_star}; grid "
+        f"{setup.grid.origin}.\n\n{figures.table(header, rows)}",
     )
     shown = "; ".join(
         f"eps = {eps:.4g}: barrier "
         f"{figures.plus_minus(quantities['barrier of the curve'][k], 4)} (line "
-        f"{figures.plus_minus(quantities['barrier of the line'][k], 3)}), asymmetry "
-        f"{figures.plus_minus(quantities['asymmetry of the curve'][k], 2)}"
+        f"{figures.plus_minus(quantities['barrier of the line'][k], 3)}), asymmetry of "
+        f"the plane {figures.plus_minus(quantities['asymmetry of the plane'][k], 2)}"
         for k, eps in enumerate(config.eps)
     )
     title = f"{setup.grid.setting}, {config.curve} with {config.objective} loss"
     return {
         "summary": [f"{title}: {shown}"],
-        "grid_commit": setup.grid.commit,
+        "grid": setup.grid.origin,
         "eps": config.eps,
         "pairs": setup.pairs,
         "quantities": quantities,
-        "asymmetry_of_planes": of_planes,
         "along": along,
     }

@@ -4,7 +4,7 @@ The clean networks of a finished grid are trained on at a few small radii, with 
 with a single step (FGM). A line through the clean loss and the loss at the middle
 radius, or at all of them, is extended to the threshold. Its error is that against eps*
 of the grid, from scratch; its cost is in gradients of single examples, the clean
-training and all tests included.
+training and all tests included. The attacks start as those of the grid.
 """
 
 from typing import Any, NamedTuple
@@ -16,10 +16,11 @@ from advjax import transition
 from experiments import checks, figures
 from experiments.training import recipe
 from experiments.training.classifier import train_networks
-from experiments.transition.classifier_grid import (
+from experiments.transition.readings import (
     CLEAN,
     Grid,
     attacked_part,
+    centre,
     clean_part,
     crossings,
     num_gradients,
@@ -69,9 +70,9 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     estimates += [
         _extended(config, grid, attack, losses[attack], chosen)
         for attack in ATTACKS
-        for chosen in _choices(config)
+        for chosen in choices(config)
     ]
-    _figure(config, grid, losses, estimates, workdir)
+    _figure(config, grid, losses, workdir)
     return _report(config, grid, losses, estimates, workdir)
 
 
@@ -88,14 +89,14 @@ def tuned_part(config: ConfigDict, grid: Grid, attack: str) -> ConfigDict:
     if attack == "fgm":
         part.num_steps = 1
         part.rel_step_size = config.fgm_rel_step_size
-        part.start = "in_ball"
     return part
 
 
-def _choices(config: ConfigDict) -> list[list[int]]:
-    """Rows of (0, radii): the middle radius, and all."""
+def choices(config: ConfigDict) -> list[list[int]]:
+    """Rows of (0, radii): the middle radius, and all if there are more."""
     number = len(config.eps)
-    return [[0, (number + 1) // 2], list(range(number + 1))]
+    choices = [[0, (number + 1) // 2], list(range(number + 1))]
+    return choices[:number]
 
 
 def _scratch(grid: Grid) -> Estimate:
@@ -123,7 +124,7 @@ def _extended(config, grid, attack, losses, chosen) -> Estimate:
     return Estimate(name, *found, _clean_gradients(grid) + number * one_radius)
 
 
-def _figure(config, grid, losses, estimates, workdir) -> None:
+def _figure(config, grid, losses, workdir) -> None:
     figure, (axis,) = figures.panels()
     reading = grid.reading()
     figures.crossing(
@@ -141,7 +142,7 @@ def _figure(config, grid, losses, estimates, workdir) -> None:
         # The line of all radii, extended.
         points = np.concatenate([reading.loss[:1], losses[attack]]).mean(axis=1)
         slope, start = np.polyfit([0.0, *config.eps], points, 1)
-        ends = np.array([0, 1.1 * np.nanmax(estimates[0].eps_star, initial=0)])
+        ends = np.array([0, 1.1 * (centre(reading.eps_star) or config.eps[-1])])
         axis.plot(ends, start + slope * ends, color=color, linewidth=0.8)
     axis.set_xlabel(f"radius ε of the {grid.config.norm} ball (pixels in [0, 1])")
     axis.set_ylabel("adversarial training loss (nats)")
@@ -152,35 +153,48 @@ def _figure(config, grid, losses, estimates, workdir) -> None:
 
 def _report(config, grid, losses, estimates, workdir) -> dict[str, Any]:
     scratch = estimates[0]
+    clean_gradients, num_radii = _clean_gradients(grid), len(grid.config.eps) - 1
+    two_radii = clean_gradients + 2 * (scratch.gradients - clean_gradients) / num_radii
     rows, results = [], []
     for estimate in estimates:
         error = np.abs(estimate.eps_star - scratch.eps_star) / scratch.eps_star
         share = estimate.gradients / scratch.gradients
+        share_of_two = estimate.gradients / two_radii
         row = [
             estimate.name,
             figures.plus_minus(estimate.eps_star, 4),
             "" if estimate is scratch else figures.plus_minus(100 * error, 1),
             f"{estimate.gradients:,}",
             f"{100 * share:.1f}",
+            f"{100 * share_of_two:.1f}",
             ", ".join(sorted({*estimate.status})),
         ]
         rows.append(row)
-        more = {"relative_error": error, "share_of_gradients": share}
-        results.append({**estimate._asdict(), **more})
+        results.append(
+            {
+                **estimate._asdict(),
+                "relative_error": error,
+                "share_of_gradients": share,
+                "share_of_two_radii": share_of_two,
+            }
+        )
     reading, seeds = grid.reading(), grid.config.num_seeds
     tuned = [
         [f"{eps:.4g}", *(figures.plus_minus(losses[a][k], 4) for a in ATTACKS)]
         for k, eps in enumerate(config.eps)
     ]
     clean = figures.plus_minus(reading.loss[0], 4)
-    header = ["", "ε*", "relative error, %", "gradients a seed", "cost, %", "status"]
+    header = ["", "ε*", "relative error, %", "gradients a seed", "of the grid's, %"]
+    header += ["of those of two radii, %", "status"]
     workdir.write_text(
         "report.md",
         f"## Fine-tuning of {grid.setting}\n\n![losses and lines](fine_tuning.png)\n\n"
         f"{tuned_part(config, grid, 'pgd').num_epochs} epochs from the clean network, "
         f"{grid.config.num_epochs} from scratch; mean ± sd over {seeds} seeds. Grid "
-        f"{grid.path}, commit {grid.commit}; threshold "
-        f"{figures.plus_minus(reading.threshold, 4)}.\n\n"
+        f"{grid.origin}; threshold {figures.plus_minus(reading.threshold, 4)}. "
+        "Gradients are of single examples, clean training and tests included, beside "
+        f"those of the grid's {num_radii} radii, and of the two that a crossing lies "
+        "between.\n\n"
         + figures.table(header, rows)
         + "\nAdversarial training loss at the epoch of smallest adversarial test loss; "
         f"of the clean network {clean}:\n\n"
@@ -188,12 +202,12 @@ def _report(config, grid, losses, estimates, workdir) -> dict[str, Any]:
     )
     shown = "; ".join(
         f"{row['name']} {figures.plus_minus(100 * row['relative_error'], 1)} % off at "
-        f"{100 * row['share_of_gradients']:.1f} % of the gradients"
+        f"{100 * row['share_of_gradients']:.1f} % of the grid's gradients"
         for row in results[1:]
     )
     return {
         "summary": [f"{grid.setting}, eps* by fine-tuning: {shown}"],
-        "grid_commit": grid.commit,
+        "grid": grid.origin,
         "eps": config.eps,
         "clean_loss": reading.loss[0],
         "threshold": reading.threshold,

@@ -1,8 +1,8 @@
 """How much more a network overfits after the first drop of the rate: Figure 5.
 
 The generalisation gap is the adversarial test loss minus the adversarial training loss,
-and its ratio is to the gap of the first epoch at the lower rate, the 101st of the
-paper's 200. Nothing is trained: the curves are those of a finished grid.
+both cross-entropies. Its ratio is to the gap of the first epoch at the lower rate, the
+101st of the paper's 200. Nothing is trained: the curves are those of a finished grid.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from experiments import figures
 from experiments.training import recipe
-from experiments.transition.classifier_grid import Grid, read_grid
+from experiments.transition.readings import Grid, read_grid
 from experiments.workdir import Workdir
 
 
@@ -26,7 +26,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     grid = read_grid(config)
     curves = {name: np.array(grid.results["curves"][name], float) for name in _CURVES}
     first = recipe.first_selectable(grid.config)
-    gap = curves["test_robust_loss"] - curves["loss"]
+    gap = curves["test_robust_loss"] - curves["robust_loss"]
     ratio = gap_ratio(gap, first)
     _figure(grid, gap, ratio, first, workdir)
     eps_star = grid.reading().eps_star
@@ -43,8 +43,8 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
         f"## Overfitting of {grid.setting}\n\n![gap against epoch](overfitting.png)\n\n"
         "Gap: adversarial test loss minus adversarial training loss; mean ± sd over "
         f"{grid.config.num_seeds} seeds, epochs from 0. ε* = "
-        f"{figures.plus_minus(eps_star, 4)}. Curves of {grid.path}, commit "
-        f"{grid.commit}.\n\n{figures.table(header, rows)}",
+        f"{figures.plus_minus(eps_star, 4)}. Curves of "
+        f"{grid.origin}.\n\n{figures.table(header, rows)}",
     )
     shown = ", ".join(
         f"{figures.plus_minus(ratio[-1][k], 2)} at eps = {eps:.4g}"
@@ -56,7 +56,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     )
     return {
         "summary": [summary],
-        "grid_commit": grid.commit,
+        "grid": grid.origin,
         "eps": grid.config.eps,
         "first_epoch": first,
         "gap": gap,
@@ -65,7 +65,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     }
 
 
-_CURVES = ("loss", "test_robust_loss")
+_CURVES = ("robust_loss", "test_robust_loss")
 
 
 def gap_ratio(gap: np.ndarray, first: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from advjax.types import Batch, Model, Params
 from experiments import checks, progress
 from experiments.training import checkpoints, recipe
 from experiments.training.checkpoints import Checkpoints
-from experiments.transition.classifier_grid import ATTACKED, CLEAN, Grid, read_grid
+from experiments.transition.readings import ATTACKED, CLEAN, Grid, read_grid
 from experiments.workdir import Workdir
 
 CURVES = {"bezier": curves.bezier, "polychain": curves.polychain}

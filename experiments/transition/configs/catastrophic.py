@@ -7,13 +7,13 @@ where FILE is ``experiments/transition/configs/catastrophic.py`` and GRID a fini
 grid of ``classifier_grid.py``, which decides on data, network and size.
 
 Variants: ``cifar10``, the radii of Table B.6, for n = 10 000 and 50 000; ``mnist``;
-``digits``; ``smoke``, for tests.
+``digits``. The size, ``paper``, ``gpu`` or ``smoke``, is that of the grid.
 """
 
 from ml_collections import ConfigDict
 
 from experiments import checks
-from experiments.transition.classifier_grid import GRID_FIELDS
+from experiments.transition.readings import GRID_FIELDS, SIZES
 
 _ROWS = {
     "cifar10": tuple(radius / 255 for radius in (1, 2, 4, 8, 12, 16, 20, 32)),
@@ -24,14 +24,15 @@ _ROWS = {
 
 def get_config(variant=""):
     """The configuration; see the module's docstring for the variants."""
-    words = checks.variants(variant, (*_ROWS, "smoke"))
+    words = checks.variants(variant, (*_ROWS, *SIZES))
     (row,) = checks.one_each(words, (tuple(_ROWS),), ("digits",))
     config = ConfigDict(GRID_FIELDS)
     config.experiment = "transition.catastrophic"
-    config.eps = _ROWS[row]
+    config.dataset, config.norm, config.eps = row, "linf", _ROWS[row]
     # The default of Rice et al.'s code; their published runs with 0.75 and 0.875 do not
     # collapse at 8/255.
     config.rel_step_size = 1.25
+    config.start = ""  # that of the grid; or "none", with a step size of 1
     if "smoke" in words:
         config.eps = config.eps[::4]
     return config.lock()

@@ -17,5 +17,6 @@ def get_config(variant=""):
     config = ConfigDict()
     config.experiment = "transition.comparison"
     config.grids = ()
+    config.grid_digests = ()
     config.confidence = 0.95
     return config.lock()

@@ -8,20 +8,21 @@ grid of ``classifier_grid.py`` with at least two seeds, whose networks are joine
 
 Variants, joined by commas: ``cifar10``, the radii of the figure, ``mnist`` or
 ``digits``; ``polychain`` for the Bezier curve; ``adversarial`` for its objective;
-``same``, ends of one seed; ``gpu``, shorter; ``smoke``, for tests.
+``same``, ends of one seed. Sizes: ``paper``, the default; ``gpu``, shorter; ``smoke``,
+for tests.
 """
 
 from ml_collections import ConfigDict
 
 from experiments import checks
-from experiments.transition.classifier_grid import GRID_FIELDS
+from experiments.transition.readings import GRID_FIELDS, SIZES
 
 _ROWS = {
     "cifar10": tuple(radius / 255 for radius in (0, 0.5, 2, 8)),
     "mnist": (0.0, 0.05, 0.15, 0.25),
     "digits": tuple(radius / 255 for radius in (0, 10, 30, 40)),
 }
-_WORDS = ("polychain", "adversarial", "same", "gpu", "smoke")
+_WORDS = ("polychain", "adversarial", "same", *SIZES)
 
 
 def get_config(variant=""):
@@ -31,7 +32,9 @@ def get_config(variant=""):
     config = ConfigDict(GRID_FIELDS)
     config.experiment = "transition.connectivity"
     config.seed = 2
-    config.eps = _ROWS[row]
+    config.dataset, config.norm, config.eps = row, "linf", _ROWS[row]
+    if "smoke" in words:
+        config.eps = config.eps[:2]
     config.seed_shift = 1
     config.curve = "polychain" if "polychain" in words else "bezier"
     config.objective = "adversarial" if "adversarial" in words else "standard"
@@ -53,13 +56,13 @@ def get_config(variant=""):
         config.eps = config.eps[1:]
     if "gpu" in words:
         config.num_epochs = 10
+        config.num_eval = 2000
     if row == "mnist":
         config.num_epochs = 20
         config.num_eval = 4000
     if row == "digits":
         config.num_eval = 0
     if "smoke" in words:
-        config.eps = config.eps[:2]
         config.num_epochs = 2
         config.num_points = 3
         config.grid_size = 3

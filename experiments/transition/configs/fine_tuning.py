@@ -8,40 +8,42 @@ of ``classifier_grid.py``, which decides on data, network, norm and size.
 
 Variants, joined by commas: ``cifar10``, ``cifar10_10k`` and ``cifar10_l2``, the rows of
 Table 4, of the grids of these names; ``mnist`` and ``digits``; ``high``, a rate that
-rises to that of clean training; ``smoke``, of a grid of that size, for tests.
+rises to that of clean training. The size, ``paper``, ``gpu`` or ``smoke``, is that of
+the grid: a fifth of its epochs, as the paper's 40 of 200.
 """
 
 from ml_collections import ConfigDict
 
 from experiments import checks
-from experiments.transition.classifier_grid import GRID_FIELDS
+from experiments.transition.readings import GRID_FIELDS, SIZES
 
 _ROWS = {
-    "cifar10": (0.25 / 255, 0.5 / 255, 1 / 255),
-    "cifar10_10k": (0.25 / 255, 0.5 / 255, 1 / 255),
-    "cifar10_l2": (5 / 255, 10 / 255, 15 / 255),
-    "mnist": (0.0125, 0.025, 0.05),
-    "digits": (0.01, 0.02, 0.04),
+    "cifar10": ("cifar10", "linf", (0.25 / 255, 0.5 / 255, 1 / 255)),
+    "cifar10_10k": ("cifar10", "linf", (0.25 / 255, 0.5 / 255, 1 / 255)),
+    "cifar10_l2": ("cifar10", "l2", (5 / 255, 10 / 255, 15 / 255)),
+    "mnist": ("mnist", "linf", (0.0125, 0.025, 0.05)),
+    "digits": ("digits", "linf", (0.01, 0.02, 0.04)),
 }
 
 
 def get_config(variant=""):
     """The configuration; see the module's docstring for the variants."""
-    words = checks.variants(variant, (*_ROWS, "high", "smoke"))
+    words = checks.variants(variant, (*_ROWS, *SIZES, "high"))
     (row,) = checks.one_each(words, (tuple(_ROWS),), ("digits",))
     config = ConfigDict(GRID_FIELDS)
     config.experiment = "transition.fine_tuning"
     config.seed = 1
-    config.eps = _ROWS[row]
+    config.dataset, config.norm, config.eps = _ROWS[row]
     config.fgm_rel_step_size = 1.25
 
     # The base rate of clean training times Figure B.1, which prints no values. These
     # peak at a tenth, the rate at which the clean network was selected.
-    config.num_epochs = 0  # a fifth of the grid's, as the paper's 40 of 200
-    config.schedule = "linear"
-    config.schedule_knots = (0.0, 0.25, 0.5, 0.75, 1.0)
-    config.schedule_values = (0.01, 0.1, 0.1, 0.01, 0.001)
+    config.num_epochs = 0  # a fifth of the grid's
+    config.schedule = "fine_tuning"
+    config.schedule_knots = ()
+    config.schedule_values = ()
     if "high" in words:
+        config.schedule = "linear"
         config.schedule_knots = (0.0, 0.375, 1.0)
         config.schedule_values = (0.05, 1.0, 0.0)
     return config.lock()

@@ -3,21 +3,19 @@
     python -m experiments.run --config=FILE --config.grid=runs/GRID
 
 where FILE is ``experiments/transition/configs/overfitting.py`` and GRID a finished grid
-of ``classifier_grid.py``. Seconds long: it reads the curves of the grid.
-
-Figure 5 shows the radii 0, 0.5, 1, 4, 8 and 12 of 255; the row ``cifar10`` of the grid
-has all but the last, which ``--config.eps`` adds.
+of ``classifier_grid.py``. Seconds long: it reads the curves of the grid. Figure 5 is
+that of the row ``cifar10``. The size, ``paper``, ``gpu`` or ``smoke``, is the grid's.
 """
 
 from ml_collections import ConfigDict
 
 from experiments import checks
-from experiments.transition.classifier_grid import GRID_FIELDS
+from experiments.transition.readings import GRID_FIELDS, SIZES
 
 
 def get_config(variant=""):
-    """The configuration; ``smoke`` changes nothing."""
-    checks.variants(variant, ("smoke",))
+    """The configuration, which the size does not change."""
+    checks.variants(variant, SIZES)
     config = ConfigDict(GRID_FIELDS)
     config.experiment = "transition.overfitting"
     return config.lock()
