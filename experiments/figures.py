@@ -72,11 +72,13 @@ def crossing(axis, eps, losses, threshold, eps_star, label: str) -> None:
     if np.isfinite(eps_star).any():
         centre = np.nanmean(eps_star)
         axis.axvline(centre, color="0.3", linewidth=0.8, linestyle=":")
+        is_left = centre < np.mean(eps)
         axis.annotate(
             f"ε* = {plus_minus(eps_star)}",
-            (centre, level),
-            xytext=(8, -16),
+            (centre, 0),
+            xytext=(6 if is_left else -6, 8),
             textcoords="offset points",
+            horizontalalignment="left" if is_left else "right",
         )
     axis.set_ylim(bottom=0)
 

@@ -355,7 +355,7 @@ def test_batch_statistics_of_a_point_are_those_of_all_examples():
     first, rest = x[:6].astype(float), x[6:].astype(float)
     mean = 0.6 * first.mean(axis=0) + 0.4 * rest.mean(axis=0)
     var = 0.6 * first.var(axis=0, ddof=1) + 0.4 * rest.var(axis=0, ddof=1)
-    dense = params["Dense_0"]
+    dense = jax.tree.map(np.asarray, params["Dense_0"])
     logits = (x - mean) / np.sqrt(var + 1e-5) @ dense["kernel"] + dense["bias"]
     logits = np.asarray(logits, float)
     wanted = np.log(np.exp(logits - logits[np.arange(10), y][:, None]).sum(axis=1))

@@ -101,7 +101,7 @@ def _curves_figure(config: ConfigDict, curves: dict, workdir: Workdir) -> None:
     """A colour for every radius, a line for every seed."""
     figure, axes = figures.panels(2)
     titles = {"loss": "training loss", "test_robust_loss": "adversarial test loss"}
-    epochs = 1 + np.arange(config.num_epochs)
+    epochs = np.arange(config.num_epochs)
     for axis, (name, title) in zip(axes, titles.items(), strict=True):
         for k, color in enumerate(figures.shades(len(config.eps))):
             lines = axis.plot(epochs, curves[name][:, k], color=color, linewidth=1.2)

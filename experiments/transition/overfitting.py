@@ -77,9 +77,10 @@ def gap_ratio(gap: np.ndarray, first: int) -> np.ndarray:
 def _figure(grid: Grid, gap, ratio, first: int, workdir: Workdir) -> None:
     figure, (left, right) = figures.panels(2)
     radii, epochs = grid.config.eps, np.arange(len(gap))
+    shown = slice(first // 2, None)  # before, the gap is that of untrained networks
     for k, color in enumerate(figures.shades(len(radii))):
         label = f"ε = {radii[k]:.3g}"
-        figures.band(left, epochs, gap[:, k], label, color, marker="")
+        figures.band(left, epochs[shown], gap[shown, k], label, color, marker="")
         figures.band(right, epochs[first:], ratio[:, k], label, color, marker="")
     left.axvline(first, color="0.3", linewidth=0.8, linestyle=":")
     left.set(xlabel="epoch", ylabel="adv. test loss - adv. training loss")

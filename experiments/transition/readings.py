@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -71,12 +72,10 @@ def at(curves: dict[str, np.ndarray], name: str, epoch: np.ndarray) -> np.ndarra
 
 def crossings(radii, losses, threshold, method=transition.crossing):
     """eps* of each seed, from ``losses[k, r]``, ``threshold[r]``, and its status."""
-    found = [
-        method(jnp.asarray(radii), jnp.asarray(column), level)
-        for column, level in zip(np.transpose(losses), threshold, strict=True)
-    ]
-    statuses = [transition.Status(int(one.status)).name for one in found]
-    return np.array([float(one.eps_star) for one in found]), statuses
+    over_seeds = jax.jit(jax.vmap(method, (None, 1, 0)))
+    found = over_seeds(*map(jnp.asarray, (radii, losses, threshold)))
+    statuses = [transition.Status(int(status)).name for status in found.status]
+    return np.asarray(found.eps_star, float), statuses
 
 
 def cubic_crossings(radii, losses, threshold) -> np.ndarray:
