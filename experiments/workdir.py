@@ -234,7 +234,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, (np.ndarray, np.generic, jax.Array)):
-        return _plain(np.asarray(value).tolist())
+        value = np.asarray(value)
+        if value.dtype == np.float32:
+            # The shortest digits that are this float32, not those of a double.
+            digits = [float(str(x)) for x in value.ravel()]
+            value = np.array(digits, float).reshape(value.shape)
+        return _plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -272,6 +272,9 @@ def test_log_lines_survive_a_torn_one_and_hold_only_json(tmp_path):
     workdir.log(loss=np.float32(0.5), bad=jnp.nan, curve=jnp.arange(2), n=np.int64(3))
     last = path.read_text().splitlines()[-1]
     assert json.loads(last) == {"loss": 0.5, "bad": None, "curve": [0, 1], "n": 3}
+    workdir.log(single=np.float32([0.1, 1e-30, np.inf]), double=1 / 3)
+    last = path.read_text().splitlines()[-1]
+    assert last == '{"single": [0.1, 1e-30, null], "double": 0.3333333333333333}'
 
 
 def test_stages_are_computed_once_and_hold_no_pickle(tmp_path):

@@ -9,6 +9,7 @@ finds the smallest unstable radius above eps*.
 
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -72,7 +73,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
         "unstable_eps": unstable,
         "best_epoch": epoch,
         "selected": columns,
-        "curves": trained.curves,
+        "curves": jax.tree.map(np.float32, trained.curves),
     }
 
 

@@ -13,6 +13,7 @@ start from the work directory of a finished grid.
 
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -74,7 +75,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
         "readings": [reading._asdict() for reading in readings],
         # The first epoch compiles.
         "images_per_second": np.median(attacked.curves["images_per_second"][1:]),
-        "curves": curves,
+        "curves": jax.tree.map(np.float32, curves),
     }
 
 
