@@ -85,7 +85,7 @@ def _default_unroll(num_steps: int) -> int:
     # slower than outside (jax issue 12868), so loops of usual length are unrolled
     # there; experiments/benchmarks/unroll.py measures it.
     on_cpu = jax.default_backend() == "cpu"
-    return num_steps if on_cpu and 1 <= num_steps <= 100 else 1
+    return num_steps if on_cpu and 1 < num_steps <= 100 else 1
 
 
 def pgd(
@@ -165,12 +165,14 @@ def pgd(
         if keep_best:
             loss_dtype = jax.eval_shape(loss_fn, x.astype(dtype), y).dtype
             best = (delta, jnp.full(n, -jnp.inf, loss_dtype))
-        (delta, best, zero_grad), _ = jax.lax.scan(
-            body,
-            (delta, best, jnp.zeros(n, bool)),
-            length=num_steps,
-            unroll=unroll or _default_unroll(num_steps),
-        )
+        carry = (delta, best, jnp.zeros(n, bool))
+        if num_steps == 1:
+            # A loop all the same for XLA, which on CPU takes its convolutions slowly.
+            carry, _ = body(carry, None)
+        else:
+            unrolled = unroll or _default_unroll(num_steps)
+            carry, _ = jax.lax.scan(body, carry, length=num_steps, unroll=unrolled)
+        delta, best, zero_grad = carry
         last = (delta, loss_fn(at(delta), y))
         delta, loss = _better(best, last) if keep_best else last
         return at(delta), AttackInfo(loss, zero_grad)
