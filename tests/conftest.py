@@ -7,12 +7,13 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments import devices
+from experiments import devices, run
 
 devices.widen_thread_pool()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-STORED = Path(__file__).parents[1] / "../shared/data/tfds"
+ROOT = Path(__file__).parents[1]
+STORED = ROOT / "../shared/data/tfds"
 if STORED.is_dir():
     os.environ.setdefault("TFDS_DATA_DIR", str(STORED.resolve()))
 
@@ -22,6 +23,15 @@ def forget_compiled_programs():
     """Each compiled program maps memory, and a process may map only so much of it."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def grid(tmp_path_factory):
+    """The work directory of a finished grid of networks on the digits."""
+    path = tmp_path_factory.mktemp("grid") / "w"
+    config = ROOT / "experiments/transition/configs/classifier_grid.py"
+    assert run.main([f"--config={config}:digits,smoke", f"--workdir={path}"]) == 0
+    return path
 
 
 @pytest.fixture

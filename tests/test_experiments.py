@@ -28,9 +28,9 @@ def _content(path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_runs_at_smoke_size_and_once_only(path, tmp_path, capsys):
+def test_every_config_runs_at_smoke_size_and_once_only(path, tmp_path, capsys, request):
     arguments = [f"--config={path}:smoke", f"--workdir={tmp_path}/w"]
-    arguments += _needed(path, tmp_path)
+    arguments += _needed(path, tmp_path, request)
     assert run.main(arguments) == 0
     first = _content(tmp_path / "w")
     names = {file.name for file in first}
@@ -57,7 +57,7 @@ def test_every_config_runs_at_smoke_size_and_once_only(path, tmp_path, capsys):
     }
 
 
-def _needed(path, tmp_path):
+def _needed(path, tmp_path, request):
     """Arguments for what a configuration starts from; skips without its data."""
     if path.stem in ("mnist", "cifar10"):
         try:
@@ -65,20 +65,15 @@ def _needed(path, tmp_path):
         except data.DataError as error:
             pytest.skip(str(error))
     if path.stem == "evaluation":
-        trained = _trained(path.with_name("digits.py"), tmp_path / "trained")
-        return [f"--config.checkpoint={trained}/best.npz"]
+        trained = f"--config={path.with_name('digits.py')}:smoke"
+        assert run.main([trained, f"--workdir={tmp_path}/trained"]) == 0
+        return [f"--config.checkpoint={tmp_path}/trained/best.npz"]
     if path.stem in ("catastrophic", "connectivity", "fine_tuning", "overfitting"):
-        grid = _trained(path.with_name("classifier_grid.py"), tmp_path / "grid")
-        return [f"--config.grid={grid}"]
+        return [f"--config.grid={request.getfixturevalue('grid')}"]
     if path.stem == "comparison":
-        grid = _trained(path.with_name("classifier_grid.py"), tmp_path / "grid")
+        grid = request.getfixturevalue("grid")
         return [f"--config.grids=('{grid}', '{grid}')"]
     return []
-
-
-def _trained(config, path):
-    assert run.main([f"--config={config}:smoke", f"--workdir={path}"]) == 0
-    return path
 
 
 def test_an_interrupted_run_resumes_and_gives_the_same_result(tmp_path, monkeypatch):
