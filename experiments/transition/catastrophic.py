@@ -40,7 +40,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     unstable = unstable_radius(config.eps, fallen)
     eps_star = grid.reading().eps_star
     _figure(config, grid, trained, robust, 1 / num_classes, workdir)
-    found = _in_words(unstable)
+    found = _in_words(config.eps, unstable)
     columns = {name: trained.at(name, epoch) for name in _COLUMNS}
     rows = [
         [
@@ -101,11 +101,11 @@ def unstable_radius(radii: tuple[float, ...], collapsed: np.ndarray) -> np.ndarr
     return np.where(collapsed.any(axis=0), first, np.nan)
 
 
-def _in_words(unstable: np.ndarray) -> str:
+def _in_words(radii: tuple[float, ...], unstable: np.ndarray) -> str:
     """The smallest radius on any seed, and that of each."""
     finite = unstable[np.isfinite(unstable)]
     if not finite.size:
-        return f"none on {unstable.size} seeds"
+        return f"none up to {radii[-1]:.4g} on {unstable.size} seeds"
     smallest = finite.min()
     seeds = ", ".join("none" if np.isnan(r) else f"{r:.4g}" for r in unstable)
     return f"{smallest:.4g} ({255 * smallest:.3g}/255) on any seed, by seeds {seeds}"
