@@ -5,6 +5,7 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -295,6 +296,14 @@ def test_welch_is_that_of_the_textbook():
     assert np.isnan(comparison.welch(a[:1], b, 0.95)[1:]).all()
     # A seed without a crossing lies beyond the grid, and is not left out.
     assert np.isnan(comparison.welch(np.append(a, np.nan), b, 0.95)).all()
+
+
+def test_grids_are_named_by_what_differs():
+    settings = ["a, n = 8, linf", "a, n = 2, linf", "a, n = 2, batches of 4, linf"]
+    grids = [SimpleNamespace(setting=setting) for setting in settings]
+    names = ["n = 8", "n = 2", "n = 2, batches of 4"]
+    assert comparison.names(grids) == names
+    assert comparison.names(grids[:1] * 2) == [settings[0]] * 2
 
 
 def test_barrier_and_asymmetry_of_a_known_landscape():

@@ -30,12 +30,12 @@ def validate(config: ConfigDict) -> None:
 def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     """Compares eps* and reports."""
     grids = [read_directory(path) for path in config.grids]
-    names = _names(grids)
+    labels = names(grids)
     found = [grid.reading().eps_star for grid in grids]
     cubic = [grid.reading().eps_star_cubic for grid in grids]
-    _figure(grids, names, workdir)
+    _figure(grids, labels, workdir)
     rows, differences = [], []
-    for i, (grid, name) in enumerate(zip(grids, names, strict=True)):
+    for i, (grid, name) in enumerate(zip(grids, labels, strict=True)):
         both = [welch(way[i], way[0], config.confidence) for way in (found, cubic)]
         differences.append(dict(zip(("chord", "cubic"), both, strict=True)))
         reading = grid.reading()
@@ -57,7 +57,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     header += [difference, "ε* by a cubic", difference]
     settings = "".join(
         f"- {name}: {grid.setting}, {grid.config.num_seeds} seeds, {grid.origin}\n"
-        for grid, name in zip(grids, names, strict=True)
+        for grid, name in zip(grids, labels, strict=True)
     )
     workdir.write_text(
         "report.md",
@@ -67,14 +67,14 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     )
     return {
         "summary": [
-            f"eps* of {name} minus that of {names[0]}: "
+            f"eps* of {name} minus that of {labels[0]}: "
             f"{_interval(difference['chord'])} ({percent} interval), by a cubic "
             f"{_interval(difference['cubic'])}"
-            for name, difference in zip(names[1:], differences[1:], strict=True)
+            for name, difference in zip(labels[1:], differences[1:], strict=True)
         ],
         "grids": [
             {"name": name, "origin": grid.origin, "eps_star": a, "eps_star_cubic": b}
-            for name, grid, a, b in zip(names, grids, found, cubic, strict=True)
+            for name, grid, a, b in zip(labels, grids, found, cubic, strict=True)
         ],
         "differences": differences,
     }
@@ -102,17 +102,21 @@ def _interval(difference: tuple[float, ...]) -> str:
     return f"{value:+.4f}" + ("" if np.isnan(low) else f" [{low:+.4f}, {high:+.4f}]")
 
 
-def _names(grids: list[Grid]) -> list[str]:
+def names(grids: list[Grid]) -> list[str]:
     """What differs between the settings, and the whole setting if nothing does."""
     parts = [grid.setting.split(", ") for grid in grids]
-    columns = range(len(parts[0]))
-    differing = [i for i in columns if len({part[i] for part in parts}) > 1]
-    return [", ".join(part[i] for i in differing or columns) for part in parts]
+    common = set.intersection(*map(set, parts))
+    return [
+        ", ".join(word for word in words if word not in common) or grid.setting
+        for words, grid in zip(parts, grids, strict=True)
+    ]
 
 
-def _figure(grids: list[Grid], names: list[str], workdir: Workdir) -> None:
+def _figure(grids: list[Grid], labels: list[str], workdir: Workdir) -> None:
     figure, (axis,) = figures.panels()
-    for grid, name, color in zip(grids, names, figures.colors(len(grids)), strict=True):
+    for grid, name, color in zip(
+        grids, labels, figures.colors(len(grids)), strict=True
+    ):
         reading = grid.reading()
         figures.band(axis, grid.config.eps, reading.loss, name, color)
         axis.axhline(
