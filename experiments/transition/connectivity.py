@@ -199,7 +199,7 @@ def _curve_figure(config, setup: Setup, along: dict, workdir: Workdir) -> None:
 
 def _report(config, setup: Setup, along, planes, workdir) -> dict[str, Any]:
     def by_eps(values):
-        return values.reshape(len(config.eps), -1)
+        return values.reshape(len(config.eps), -1, *values.shape[1:])
 
     quantities = {
         "loss of the clean end": along["curve"][:, 0],
@@ -208,8 +208,10 @@ def _report(config, setup: Setup, along, planes, workdir) -> dict[str, Any]:
         "barrier of the line": barrier(along["line"]),
         "asymmetry of the curve": asymmetry(along["curve"]),
         "asymmetry of the plane": planes["asymmetry"],
-        "of the clean half below twice the clean end's loss": planes["shares"][:, 0],
-        "of the other half": planes["shares"][:, 1],
+        "share of the clean half below twice the clean end's loss": planes["shares"][
+            :, 0
+        ],
+        "share of the other half": planes["shares"][:, 1],
         "distance / norm of the clean end": along["distance"] / along["norm_a"],
         "norm of the other end / of the clean end": along["norm_b"] / along["norm_a"],
     }
@@ -239,11 +241,13 @@ def _report(config, setup: Setup, along, planes, workdir) -> dict[str, Any]:
         f"0 the sides are alike but for chance. ε* = {eps_star}; grid "
         f"{setup.grid.origin}.\n\n{figures.table(header, rows)}",
     )
+    shares = by_eps(planes["shares"])
     shown = "; ".join(
         f"eps = {eps:.4g}: barrier "
-        f"{figures.plus_minus(quantities['barrier of the curve'][k], 4)} (line "
-        f"{figures.plus_minus(quantities['barrier of the line'][k], 3)}), asymmetry of "
-        f"the plane {figures.plus_minus(quantities['asymmetry of the plane'][k], 2)}"
+        f"{figures.plus_minus(quantities['barrier of the curve'][k], 3)} (line "
+        f"{figures.plus_minus(quantities['barrier of the line'][k], 2)}), low loss on "
+        f"{figures.plus_minus(100 * shares[k, :, 0], 0)} % of the clean half "
+        f"and {figures.plus_minus(100 * shares[k, :, 1], 0)} % of the other"
         for k, eps in enumerate(config.eps)
     )
     title = f"{setup.grid.setting}, {config.curve} with {config.objective} loss"
