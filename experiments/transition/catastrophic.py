@@ -135,6 +135,6 @@ def _figure(config, grid: Grid, trained: Trained, robust, guessing, workdir) -> 
         mark = {"color": "0.3", "linewidth": 0.8, "linestyle": ":"}
         axis.axvline(eps_star, **mark, label="ε* by PGD training")
     axis.set(xlabel="radius ε", ylabel="test accuracy", ylim=(0, 1.02))
-    axis.set_title(f"{grid.setting}, trained by FGSM", fontsize=9)
+    axis.set_title(f"{grid.setting}\ntrained by FGSM", fontsize=8)
     axis.legend()
     workdir.save_figure(figure, "catastrophic")

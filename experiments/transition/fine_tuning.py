@@ -146,7 +146,7 @@ def _figure(config, grid, losses, workdir) -> None:
         axis.plot(ends, start + slope * ends, color=color, linewidth=0.8)
     axis.set_xlabel(f"radius ε of the {grid.config.norm} ball (pixels in [0, 1])")
     axis.set_ylabel("adversarial training loss (nats)")
-    axis.set_title(grid.setting, fontsize=9)
+    axis.set_title(grid.setting, fontsize=8)
     axis.legend(loc="upper left", fontsize=8)
     workdir.save_figure(figure, "fine_tuning")
 
