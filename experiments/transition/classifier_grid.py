@@ -168,8 +168,6 @@ def _report(config, clean: Trained, curves, readings: list[Reading], workdir) ->
         f"sd over {config.num_seeds} seeds; epochs count from 0, those after the first "
         f"drop from {recipe.first_selectable(config)}. The threshold is the clean test "
         "loss of clean training. ε* is where the chord between two radii crosses it, "
-        "the paper's rule, which is low as losses are convex in ε; a monotone cubic "
-        f"through them crosses it later.{beside}\n\n"
-        + figures.table(header, rows)
-        + "".join(tables),
+        "the paper's rule; a monotone cubic through the losses shows what that choice "
+        f"is worth.{beside}\n\n" + figures.table(header, rows) + "".join(tables),
     )

@@ -34,8 +34,8 @@ class Reading(NamedTuple):
         eps_star: ``[r]``, nan where there is no crossing.
         status: ``[r]``, names of ``transition.Status``.
         eps_star_cubic: ``[r]``, with a monotone cubic through the losses for the chord
-            between two. Losses are convex in the radius, so that the chord, the
-            paper's rule, lies above them and its crossing is too low.
+            between two, the paper's rule. Where losses are convex in the radius the
+            chord lies above them, and crosses too early.
         eps_star_robust: ``[r]``, as ``eps_star``, with the cross-entropy at the
             attacked training inputs for the loss; the same unless the objective is
             TRADES or MART.
