@@ -6,7 +6,7 @@
 where FILE is ``experiments/transition/configs/catastrophic.py`` and GRID a finished
 grid of ``classifier_grid.py``, which decides on data, network and size.
 
-Of the MNIST grid at ``cpu`` half an hour on one core; no seed collapses up to 0.4.
+Of the MNIST grid at ``cpu`` some 40 minutes on one core; no seed collapses up to 0.4.
 
 Variants: ``cifar10``, the radii of Table B.6, for n = 10 000 and 50 000; ``mnist``;
 ``digits``. The size, ``paper``, ``gpu`` or ``smoke``, is that of the grid.

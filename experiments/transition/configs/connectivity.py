@@ -6,7 +6,7 @@
 where FILE is ``experiments/transition/configs/connectivity.py`` and GRID a finished
 grid of ``classifier_grid.py`` with at least two seeds, whose networks are joined.
 
-Of the MNIST grid at ``cpu`` a quarter of an hour on one core: barriers of 0.04 and less
+Of the MNIST grid at ``cpu`` twenty minutes on one core: barriers of 0.04 and less
 along the curves, and above eps* no low-loss region beside the robust network.
 
 Variants, joined by commas: ``cifar10``, the radii of the figure, ``mnist`` or
