@@ -9,6 +9,7 @@ norms          the l1, l2 and linf balls, for one example
 losses         per-example losses
 attacks        fgsm, pgd, best_of, smooth: factories of attacks
 objectives     what training minimises: standard, adversarial, TRADES, MART
+penalties      which parameters a penalty takes, and LASSO with exact zeros
 linear         linear regression under attack: closed forms, risks, the optimum
 lazy           two-layer networks with a fixed output layer, and the linear limit
 descent        full-batch gradient and proximal descent, and what to keep of its path
@@ -18,6 +19,7 @@ models         networks, and adapters for networks written elsewhere
 data           Gaussian designs and small real data sets
 train          the state, the step, and two ways of dispatching steps
 evaluate       clean and robust accuracy and loss, with intervals
+curves         curves of low loss between two networks, and their plane
 transition     eps*: where the adversarial training loss crosses a threshold
 inference      p-values against replicates
 =============  ==================================================================

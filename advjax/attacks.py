@@ -232,7 +232,8 @@ def smooth(attack: Attack, norm: Norm, xi: Array | float) -> Attack:
 
     which makes the attacked loss differentiable where g vanishes. ``xi = 0`` is
     ``attack`` itself (0/0 counts as 1). The size of xi is meant relative to the
-    gradient of one example's loss, not of a batch mean.
+    gradient of one example's loss, not of a batch mean: ``info.factor``, the mean over
+    an example's entries, says how much is left of the attack.
 
     Args:
         attack: attack to shrink, in the same norm.
@@ -251,10 +252,10 @@ def smooth(attack: Attack, norm: Norm, xi: Array | float) -> Attack:
         x_adv, info = attack(key, loss_fn, x, y, eps)
         _, g = _per_example_grad(loss_fn, y)(x)
         factor = jax.vmap(lambda g: norms.surrogate_factor(norm, g, xi))(g)
-        delta = factor * (x_adv - x)
-        x_adv = x + delta
+        x_adv = x + factor * (x_adv - x)
         zero_grad = info.zero_grad | _is_zero(g)
-        return x_adv, AttackInfo(loss_fn(x_adv, y), zero_grad)
+        mean = jnp.mean(factor, axis=tuple(range(1, factor.ndim)))
+        return x_adv, AttackInfo(loss_fn(x_adv, y), zero_grad, mean)
 
     return smoothed
 

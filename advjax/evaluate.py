@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.types import Array, Attack, Key, example_keys
+from advjax.types import Array, Attack, Key, LossFn, example_keys
 
 
 class Outcome(NamedTuple):
@@ -84,6 +84,43 @@ def outcome(
     return Outcome(
         clean_loss, correct, robust_loss, correct & still_correct, info.zero_grad
     )
+
+
+def attack_difference(
+    key: Key,
+    loss_fn: LossFn,
+    attack: Attack,
+    length: Callable[[Array], Array],
+    x: Array,
+    y: Array,
+    eps: Array | float,
+) -> Array:
+    """How far apart two attacks from different random starts end, per example.
+
+    ‖delta_1 - delta_2‖, between 0 and 2 eps in the norm of the ball. Zero for every
+    start is what an attack that finds the maximum would give, where there is one only.
+
+    Args:
+        key: one key, or ``[n]`` keys.
+        loss_fn: what the attack raises.
+        attack: an attack with a random start; without one the result is 0.
+        length: of one example's difference, such as ``norms.l2.value``.
+        x: ``[n, ...]``.
+        y: ``[n, ...]``.
+        eps: radius, ``[]`` or ``[n]``.
+
+    Returns:
+        ``[n]``.
+
+    Figure 8 of Xing et al., On the generalization properties of adversarial training,
+    2021.
+    """
+    keys = example_keys(key, x.shape[0])
+    first, second = (
+        attack(jax.vmap(jax.random.fold_in, (0, None))(keys, i), loss_fn, x, y, eps)[0]
+        for i in (0, 1)
+    )
+    return jax.vmap(length)(first - second)
 
 
 def _judge(logits: Array, loss: Callable, y: Array) -> tuple[Array, Array]:

@@ -19,7 +19,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from advjax import losses
+from advjax import losses, penalties
+from advjax.penalties import Where
 from advjax.types import Array, Attack, Aux, Model, Objective, Params
 
 Loss = Callable[[Array, Array], Array]
@@ -55,7 +56,7 @@ def adversarial(
         )
         logits, batch_stats = model.apply(params, batch_stats, x_adv, train=True)
         terms = loss(logits, batch.y)
-        return jnp.mean(terms), Aux(batch_stats, terms, logits, info.zero_grad)
+        return jnp.mean(terms), Aux(batch_stats, terms, logits, *info[1:])
 
     return objective
 
@@ -88,7 +89,7 @@ def trades(
         clean, batch_stats = model.apply(params, batch_stats, batch.x, train=True)
         logits, batch_stats = model.apply(params, batch_stats, x_adv, train=True)
         terms = losses.cross_entropy(clean, batch.y) + beta * losses.kl(clean, logits)
-        return jnp.mean(terms), Aux(batch_stats, terms, logits, info.zero_grad)
+        return jnp.mean(terms), Aux(batch_stats, terms, logits, *info[1:])
 
     return objective
 
@@ -123,22 +124,35 @@ def mart(
         log_ratio = jax.nn.log_softmax(clean) - jnp.log(p_adv + 1e-12)
         kl = jnp.sum(p * log_ratio, axis=-1)
         terms = bce + beta * kl * (1.0000001 - p_label)
-        return jnp.mean(terms), Aux(batch_stats, terms, logits, info.zero_grad)
+        return jnp.mean(terms), Aux(batch_stats, terms, logits, *info[1:])
 
     return objective
 
 
 def with_penalty(
-    objective: Objective, penalty_fn: Callable[[Params], Array]
+    objective: Objective,
+    penalty_fn: Callable[[Array], Array],
+    *,
+    where: Where = penalties.weights,
 ) -> Objective:
-    """``objective`` plus ``penalty_fn(params)``, such as a LASSO term.
+    """``objective`` plus the sum of ``penalty_fn(w)`` over the penalised arrays w.
 
-    ``Aux.losses`` stays without the penalty.
+    LASSO is ``lambda w: strength * norms.l1.value(w)``. Its subgradient leaves weights
+    jumping about zero; ``penalties.proximal`` makes them exactly zero.
+
+    Args:
+        objective: without the penalty.
+        penalty_fn: ``array -> []``.
+        where: ``params -> bools``; by default weights, not biases or normalisation.
+
+    Returns:
+        An objective whose ``Aux.losses`` are without the penalty.
     """
 
     def penalised(params, batch_stats, key, batch, eps):
         value, aux = objective(params, batch_stats, key, batch, eps)
-        return value + penalty_fn(params), aux
+        terms = [penalty_fn(w) for w in penalties.selected(params, where)]
+        return value + sum(terms), aux
 
     return penalised
 

@@ -80,7 +80,8 @@ def make_step(
 
     The metrics, all before the update, are ``objective`` (penalties included), ``loss``
     (without), ``zero_grad`` (share of examples whose attack met a zero gradient), if
-    the labels are integers ``accuracy`` at the attacked inputs, and what ``measure``
+    the labels are integers ``accuracy`` at the attacked inputs, of a surrogate attack
+    ``factor`` (mean of what it multiplied the perturbations by), and what ``measure``
     makes of the objective's ``Aux``.
     """
 
@@ -98,6 +99,8 @@ def make_step(
         }
         if jnp.issubdtype(batch.y.dtype, jnp.integer):
             metrics["accuracy"] = jnp.mean(jnp.argmax(aux.logits, axis=-1) == batch.y)
+        if aux.factor is not None:
+            metrics["factor"] = jnp.mean(aux.factor)
         if measure:
             metrics |= measure(aux, batch)
         state = TrainState(

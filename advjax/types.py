@@ -36,10 +36,13 @@ class AttackInfo(NamedTuple):
         zero_grad: ``[n]`` booleans, True where some step met a gradient of exactly
             zero. A vanishing gradient makes an attack fail silently and a model look
             robust, so it is counted wherever a robust number is reported.
+        factor: ``[n]``, of a surrogate attack the mean over the entries of an example
+            of what it multiplied the perturbation by; None of other attacks.
     """
 
     loss: Array
     zero_grad: Array
+    factor: Array | None = None
 
 
 class Attack(Protocol):
@@ -93,12 +96,14 @@ class Aux(NamedTuple):
         losses: ``[n]``, the terms whose mean is the objective, penalties excluded.
         logits: ``[n, k]``, the outputs at the attacked inputs, in training mode.
         zero_grad: ``[n]``, the attack's flag; False where nothing was attacked.
+        factor: ``[n]``, the surrogate's, or None.
     """
 
     batch_stats: Params
     losses: Array
     logits: Array
     zero_grad: Array
+    factor: Array | None = None
 
 
 Objective = Callable[[Params, Params, Key, Batch, Array | float], tuple[Array, Aux]]

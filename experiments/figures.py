@@ -62,6 +62,24 @@ def bands(axis, x, runs, labels) -> None:
         band(axis, x, np.moveaxis(runs[:, j], 0, -1), label, color, marker="")
 
 
+def boxes(axis, x, runs, width: float, label: str, color: str) -> None:
+    """Box plots of ``runs[i]`` at ``x[i]``: quartiles, and whiskers of 1.5 boxes."""
+    line = {"color": color, "linewidth": 1.0}
+    axis.boxplot(
+        runs,
+        positions=x,
+        widths=width,
+        manage_ticks=False,
+        patch_artist=True,
+        boxprops={"facecolor": color, "edgecolor": color, "alpha": 0.35},
+        medianprops=line | {"linewidth": 1.6},
+        whiskerprops=line,
+        capprops=line,
+        flierprops={"marker": ".", "markersize": 4, "markeredgecolor": color},
+    )
+    axis.plot([], [], color=color, linewidth=5, alpha=0.5, label=label)
+
+
 def crossing(axis, eps, losses, threshold, eps_star, label: str) -> None:
     """Losses ``[k, r]`` against radius, the threshold ``[r]`` and where they meet."""
     band(axis, eps, losses, label, PALETTE[0])

@@ -28,13 +28,16 @@ from experiments.workdir import Workdir, WorkdirError, identity
 
 STUDIES = (
     "evaluate",
+    "generalization.attack_difference",
     "generalization.fluctuation",
     "generalization.interpolation",
     "generalization.lasso",
+    "generalization.lasso_mnist",
     "generalization.linf_sensitivity",
     "generalization.low_dimension",
     "generalization.sparsity",
     "generalization.two_layer",
+    "generalization.wide_resnet",
     "training.classifier",
     "transition.catastrophic",
     "transition.classifier_grid",

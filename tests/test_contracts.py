@@ -365,10 +365,14 @@ def test_the_surrogate_shrinks_by_the_clean_gradient(norm_name):
         "l2": length / jnp.sqrt(length**2 + xi**2),
         "linf": jnp.abs(g) / (jnp.abs(g) + xi),
     }[norm_name]
-    smoothed = _call(attacks.smooth(plain, norm, xi), eps)[0]
+    smoothed, info = _call(attacks.smooth(plain, norm, xi), eps)
     np.testing.assert_allclose(smoothed - X, factor * delta, atol=1e-6)
-    unchanged = _call(attacks.smooth(plain, norm, 0.0), eps)[0]
+    mean = jnp.broadcast_to(factor, X.shape).mean(axis=(1, 2))
+    np.testing.assert_allclose(info.factor, mean, rtol=1e-5)
+    unchanged, info = _call(attacks.smooth(plain, norm, 0.0), eps)
     np.testing.assert_allclose(unchanged - X, delta, atol=1e-6)
+    np.testing.assert_array_equal(info.factor, 1.0)
+    assert _call(plain, eps)[1].factor is None
 
 
 @pytest.mark.parametrize("norm_name", ["l2", "linf"])
@@ -484,8 +488,12 @@ BATCH = Batch(X, Y)
 LASSO = 0.01
 
 
-def _lasso(params):
-    return LASSO * sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(params))
+def _lasso(w):
+    return LASSO * jnp.abs(w).sum()
+
+
+def _lasso_of_all():
+    return _lasso(W1) + _lasso(W2)
 
 
 OBJECTIVES = {
@@ -556,6 +564,15 @@ def test_gradient_holds_the_attack_fixed(name):
     chex.assert_trees_all_close(grad, frozen, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", [n for n in OBJECTIVES if n != "standard"])
+def test_objectives_report_the_factor_of_a_surrogate(name):
+    smooth = attacks.smooth(INNER, norms.linf, 0.1)
+    _, aux = OBJECTIVES[name](smooth)(PARAMS, {}, KEY, BATCH, 0.1)
+    assert aux.factor.shape == (N,)
+    assert ((aux.factor < 1) & (aux.factor >= 0)).all()
+    assert OBJECTIVES[name](INNER)(PARAMS, {}, KEY, BATCH, 0.1)[1].factor is None
+
+
 @each_objective
 def test_zero_radius_is_clean_training(name):
     value, aux = OBJECTIVES[name](INNER)(PARAMS, {}, KEY, BATCH, 0.0)
@@ -567,7 +584,7 @@ def test_zero_radius_is_clean_training(name):
         terms = [reference.mart(a, a, b, 5.0) for a, b in zip(z, Y, strict=True)]
         clean = np.mean(terms)
     if name == "penalised":
-        clean = clean + _lasso(PARAMS)
+        clean = clean + _lasso_of_all()
     np.testing.assert_allclose(value, clean, rtol=1e-5)
 
 
@@ -583,7 +600,7 @@ def test_value_equals_the_reference(name):
     }.get(name, lambda _, z_adv, y: reference.cross_entropy(z_adv, y))
     terms = [slow(*row) for row in zip(clean, adv, np.asarray(Y), strict=True)]
     np.testing.assert_allclose(aux.losses, terms, rtol=1e-4)
-    penalty = _lasso(PARAMS) if name == "penalised" else 0.0
+    penalty = _lasso_of_all() if name == "penalised" else 0.0
     np.testing.assert_allclose(value, np.mean(terms) + penalty, rtol=1e-5)
 
 

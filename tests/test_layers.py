@@ -33,7 +33,8 @@ ALLOWED = {
     "descent": {"types", "norms"},
     "solvers": {"types", "norms", "linear"},
     "replicates": set(),
-    "objectives": {"types", "losses"},
+    "penalties": {"types", "norms"},
+    "objectives": {"types", "losses", "penalties"},
     "evaluate": {"types", "losses"},
 }
 

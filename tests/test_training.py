@@ -246,6 +246,14 @@ BAD = {
         ["--config.model=lenet5_classic"],
         ["config.model = 'lenet5_classic' cannot train on batches of shape"],
     ),
+    "a surrogate of l1": (
+        ["--config.xi=0.1", "--config.norm=l1"],
+        ["config.xi = 0.1: no surrogate for config.norm = 'l1'", "l2, linf"],
+    ),
+    "a surrogate of TRADES": (
+        ["--config.xi=0.1", "--config.objective=trades"],
+        ["no surrogate for config.objective = 'trades'"],
+    ),
     "a large momentum": (["--config.momentum=2."], ["config.momentum = 2.0"]),
     "released parameters missing": (
         ["--config.init_from=nowhere.npz"],
@@ -490,6 +498,86 @@ def test_the_lasso_penalty_leaves_biases_alone():
     value, aux = recipe.objective(config, model)(*args)
     weights = sum(float(jnp.abs(layer["kernel"]).sum()) for layer in params.values())
     np.testing.assert_allclose(value, aux.losses.mean() + 0.5 * weights, rtol=1e-6)
+
+
+def test_the_proximal_penalty_is_the_optimisers():
+    fields = {"l1_penalty": 0.5, "objective": "standard", "eps": (0.0,)}
+    config = _recipe(l1_proximal=True, learning_rate=0.1, momentum=0.0, **fields)
+    config.weight_decay = 0.0
+    model = recipe.network(config)
+    batch = Batch(jnp.ones((2, 4)), jnp.array([0, 1]))
+    params, stats = model.init(jax.random.key(0), batch.x)
+    args = (params, stats, jax.random.key(0), batch, 0.0)
+    value, aux = recipe.objective(config, model)(*args)
+    np.testing.assert_allclose(value, aux.losses.mean(), rtol=1e-6)
+    tx = recipe.optimiser(config, lambda _: 0.1)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = tx.update(zero, tx.init(params), params)
+    for w, u in zip(jax.tree.leaves(params), jax.tree.leaves(updates), strict=True):
+        shrunk = norms.soft_threshold(w, 0.05) if w.ndim > 1 else w
+        np.testing.assert_allclose(w + u, shrunk, atol=1e-7)
+
+
+def test_xi_follows_the_rate():
+    fields = {"xi": 1e-3, "norm": "l2", "num_epochs": 100}
+    knots = {"schedule_knots": (0.75, 0.9)}
+    tied = recipe.surrogate(_recipe(xi_follows_rate=True, **fields, **knots), 10)
+    found = [tied(jnp.array(step)) for step in (0, 748, 749, 899, 999)]
+    np.testing.assert_allclose(found, [1e-3, 1e-3, 1e-4, 1e-5, 1e-5], rtol=1e-6)
+    assert recipe.surrogate(_recipe(**fields), 10)(999) == np.float32(1e-3)
+
+
+def test_xi_reaches_the_attack_of_its_step():
+    """The loss is the surrogate's at the xi of the step, the attack's share is told."""
+    config = _recipe(xi=0.5, norm="l2", eps=(0.5,), num_steps=2, attack_mode="eval")
+    model = recipe.network(config)
+    x = jax.random.uniform(jax.random.key(0), (4, 5))
+    batch, key = Batch(x, jnp.array([0, 1, 2, 0])), jax.random.key(1)
+    params, stats = model.init(jax.random.key(2), x)
+
+    def loss_fn(x, y):
+        return losses.cross_entropy(model.apply(params, stats, x, train=False)[0], y)
+
+    for xi in (0.5, 0.05):
+        value, aux = recipe.objective(config, model, jnp.float32(xi))(
+            params, stats, key, batch, 0.5
+        )
+        smooth = attacks.smooth(recipe.attack(config), norms.l2, xi)
+        x_adv, info = smooth(key, loss_fn, *batch, 0.5)
+        np.testing.assert_allclose(value, loss_fn(x_adv, batch.y).mean(), rtol=1e-5)
+        np.testing.assert_allclose(aux.factor, info.factor, rtol=1e-5)
+    default = recipe.objective(config, model)(params, stats, key, batch, 0.5)[1]
+    assert (default.factor < aux.factor).all()
+
+
+def test_the_engine_follows_factor_sparsity_and_watches(tmp_path):
+    config = _recipe(
+        xi=0.01, l1_penalty=0.01, l1_proximal=True, eps=(0.0, 0.1), num_epochs=2
+    )
+    config.update(num_train=200, num_test=50, batch_size=100, num_steps=2)
+    config.update(test_num_steps=1, test_batch_size=50, model="mlp", hidden=(8,))
+    seen = []
+
+    def watch(network, key, eps):
+        seen.append((key, float(eps)))
+        return jnp.sum(jnp.abs(network[0]["Dense_0"]["bias"]))
+
+    workdir = Workdir(tmp_path, config)
+    found = classifier.train_networks(config, workdir, watches={"bias": watch})
+    curves = found.curves
+    assert ((curves["factor"] > 0) & (curves["factor"] < 1)).all()
+    assert (curves["sparsity"][1] > 0).all()
+    last = checkpoints.released(str(tmp_path / "last.npz"))
+    bias = np.abs(last.params["Dense_0"]["bias"]).sum(axis=1)
+    np.testing.assert_allclose(curves["bias"][-1], bias, rtol=1e-6)
+    weights = [layer["kernel"] for layer in last.params.values()]
+    zeros = sum((w == 0).sum(axis=(1, 2)) for w in weights)
+    share = zeros / sum(w[0].size for w in weights)
+    np.testing.assert_allclose(curves["sparsity"][-1], share, rtol=1e-6)
+    assert [eps for _, eps in seen] == pytest.approx([0.0, 0.1] * 2)
+    assert (seen[0][0] == seen[2][0]).all()
+    line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert line["factor"] == pytest.approx(list(curves["factor"][-1]))
 
 
 @pytest.mark.parametrize("objective", recipe.OBJECTIVES)

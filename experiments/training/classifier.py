@@ -8,6 +8,7 @@ with the same numbers.
 """
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict
 from experiments import figures, progress
 from experiments.training import checkpoints, recipe
 from experiments.training.checkpoints import Checkpoints, Released
-from experiments.training.engine import Engine
+from experiments.training.engine import Engine, Watch
 from experiments.workdir import Workdir, environment
 
 validate = recipe.validate
@@ -83,7 +84,7 @@ class Trained(NamedTuple):
         eps: ``[r]``.
         seeds: ``[r]``, their numbers.
         best_epoch: ``[r]``, that of smallest adversarial test loss.
-        curves: ``[epoch, r]`` of every metric in ``engine.HISTORY``.
+        curves: ``[epoch, r]`` of every metric in ``engine.HISTORY``, and more.
         num_train: examples of an epoch.
         num_test: examples of a test.
     """
@@ -105,7 +106,12 @@ class Trained(NamedTuple):
         return values.reshape(*values.shape[:-1], -1, self.seeds.max() + 1)
 
 
-def train_networks(config: ConfigDict, workdir: Workdir, part: str = "") -> Trained:
+def train_networks(
+    config: ConfigDict,
+    workdir: Workdir,
+    part: str = "",
+    watches: Mapping[str, Watch] | None = None,
+) -> Trained:
     """Trains and tests all networks, and releases the best and the last ones.
 
     Args:
@@ -113,6 +119,7 @@ def train_networks(config: ConfigDict, workdir: Workdir, part: str = "") -> Trai
         workdir: receives log, checkpoints, and the parameters.
         part: of a study that trains several times: the log names it, and its files are
             ``checkpoints/<part>``, ``<part>-best.npz`` and ``<part>-last.npz``.
+        watches: what else to follow over the epochs, by name.
 
     Raises:
         ConfigError: for a configuration that its data or devices do not admit.
@@ -120,7 +127,7 @@ def train_networks(config: ConfigDict, workdir: Workdir, part: str = "") -> Trai
         WorkdirError: if a checkpoint cannot be written, or is of another network.
         DivergedError: if a training loss is not finite.
     """
-    engine = Engine(config)
+    engine = Engine(config, watches)
     label = part or f"{config.dataset}, {config.model}, {config.objective}"
     about = {"part": part} if part else {}
     with Checkpoints(workdir.path / "checkpoints" / part) as stored:

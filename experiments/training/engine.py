@@ -4,7 +4,7 @@ An engine trains ``r`` networks, one for every radius and seed. How their steps 
 dispatched is decided in ``train.dispatched``, over which devices in ``devices``.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from advjax import evaluate, losses, train
+from advjax import evaluate, losses, penalties, train
 from advjax.train import TrainState
-from advjax.types import Array, Aux, Batch, Params
+from advjax.types import Array, Aux, Batch, Key, Params
 from experiments import checks, devices
 from experiments.training import checkpoints, recipe, testing
 
@@ -29,6 +29,12 @@ TEST_METRICS = (
     "test_zero_grad",
 )
 HISTORY = (*STEP_METRICS, *TEST_METRICS, "learning_rate", "images_per_second")
+"""Of every run. Where there are a surrogate attack, a LASSO penalty or watches, also
+``factor``, ``sparsity`` of the weights, and what is watched."""
+
+Watch = Callable[[tuple[Params, Params], Key, Array], Array]
+"""``((params, batch_stats), key, eps) -> []``: a number of one network at the end of an
+epoch. The key is that of the tests, the same in every epoch."""
 
 
 class Best(NamedTuple):
@@ -67,8 +73,12 @@ class Progress(NamedTuple):
 class Engine:
     """Trains and tests the networks of a configuration; holds no state of a run."""
 
-    def __init__(self, config: ConfigDict):
+    def __init__(self, config: ConfigDict, watches: Mapping[str, Watch] | None = None):
         """Reads the data; compiles nothing yet.
+
+        Args:
+            config: the configuration.
+            watches: what else to follow over the epochs, by name.
 
         Raises:
             ConfigError: for a configuration that its data or devices do not admit.
@@ -95,6 +105,10 @@ class Engine:
             testing.tester(self._model, attack, test_part, mesh, config.test_batch_size)
             for attack in (recipe.test_attack(config), recipe.fgsm(config))
         ]
+        self._watches = dict(watches or {})
+        if config.l1_penalty:
+            self._watches["sparsity"] = _sparsity
+        self._step_metrics = STEP_METRICS + ("factor",) * bool(config.xi)
         self._check_network()
 
     @property
@@ -114,10 +128,10 @@ class Engine:
             states = self._loaded(states)
         r, num_epochs = self.eps.size, self._config.num_epochs
         best = self._best(np.full(r, np.inf), -1, states)
-        steps = {
-            name: np.full((r, self.steps_per_epoch), np.nan) for name in STEP_METRICS
-        }
-        history = {name: np.full((num_epochs, r), np.nan) for name in HISTORY}
+        shape = (r, self.steps_per_epoch)
+        steps = {name: np.full(shape, np.nan) for name in self._step_metrics}
+        names = dict.fromkeys([*HISTORY, *self._step_metrics, *self._watches])
+        history = {name: np.full((num_epochs, r), np.nan) for name in names}
         # Copies, since the first step consumes the states.
         return Progress(states, jax.tree.map(jnp.copy, best), steps, history)
 
@@ -153,9 +167,7 @@ class Engine:
         """
         networks = testing.networks(now.states.params, now.states.batch_stats)
         tested = [self._tested(*pair) for pair in zip(networks, self.eps, strict=True)]
-        row |= {
-            name: np.array([each[name] for each in tested]) for name in TEST_METRICS
-        }
+        row |= {name: np.array([each[name] for each in tested]) for name in tested[0]}
         for name in ("test_loss", "test_robust_loss"):
             checks.finite(row[name][None], now.step, self._name)
         row |= {
@@ -210,11 +222,13 @@ class Engine:
 
     def _step(self) -> train.Step:
         share = recipe.warm_up(self._config, self.steps_per_epoch)
-        objective = recipe.objective(self._config, self._model)
-        plain = train.make_step(objective, self._tx, _robust_loss)
-        prepared = train.prepared(plain, recipe.prepare(self._config))
+        xi = recipe.surrogate(self._config, self.steps_per_epoch)
+        prepare = recipe.prepare(self._config)
 
         def step(state, batch, eps):
+            objective = recipe.objective(self._config, self._model, xi(state.step))
+            plain = train.make_step(objective, self._tx, _robust_loss)
+            prepared = train.prepared(plain, prepare)
             return prepared(state, batch, eps * share(state.step))
 
         return devices.data_parallel(step, self._mesh)
@@ -240,7 +254,11 @@ class Engine:
             *(pgd.loss, pgd.accuracy.value, pgd.robust_loss, robust),
             *(single_step, single_step - robust, pgd.num_zero_grad),
         )
-        return dict(zip(TEST_METRICS, values, strict=True))
+        watched = {
+            name: float(watch(network, self._key_test, np.float32(eps)))
+            for name, watch in self._watches.items()
+        }
+        return dict(zip(TEST_METRICS, values, strict=True)) | watched
 
     def _best(self, robust_loss: np.ndarray, epoch: int, states: TrainState) -> Best:
         numbers = (robust_loss.astype(np.float32), np.full(self.eps.size, epoch))
@@ -257,6 +275,12 @@ class Engine:
 def _robust_loss(aux: Aux, batch: Batch) -> dict[str, Array]:
     """Cross-entropy at the attacked inputs, also of TRADES and MART."""
     return {"robust_loss": jnp.mean(losses.cross_entropy(aux.logits, batch.y))}
+
+
+@jax.jit
+def _sparsity(network: tuple[Params, Params], key: Key, eps: Array) -> Array:
+    del key, eps
+    return penalties.sparsity(network[0])
 
 
 @jax.jit

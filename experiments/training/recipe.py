@@ -14,8 +14,17 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from advjax import attacks, augmentation, data, losses, models, norms, objectives
-from advjax.types import Array, Attack, Batch, Key, Model, Objective, Params
+from advjax import (
+    attacks,
+    augmentation,
+    data,
+    losses,
+    models,
+    norms,
+    objectives,
+    penalties,
+)
+from advjax.types import Array, Attack, Batch, Key, Model, Objective
 from experiments import checks
 
 NORMS = {"linf": norms.linf, "l2": norms.l2, "l1": norms.l1}
@@ -81,6 +90,7 @@ def defaults() -> ConfigDict:
     config.momentum = 0.9
     config.weight_decay = 5e-4  # coupled, on all parameters
     config.l1_penalty = 0.0  # on weights, not on biases and normalisation
+    config.l1_proximal = False  # with exact zeros, see penalties.proximal
 
     config.objective = "adversarial"
     config.beta = 6.0  # of trades and mart
@@ -93,6 +103,11 @@ def defaults() -> ConfigDict:
     # codes move them at every step.
     config.start = ""
     config.attack_mode = ""
+
+    # Of the surrogate attack in training, in units of the input gradient of one
+    # example's loss; 0 for the attack itself, which is also that of the tests.
+    config.xi = 0.0
+    config.xi_follows_rate = False  # times the learning rate over its largest
 
     config.test_num_steps = 10
     config.test_rel_step_size = 0.25
@@ -135,7 +150,7 @@ def validate(config: ConfigDict) -> None:
     if config.hidden:
         checks.tuples(config, "hidden")
         checks.integers(config, "hidden")
-    at_least_zero = ("eps_warmup_epochs", "weight_decay", "l1_penalty", "beta")
+    at_least_zero = ("eps_warmup_epochs", "weight_decay", "l1_penalty", "beta", "xi")
     above_zero = ("learning_rate", "rel_step_size", "test_rel_step_size")
     checks.single(config, *at_least_zero, *above_zero, "momentum")
     for field in at_least_zero:
@@ -146,7 +161,19 @@ def validate(config: ConfigDict) -> None:
     checks.single(config, "select_from")
     checks.numbers(config, "select_from", most=1)
     _validate_schedule(config)
+    _validate_surrogate(config)
     network(config)
+
+
+def _validate_surrogate(config: ConfigDict) -> None:
+    """The gradient of TRADES' own loss is zero at the clean input: nothing is left."""
+    takes = {"norm": ("l2", "linf"), "objective": ("adversarial", "mart")}
+    for field, choices in takes.items():
+        if config.xi and config[field] not in choices:
+            raise checks.ConfigError(
+                f"config.xi = {config.xi!r}: no surrogate for config.{field} = "
+                f"{config[field]!r}; choose from {', '.join(choices)}, or xi = 0"
+            )
 
 
 def _validate_schedule(config: ConfigDict) -> None:
@@ -237,13 +264,24 @@ def optimiser(config: ConfigDict, rate: optax.Schedule) -> optax.GradientTransfo
     """SGD or Adam in the form of torch: the decay is added to the gradient."""
     steps = {"sgd": optax.sgd(rate, config.momentum), "adam": optax.adam(rate)}
     decay = optax.add_decayed_weights(config.weight_decay)
-    return optax.chain(decay, steps[config.optimiser])
+    tx = optax.chain(decay, steps[config.optimiser])
+    if config.l1_penalty and config.l1_proximal:
+        return penalties.proximal(tx, config.l1_penalty)
+    return tx
 
 
 def attack(config: ConfigDict) -> Attack:
-    """The attack used in training."""
+    """The attack used in training, before a surrogate shrinks it."""
     start = config.start or ("gaussian" if _is_trades(config) else "in_ball")
     return pgd(config.norm, config.num_steps, config.rel_step_size, start)
+
+
+def surrogate(config: ConfigDict, steps_per_epoch: int) -> Callable[[Array], Array]:
+    """Xi at each step."""
+    rate = learning_rate(config, steps_per_epoch)
+    if not config.xi_follows_rate:
+        return lambda _: jnp.float32(config.xi)
+    return lambda step: config.xi * rate(step) / config.learning_rate
 
 
 def _is_trades(config: ConfigDict) -> bool:
@@ -284,31 +322,37 @@ def pgd(norm_name: str, num_steps: int, rel_step_size: float, start: str) -> Att
     )
 
 
-def objective(config: ConfigDict, model: Model) -> Objective:
-    """What is minimised, LASSO penalty included."""
+def objective(config: ConfigDict, model: Model, xi: Array | None = None) -> Objective:
+    """What is minimised, but for a LASSO penalty that the optimiser takes.
+
+    Args:
+        config: the configuration.
+        model: the network.
+        xi: of the surrogate at the present step; by default ``config.xi``.
+    """
     loss = losses.cross_entropy
     mode = config.attack_mode or ("eval" if _is_trades(config) else "train")
+    inner = attack(config)
+    if config.xi:
+        xi = config.xi if xi is None else xi
+        inner = attacks.smooth(inner, NORMS[config.norm], xi)
     made = {
         "standard": lambda: objectives.standard(model, loss),
         "adversarial": lambda: objectives.adversarial(
-            model, loss, attack(config), attack_mode=mode
+            model, loss, inner, attack_mode=mode
         ),
         "trades": lambda: objectives.trades(
-            model, attack(config), beta=config.beta, attack_mode=mode
+            model, inner, beta=config.beta, attack_mode=mode
         ),
         "mart": lambda: objectives.mart(
-            model, attack(config), beta=config.beta, attack_mode=mode
+            model, inner, beta=config.beta, attack_mode=mode
         ),
     }[config.objective]()
-    if not config.l1_penalty:
+    if not config.l1_penalty or config.l1_proximal:
         return made
-    return objectives.with_penalty(made, lambda p: config.l1_penalty * _l1(p))
-
-
-def _l1(params: Params) -> Array:
-    """Σ|w| over weights, which are the arrays of two and more axes."""
-    weights = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim > 1]
-    return sum(jnp.sum(jnp.abs(leaf)) for leaf in weights)
+    return objectives.with_penalty(
+        made, lambda w: config.l1_penalty * norms.l1.value(w)
+    )
 
 
 def warm_up(config: ConfigDict, steps_per_epoch: int) -> Callable[[Array], Array]:

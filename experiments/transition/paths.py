@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from advjax import curves, data, losses, objectives, train
+from advjax import curves, data, losses, objectives, penalties, train
 from advjax.curves import Path
 from advjax.types import Batch, Model, Params
 from experiments import checks, progress
@@ -100,11 +100,12 @@ def trained(config: ConfigDict, setup: Setup, workdir: Workdir) -> Path:
     rate = recipe.learning_rate(part, steps_per_epoch)
     tx = optax.sgd(rate, part.momentum)
 
-    def penalty(params):
-        squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
-        return config.weight_decay / 2 * squares
+    def penalty(w):
+        return config.weight_decay / 2 * jnp.sum(w**2)
 
-    objective = objectives.with_penalty(recipe.objective(part, setup.model), penalty)
+    objective = objectives.with_penalty(
+        recipe.objective(part, setup.model), penalty, where=penalties.everything
+    )
     plain = train.make_step(curves.along(objective, setup.curve), tx)
     step = train.prepared(plain, recipe.prepare(part))
     run_epoch = train.dispatched(step, part.dispatch)

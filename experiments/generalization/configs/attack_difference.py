@@ -1,0 +1,72 @@
+"""Figure 8: two attacks from different random starts, over training.
+
+    python -m experiments.run --config=FILE
+    python -m experiments.run --config=FILE:paper
+
+where FILE is ``experiments/generalization/configs/attack_difference.py``.
+
+By default Wong et al.'s small network on 5000 images of CIFAR-10. Any other network,
+data set and attack is a matter of fields, such as ``--config.num_steps=20
+--config.rel_step_size=0.1``, which the paper found to be similar.
+
+Variants: ``mnist``, the same network there; ``paper``, WideResNet34-1 on all of
+CIFAR-10; ``gpu``, a shorter one; ``smoke``, on the digits, seconds long, for tests.
+"""
+
+from experiments import checks
+from experiments.training import recipe
+
+
+def get_config(variant=""):
+    """The configuration; see the module's docstring for the variants."""
+    words = checks.variants(variant, ("mnist", "paper", "gpu", "smoke"))
+    (size,) = checks.one_each(words, (("paper", "gpu", "smoke"),), ("cpu",))
+    config = recipe.defaults()
+    config.experiment = "generalization.attack_difference"
+    config.dataset = "mnist" if "mnist" in words else "cifar10"
+    config.norm = "l2"
+    config.eps = (0.5, 3.0)
+    config.num_steps = 5
+    config.rel_step_size = 2 / 5
+    config.num_watched = 1000
+    {"paper": _paper, "gpu": _gpu, "cpu": _cpu, "smoke": _smoke}[size](config)
+    return config.lock()
+
+
+def _paper(config):
+    """The protocol of Figure 2 without surrogate."""
+    config.model, config.width = "wideresnet34", 1
+    config.activation = "relu_softplus"
+    config.num_epochs = 100
+    config.schedule_knots = (0.75, 0.9)
+    config.test_num_steps, config.test_rel_step_size = 20, 0.1
+
+
+def _gpu(config):
+    _paper(config)
+    config.num_epochs = 20
+    config.num_seeds = 3
+    config.test_batch_size = 1000
+
+
+def _cpu(config):
+    config.model = "cnn_wong"
+    config.activation = "relu_softplus"  # ReLU alone dies at eps = 3
+    config.augment = False
+    config.eps_warmup_epochs = 5.0
+    config.num_seeds = 5
+    config.num_train = 5000
+    config.num_test = 1000
+    config.num_epochs = 30
+    config.learning_rate = 0.02
+    config.test_num_steps, config.test_rel_step_size = 10, 0.2
+
+
+def _smoke(config):
+    config.dataset = "digits"
+    config.model, config.hidden = "mlp", (16,)
+    config.num_seeds = 2
+    config.num_epochs = 2
+    config.num_train, config.num_watched = 200, 30
+    config.batch_size = 50
+    config.test_num_steps = 2

@@ -1,0 +1,74 @@
+"""Figures 4, 14, 15 and 16: LASSO on zeros and ones of MNIST, MLP 784-1024-2.
+
+    python -m experiments.run --config=FILE
+    python -m experiments.run --config=FILE:paper
+
+where FILE is ``experiments/generalization/configs/lasso_mnist.py``.
+
+Variants: ``paper``, its 30 repetitions, 2000 epochs and seven sizes, and PGD-40;
+``smoke``, seconds long, for tests.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import checks
+
+
+def get_config(variant=""):
+    """The configuration; see the module's docstring for the variants."""
+    words = checks.variants(variant, ("paper", "smoke"))
+    (size,) = checks.one_each(words, (("paper", "smoke"),), ("cpu",))
+    config = ConfigDict()
+    config.experiment = "generalization.lasso_mnist"
+    config.seed = 0
+    config.dataset = "mnist"
+    config.data_dir = ""  # that of TFDS if empty
+    config.classes = (0, 1)
+    config.num_test = 0  # all
+    config.n = (10, 20, 50, 100, 200, 500, 1000)
+    config.num_repetitions = 30
+    config.chunk_size = 0  # repetitions at once; all if 0
+
+    # Every norm has its radius, and every norm is run with every xi.
+    config.norms = ("l2", "linf")
+    config.eps = (3.0, 0.3)
+    config.xi = (1e-4, 0.0)
+    # Steps of an attack together, over eps: 2 of l2, and the 40 steps of 0.01 that
+    # AdverTorch and its neighbours take for linf.
+    config.rel_path = (2.0, 4 / 3)
+    config.num_steps = 40
+    config.test_num_steps = 40
+
+    config.penalty = 1e-3  # on the weights of both layers, not on biases
+    config.proximal = True  # a third arm, with exact zeros
+
+    config.hidden = 1024
+    config.num_epochs = 2000
+    config.batch_size = 64
+    config.learning_rate = 1e-4  # of Adam
+    config.decay = False  # linearly to zero
+    {"paper": lambda _: None, "cpu": _cpu, "smoke": _smoke}[size](config)
+    return config.lock()
+
+
+def _cpu(config):
+    """A tenth of the epochs at ten times the rate, of fewer steps of the attack."""
+    config.n = (10, 20, 50, 100, 200)
+    config.num_repetitions = 10
+    config.chunk_size = 2
+    config.num_epochs = 200
+    config.learning_rate = 1e-3
+    config.num_steps = 5
+    config.test_num_steps = 20
+
+
+def _smoke(config):
+    config.dataset = "digits"
+    config.n = (12,)
+    config.xi = (1e-4,)
+    config.learning_rate = 0.01
+    config.num_repetitions = 2
+    config.hidden = 16
+    config.num_epochs = 3
+    config.batch_size = 8
+    config.num_steps = config.test_num_steps = 2
