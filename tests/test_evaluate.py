@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from advjax import attacks, evaluate, losses, norms
+from advjax.types import example_keys
 
 RNG = np.random.default_rng(0)
 W = jnp.asarray(RNG.normal(size=(4, 3)), jnp.float32)
@@ -35,6 +36,52 @@ def test_outcome_is_recomputed_from_the_attacked_inputs(key):
         result.robust_loss, losses.cross_entropy(_predict(x_adv), Y), rtol=1e-5
     )
     assert result.robust.sum() < result.correct.sum()
+
+
+def _difference(key, loss_fn, x, eps=2.0, start=norms.l2):
+    start = start and attacks.in_ball(start)
+    steps = {"num_steps": 100, "rel_step_size": 0.2, "unroll": 1}
+    attack = attacks.pgd(norms.l2, start=start, **steps)
+    args = (loss_fn, attack, norms.l2.value, x, jnp.zeros(len(x)), eps)
+    return evaluate.attack_difference(key, *args)
+
+
+def test_attacks_with_one_maximum_end_together_and_with_two_apart(key):
+    x = jnp.zeros((400, 4))
+    w = norms.l2.steepest(W[:, 0])
+    together = _difference(key, lambda x, y: x @ w, x)
+    np.testing.assert_allclose(together, 0, atol=1e-3)
+    apart = _difference(key, lambda x, y: (x @ w) ** 2, x)
+    same = apart < 0.1  # both ends of the ball are maxima, found half of the time each
+    np.testing.assert_allclose(apart[~same], 4.0, rtol=1e-3)
+    np.testing.assert_allclose(same.mean(), 0.5, atol=0.1)
+
+
+def test_few_steps_remember_the_start(key):
+    """Across a linear function a start of unit length keeps sin of its angle."""
+    x, w = jnp.zeros((20, 3000)), norms.l2.steepest(jnp.ones(3000))
+    attack = attacks.pgd(
+        norms.l2, num_steps=5, rel_step_size=0.4, start=attacks.in_ball(norms.l2)
+    )
+    args = (lambda x, y: x @ w, attack, norms.l2.value, x, jnp.zeros(20), 3.0)
+    across, along = 1.0, 0.0
+    for _ in range(5):
+        length = np.hypot(across, along + 0.4)
+        across, along = across / length, (along + 0.4) / length
+    expected = 3.0 * np.sqrt(2) * across  # starts are orthogonal in high dimension
+    np.testing.assert_allclose(
+        evaluate.attack_difference(key, *args), expected, rtol=0.1
+    )
+
+
+def test_without_a_gradient_attacks_differ_by_their_starts(key):
+    """Two uniform points of the unit ball: E‖a - b‖² = 2 d/(d + 2)."""
+    x, flat = jnp.zeros((4000, 4)), lambda x, y: jnp.zeros(len(x))
+    apart = _difference(key, flat, x, eps=1.0)
+    np.testing.assert_allclose((apart**2).mean(), 2 * 4 / 6, rtol=0.05)
+    np.testing.assert_array_equal(_difference(key, flat, x, start=None), 0)
+    slices = [_difference(keys, flat, x[:5]) for keys in (key, example_keys(key, 5))]
+    np.testing.assert_array_equal(*slices)
 
 
 def test_a_binary_linear_margin_decides_robustness_exactly(key):

@@ -199,14 +199,15 @@ def test_a_repetition_is_tested_by_the_attack_without_surrogate(small):
 def test_the_difference_of_attacks_is_followed(tmp_path):
     config = DIFFERENCE.get_config("smoke")
     results = _run(config, tmp_path)
-    found = np.array(results["attack_difference"])  # [epoch, radius, seed]
+    few, _ = results["by_steps"]
+    found = np.array(few["attack_difference"])  # [epoch, radius, seed]
     assert found.shape == (2, 2, 2)
     assert ((found > 0) & (found <= 2 * np.array([[0.5], [3.0]]))).all()
     growth = found[-1, 1] - found[0, 1]
     t = stats.ttest_1samp(growth, 0).confidence_interval(0.95)
-    np.testing.assert_allclose(results["growth"][1], [growth.mean(), *t], rtol=1e-4)
+    np.testing.assert_allclose(few["growth"][1], [growth.mean(), *t], rtol=1e-4)
     contrast = (found[-1, 1] / 3 - found[-1, 0] / 0.5).mean()
-    np.testing.assert_allclose(results["contrast"]["relative"][0], contrast, rtol=1e-4)
+    np.testing.assert_allclose(few["relative_contrast"][0], contrast, rtol=1e-4)
 
 
 BAD = {

@@ -29,6 +29,8 @@ def get_config(variant=""):
     config.num_steps = 5
     config.rel_step_size = 2 / 5
     config.num_watched = 1000
+    # The paper's, whose steps together are two radii, and enough to forget the start.
+    config.watched_steps = (5, 20)
     {"paper": _paper, "gpu": _gpu, "cpu": _cpu, "smoke": _smoke}[size](config)
     return config.lock()
 
@@ -57,8 +59,9 @@ def _cpu(config):
     config.num_seeds = 5
     config.num_train = 5000
     config.num_test = 1000
-    config.num_epochs = 30
-    config.learning_rate = 0.02
+    config.num_watched = 500
+    config.num_epochs = 20
+    config.learning_rate = 0.05
     config.test_num_steps, config.test_rel_step_size = 10, 0.2
 
 
@@ -69,4 +72,5 @@ def _smoke(config):
     config.num_epochs = 2
     config.num_train, config.num_watched = 200, 30
     config.batch_size = 50
+    config.watched_steps = (2, 4)
     config.test_num_steps = 2
