@@ -56,7 +56,8 @@ def adversarial(
         )
         logits, batch_stats = model.apply(params, batch_stats, x_adv, train=True)
         terms = loss(logits, batch.y)
-        return jnp.mean(terms), Aux(batch_stats, terms, logits, *info[1:])
+        of_attack = info.zero_grad, info.factor
+        return jnp.mean(terms), Aux(batch_stats, terms, logits, *of_attack)
 
     return objective
 
@@ -89,7 +90,8 @@ def trades(
         clean, batch_stats = model.apply(params, batch_stats, batch.x, train=True)
         logits, batch_stats = model.apply(params, batch_stats, x_adv, train=True)
         terms = losses.cross_entropy(clean, batch.y) + beta * losses.kl(clean, logits)
-        return jnp.mean(terms), Aux(batch_stats, terms, logits, *info[1:])
+        of_attack = info.zero_grad, info.factor
+        return jnp.mean(terms), Aux(batch_stats, terms, logits, *of_attack)
 
     return objective
 
@@ -124,7 +126,8 @@ def mart(
         log_ratio = jax.nn.log_softmax(clean) - jnp.log(p_adv + 1e-12)
         kl = jnp.sum(p * log_ratio, axis=-1)
         terms = bce + beta * kl * (1.0000001 - p_label)
-        return jnp.mean(terms), Aux(batch_stats, terms, logits, *info[1:])
+        of_attack = info.zero_grad, info.factor
+        return jnp.mean(terms), Aux(batch_stats, terms, logits, *of_attack)
 
     return objective
 

@@ -490,7 +490,16 @@ def test_one_entry_per_channel_cannot_be_normalised():
 
 def test_relu_softplus_is_relu_forward_and_softplus_backward():
     x = jnp.asarray([-np.inf, -2.0, -0.1, -0.0, 0.0, 1e-3, 0.2, 5.0, np.inf, np.nan])
-    np.testing.assert_array_equal(layers.relu_softplus(x), nn.relu(x))
+    for dtype, bits in ((jnp.float32, np.int32), (jnp.bfloat16, np.int16)):
+        expected = np.asarray(nn.relu(x.astype(dtype))).view(bits)
+        for forward in (
+            layers.relu_softplus,
+            jax.jit(layers.relu_softplus),
+            jax.vmap(layers.relu_softplus),
+            lambda x: jax.vjp(layers.relu_softplus, x)[0],
+        ):
+            found = np.asarray(forward(x.astype(dtype))).view(bits)
+            np.testing.assert_array_equal(found, expected)
     x = x[1:-2]
     slope = 1 / (1 + np.exp(-10 * np.asarray(x, float)))
     cotangent = jnp.arange(1.0, 8.0)
@@ -500,8 +509,10 @@ def test_relu_softplus_is_relu_forward_and_softplus_backward():
     np.testing.assert_allclose(tangent, cotangent * slope, rtol=1e-5)
     first = jax.grad(layers.relu_softplus)
     np.testing.assert_allclose(jax.vmap(first)(x), slope, rtol=1e-5)
-    second = jax.jit(jax.vmap(jax.grad(first)))(x)
-    np.testing.assert_allclose(second, 10 * slope * (1 - slope), rtol=1e-4)
+    curvature = 10 * slope * (1 - slope)
+    forward_over_reverse = jax.vmap(lambda x: jax.jvp(first, (x,), (1.0,))[1])
+    for second in (jax.vmap(jax.grad(first)), forward_over_reverse):
+        np.testing.assert_allclose(jax.jit(second)(x), curvature, rtol=1e-4)
 
 
 @pytest.mark.parametrize("size", [2, 3])

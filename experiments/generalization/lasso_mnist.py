@@ -141,7 +141,8 @@ def _part(config: ConfigDict, split: str) -> Batch:
         config.classes,
     )
     size = config.num_test if split == "test" else 0
-    return data.subset(part, min(size, part.y.size), seed=0) if size else part
+    size = min(size, part.y.size)
+    return data.subset(part, size, seed=config.seed) if size else part
 
 
 def _tested(config, setting: Setting, n: int, parts, keys) -> dict[str, np.ndarray]:

@@ -106,7 +106,7 @@ def _cpu(config):
     config.augment = False
     config.num_seeds = 5
     config.num_train, config.num_test = 5000, 1000
-    config.num_epochs = 30
+    config.num_epochs = 20
     config.learning_rate = 0.05
     config.eps_warmup_epochs = 5.0
     config.clean_epochs = min(config.clean_epochs, 10)
