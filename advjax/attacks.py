@@ -232,8 +232,10 @@ def smooth(attack: Attack, norm: Norm, xi: Array | float) -> Attack:
 
     which makes the attacked loss differentiable where g vanishes. ``xi = 0`` is
     ``attack`` itself (0/0 counts as 1). The size of xi is meant relative to the
-    gradient of one example's loss, not of a batch mean: ``info.factor``, the mean over
-    an example's entries, says how much is left of the attack.
+    gradient of one example's loss, not of a batch mean; where the model's batch
+    statistics are those of the attacked batch, the other examples have a share in g.
+    ``info.factor`` is Σ|g_i| factor_i / Σ|g_i|: for l2 the factor itself, for linf,
+    where many entries hardly matter, the share of what the attack gains to first order.
 
     Args:
         attack: attack to shrink, in the same norm.
@@ -254,7 +256,7 @@ def smooth(attack: Attack, norm: Norm, xi: Array | float) -> Attack:
         factor = jax.vmap(lambda g: norms.surrogate_factor(norm, g, xi))(g)
         x_adv = x + factor * (x_adv - x)
         zero_grad = info.zero_grad | _is_zero(g)
-        mean = jnp.mean(factor, axis=tuple(range(1, factor.ndim)))
+        mean = jax.vmap(_weighted_mean)(factor, jnp.abs(g))
         return x_adv, AttackInfo(loss_fn(x_adv, y), zero_grad, mean)
 
     return smoothed
@@ -315,6 +317,14 @@ def _per_example_grad(loss_fn: LossFn, y: Array) -> Callable:
         return losses, g
 
     return value_and_grad
+
+
+def _weighted_mean(values: Array, weights: Array) -> Array:
+    """Of one example; without weights if all of them are zero."""
+    weights = weights / jnp.maximum(jnp.max(weights), jnp.finfo(weights.dtype).tiny)
+    total = jnp.sum(weights)
+    mean = jnp.sum(values * weights) / jnp.where(total == 0, 1, total)
+    return jnp.where(total == 0, jnp.mean(values), mean)
 
 
 def _is_zero(g: Array) -> Array:

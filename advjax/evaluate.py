@@ -97,14 +97,15 @@ def attack_difference(
 ) -> Array:
     """How far apart two attacks from different random starts end, per example.
 
-    ‖delta_1 - delta_2‖, between 0 and 2 eps in the norm of the ball. Zero for every
-    start is what an attack that finds the maximum would give, where there is one only.
+    ‖delta_1 - delta_2‖, between 0 and 2 eps in the norm of the ball. Zero if the attack
+    always reaches one and the same maximum; steps that are few leave something of the
+    starts, also on a linear function.
 
     Args:
         key: one key, or ``[n]`` keys.
         loss_fn: what the attack raises.
         attack: an attack with a random start; without one the result is 0.
-        length: of one example's difference, such as ``norms.l2.value``.
+        length: norm of one example's difference, such as ``norms.l2.value``.
         x: ``[n, ...]``.
         y: ``[n, ...]``.
         eps: radius, ``[]`` or ``[n]``.

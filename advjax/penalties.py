@@ -4,7 +4,7 @@
     tx = penalties.proximal(optax.adam(1e-4), 1e-3)     # or instead: exact zeros
     penalties.sparsity(state.params)
 
-``where`` is, as in optax, a function of the parameters to a tree of booleans. Under
+``where`` is a function of the parameters to a tree with a boolean for each array. Under
 ``vmap`` it sees one network; of networks in a leading axis take ``vmap`` as well.
 """
 
@@ -19,7 +19,7 @@ from advjax import norms
 from advjax.types import Array, Params
 
 Where = Callable[[Params], Any]
-"""``params -> bools``, a tree that says of each array whether it is penalised."""
+"""``params -> bools``, in the structure of ``params``: which arrays are penalised."""
 
 
 def weights(params: Params) -> Any:
@@ -70,7 +70,9 @@ def proximal(
     except that a weight which crosses zero rests there for a step. Momentum and Adam
     have no single η: with soft_threshold after their steps they would minimise another
     penalty in every entry, while a point is at rest here if and only if zero is a
-    subgradient of the loss plus the penalty, whatever ``tx`` is.
+    subgradient of the loss plus the penalty, whatever ``tx`` is. With the noise of
+    batches weights leave zero wherever |g| of a batch is above the penalty, so that a
+    falling rate or larger batches make for more zeros.
 
     Args:
         tx: any optimiser. Where momentum carries a weight at zero against -sgn(p) it
@@ -112,6 +114,6 @@ def _subgradient(w: Array, g: Array, penalty: Array | float) -> Array:
 
 
 def _stopped(w: Array, p: Array, u: Array) -> Array:
-    """The update, cut at zero. Adding -w to w is exactly zero."""
+    """The update, cut at zero, and nan if it is. Adding -w to w is exactly zero."""
     side = jnp.where(w == 0, -jnp.sign(p), jnp.sign(w))
-    return jnp.where(jnp.sign(w + u) == side, u, -w)
+    return jnp.where((jnp.sign(w + u) == side) | jnp.isnan(u), u, -w)

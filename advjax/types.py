@@ -36,8 +36,9 @@ class AttackInfo(NamedTuple):
         zero_grad: ``[n]`` booleans, True where some step met a gradient of exactly
             zero. A vanishing gradient makes an attack fail silently and a model look
             robust, so it is counted wherever a robust number is reported.
-        factor: ``[n]``, of a surrogate attack the mean over the entries of an example
-            of what it multiplied the perturbation by; None of other attacks.
+        factor: ``[n]``, of a surrogate attack the mean of what it multiplied the
+            perturbation by, over the entries of an example in proportion to the size of
+            the clean gradient there; None of other attacks.
     """
 
     loss: Array

@@ -15,8 +15,8 @@ class Interval(NamedTuple):
 
     def __format__(self, digits: str) -> str:
         """``mean [low, high]``, each in the format of a number, such as ``+.3f``."""
-        ends = [format(value, digits) for value in self]
-        return f"{ends[0]} [{ends[1]}, {ends[2]}]"
+        mean, low, high = (format(value, digits) for value in self)
+        return f"{mean} [n/a]" if np.isnan(self.low) else f"{mean} [{low}, {high}]"
 
 
 def student(values: np.ndarray, confidence: float = 0.95) -> Interval:

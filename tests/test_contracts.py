@@ -367,12 +367,28 @@ def test_the_surrogate_shrinks_by_the_clean_gradient(norm_name):
     }[norm_name]
     smoothed, info = _call(attacks.smooth(plain, norm, xi), eps)
     np.testing.assert_allclose(smoothed - X, factor * delta, atol=1e-6)
-    mean = jnp.broadcast_to(factor, X.shape).mean(axis=(1, 2))
-    np.testing.assert_allclose(info.factor, mean, rtol=1e-5)
+    gained = (jnp.abs(g) * factor).sum(axis=(1, 2)) / jnp.abs(g).sum(axis=(1, 2))
+    np.testing.assert_allclose(info.factor, gained, rtol=1e-5)
     unchanged, info = _call(attacks.smooth(plain, norm, 0.0), eps)
     np.testing.assert_allclose(unchanged - X, delta, atol=1e-6)
     np.testing.assert_allclose(info.factor, 1.0, rtol=1e-6)
     assert _call(plain, eps)[1].factor is None
+
+
+@pytest.mark.parametrize("norm_name", ["l2", "linf"])
+def test_the_factor_without_a_gradient(norm_name):
+    """Nothing is left of the attack for xi > 0, and all of it for xi = 0."""
+    norm = NORMS[norm_name]
+
+    def flat(x, y):
+        return jnp.zeros(len(x)) * y
+
+    for xi, expected in ((0.1, 0.0), (0.0, 1.0)):
+        smooth = attacks.smooth(_pgd(norm, start=attacks.in_ball(norm)), norm, xi)
+        x_adv, info = smooth(KEY, flat, X, Y, 0.1)
+        np.testing.assert_array_equal(info.factor, expected)
+        assert (x_adv == X).all() == (xi > 0)
+        assert info.zero_grad.all()
 
 
 @pytest.mark.parametrize("norm_name", ["l2", "linf"])

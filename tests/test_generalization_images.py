@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from advjax import attacks, data, evaluate, losses, norms, penalties
+from advjax import attacks, data, evaluate, losses, norms
 from advjax.types import Batch
 from experiments import checks, intervals, run
 from experiments.generalization import lasso_mnist, wide_resnet
-from experiments.training import recipe
+from experiments.training import checkpoints, recipe
 from experiments.transition import published
 
 CONFIGS = Path(__file__).parents[1] / "experiments" / "generalization" / "configs"
@@ -75,41 +75,57 @@ def test_the_protocols_of_the_surrogate():
 
 
 def test_printed_accuracies_are_those_of_the_tables():
+    names = ["std_acc", "std_acc_sd", "adv_acc", "adv_acc_sd"]
+    seen = 0
     for line in _table("surrogate_cifar10_wideresnet34_1"):
         row = "surrogate_clean" if "clean" in line["setting"] else "surrogate"
-        config = WIDE.get_config(row)
-        i = config.compared_values.index(float(line["xi"]))
-        names = ["std_acc", "std_acc_sd", "adv_acc", "adv_acc_sd"]
         printed = [float(line[name]) for name in names]
         if printed[0] < printed[2]:  # printed in the other order
             printed = printed[2:] + printed[:2]
-        assert list(config.printed[i]) == printed
+        assert ("xi", float(line["xi"]), *printed) in WIDE.get_config(row).printed
+        seen += 1
     for line in _table("tables_1_2_lasso_cifar10_wideresnet34_10"):
         config = WIDE.get_config(f"lasso_{line['norm']}")
-        eps = {"0.5": 0.5, "8/255": 8 / 255}[line["eps"]]
-        assert config.eps == (eps,)
+        assert config.eps == ({"0.5": 0.5, "8/255": 8 / 255}[line["eps"]],)
         assert (config.model, config.width) == ("wideresnet34", 10)
-        i = config.compared_values.index(float(line["l1"]))
-        names = ["std_acc", "std_acc_sd", "adv_acc", "adv_acc_sd"]
-        assert list(config.printed[i]) == [float(line[name]) for name in names]
+        printed = [float(line[name]) for name in names]
+        assert ("l1_penalty", float(line["l1"]), *printed) in config.printed
+        seen += 1
+    assert seen == sum(len(WIDE.get_config(row).printed) for row in WIDE.ROWS)
 
 
 def test_clean_epochs_end_where_the_compared_runs_begin(tmp_path):
     config = WIDE.get_config("surrogate_clean,smoke").copy_and_resolve_references()
     with config.unlocked():
-        config.learning_rate, config.num_seeds = 1e-9, 2
+        config.compared_values = (0.0, 0.01)
+        config.num_epochs, config.clean_epochs = 1, 3
+        # The clean epochs are at the first rate, and the others take almost no step.
+        config.schedule, config.schedule_knots = "linear", (0.0, 1.0)
+        config.schedule_values = (1e-9, 1e-9)
     results = _run(config, tmp_path)
-    with np.load(tmp_path / "clean-last.npz") as start:
-        for value in ("0", "0.001"):
-            with np.load(tmp_path / f"xi-{value}-last.npz") as end:
-                for name in set(start) - {"about"}:
-                    np.testing.assert_allclose(start[name], end[name], atol=1e-6)
-    assert results["compared_values"] == [0.0, 0.001]
-    both = [curves["factor"] for curves in results["curves"] if "factor" in curves]
-    assert len(both) == 1
-    gain = results["gains"]["test_robust_accuracy"][0]
+    start = checkpoints.released(str(tmp_path / "clean-last.npz"))
+    other = jax.tree.leaves(start.params)[0]
+    assert np.abs(other[0] - other[1]).max() > 1e-2  # of two seeds
+    for value in ("0", "0.01"):
+        end = checkpoints.released(str(tmp_path / f"xi-{value}-last.npz"))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+            *(start.params, end.params),
+        )
+    log = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    clean = [row for row in map(json.loads, log) if row.get("part") == "clean"]
+    assert clean[-1]["loss"][0] < clean[0]["loss"][0] - 0.1  # it has moved
+    assert ["factor" in curves for curves in results["curves"]] == [False, True]
     last = np.array(results["last"]["test_robust_accuracy"])
-    assert gain[0] == pytest.approx(np.mean(last[1] - last[0]))
+    for i, gain in enumerate(results["gains"]["test_robust_accuracy"], start=1):
+        expected = stats.ttest_rel(last[i], last[0])
+        assert gain[0] == pytest.approx(np.mean(last[i] - last[0]))
+        if np.ptp(last[i] - last[0]):
+            interval = expected.confidence_interval(0.95)
+            np.testing.assert_allclose(gain[1:], interval, rtol=1e-4)
+    report = (tmp_path / "report.md").read_text()
+    assert "33.35 (1.26), 17.29 (0.24)" in report
+    assert "| ξ = 0.01 |" in report
 
 
 def _run(config, path):
@@ -131,14 +147,20 @@ def test_training_sets_are_random_and_hold_both_digits():
 
 @pytest.fixture(scope="module")
 def small():
-    """The smoke configuration, its data, and what two repetitions give."""
-    config = LASSO.get_config("smoke")
+    """A case in which the surrogate matters, its data, and what it gives.
+
+    Twelve examples in batches of eight: the last batch is smaller.
+    """
+    config = LASSO.get_config("smoke").copy_and_resolve_references().unlock()
+    config.num_epochs, config.xi = 30, (0.3,)
+    config.norms, config.eps, config.rel_path = ("l2",), (1.0,), (2.0,)
+    lasso_mnist.validate(config)
     parts = [
-        jax.tree.map(jnp.asarray, lasso_mnist._part(config, split))
+        jax.tree.map(jnp.asarray, recipe.read(config, split))
         for split in ("train", "test")
     ]
     keys = jax.random.split(jax.random.key(0), 2)
-    (setting, _) = lasso_mnist.settings(config)
+    (setting,) = lasso_mnist.settings(config)
     rows = lasso_mnist.training_sets(config, 12, np.asarray(parts[0].y))
     found = lasso_mnist._tested(config, setting, 12, parts, keys)
     return config, setting, parts, keys, rows, found
@@ -146,29 +168,43 @@ def small():
 
 def test_repetitions_at_once_are_repetitions_one_by_one(small):
     config, setting, parts, keys, rows, found = small
+    alone = jax.jit(
+        lambda key, rows: lasso_mnist.repetition(config, setting, (key, rows), *parts)
+    )
     for r in range(2):
-        alone = jax.jit(
-            lambda key, rows: lasso_mnist.repetition(
-                config, setting, (key, rows), *parts
-            )
-        )(keys[r], rows[r])
-        for name, value in alone.items():
+        for name, value in alone(keys[r], rows[r]).items():
             np.testing.assert_allclose(
                 found[name][r], value, rtol=1e-4, atol=1e-6, err_msg=name
             )
-
-
-def test_arms_share_everything_but_the_penalty(small):
-    config, setting, parts, keys, rows, found = small
-    chosen = Batch(data.as_float(parts[0].x[rows[0]]), parts[0].y[rows[0]])
-    none, lasso, _ = lasso_mnist.arms(config)
-    a, b = (
-        lasso_mnist.trained(config, setting, arm, keys[0], chosen)[0].params
-        for arm in (none, lasso._replace(penalty=0.0))
-    )
-    jax.tree.map(np.testing.assert_array_equal, a, b)
     assert found["sparsity"][:, 2].min() > 0
     np.testing.assert_array_equal(found["sparsity"][:, :2], 0)
+
+
+def test_arms_share_data_start_order_and_attacks(small, monkeypatch):
+    config, setting, parts, keys, rows, found = small
+    arm = lasso_mnist.arms(config)[1]
+    monkeypatch.setattr(lasso_mnist, "arms", lambda _: [arm, arm])
+    own = (keys[0], rows[0])
+    twice = lasso_mnist.repetition(config, setting, own, *parts)
+    for name, value in twice.items():
+        np.testing.assert_allclose(value[0], value[1], rtol=1e-6, err_msg=name)
+    np.testing.assert_allclose(twice["loss"][0], found["loss"][0, 1], rtol=1e-4)
+
+
+def test_metrics_are_means_over_examples(small):
+    """Of a network that hardly moves, over batches of eight and of four."""
+    config, setting, parts, keys, rows, _ = small
+    still = config.copy_and_resolve_references()
+    still.learning_rate, still.num_epochs = 1e-9, 1
+    chosen = Batch(data.as_float(parts[0].x[rows[0]]), parts[0].y[rows[0]])
+    setting = setting._replace(eps=0.0)
+    arm = lasso_mnist.arms(config)[0]
+    state, metrics = lasso_mnist.trained(still, setting, arm, keys[0], chosen)
+    logits, _ = lasso_mnist._network(config).apply(
+        state.params, {}, chosen.x, train=False
+    )
+    loss = losses.cross_entropy(logits, chosen.y).mean()
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
 
 
 def test_a_repetition_is_tested_by_the_attack_without_surrogate(small):
@@ -184,16 +220,29 @@ def test_a_repetition_is_tested_by_the_attack_without_surrogate(small):
         rel_step_size=2 / config.test_num_steps,
         bounds=(0.0, 1.0),
     )
-    x, y = data.as_float(parts[1].x), parts[1].y
-    outcome = evaluate.outcome(
-        key_test,
-        lambda x: model.apply(state.params, {}, x, train=False)[0],
-        losses.cross_entropy,
-        *(attack, x, y, setting.eps),
-    )
-    robust = outcome.robust.mean()
-    np.testing.assert_allclose(found["test_robust_accuracy"][0, 0], robust, atol=2e-3)
-    assert penalties.sparsity(state.params) == 0
+
+    def robust(attack):
+        outcome = evaluate.outcome(
+            key_test,
+            lambda x: model.apply(state.params, {}, x, train=False)[0],
+            losses.cross_entropy,
+            *(attack, data.as_float(parts[1].x), parts[1].y, setting.eps),
+        )
+        return outcome.robust.mean(), outcome.correct.mean()
+
+    plain, clean = robust(attack)
+    shrunk, _ = robust(attacks.smooth(attack, norms.l2, setting.xi))
+    assert plain < shrunk - 0.02
+    assert plain < clean
+    np.testing.assert_allclose(found["test_robust_accuracy"][0, 0], plain, atol=5e-3)
+    np.testing.assert_allclose(found["test_accuracy"][0, 0], clean, atol=5e-3)
+
+
+def test_gains_are_paired(small):
+    found = small[-1] | {"test_robust_accuracy": np.array([[0.5, 0.7], [0.6, 0.65]])}
+    gain = lasso_mnist._gain(found, 1)
+    expected = stats.ttest_rel([70, 65], [50, 60]).confidence_interval(0.95)
+    np.testing.assert_allclose(gain, [12.5, *expected])
 
 
 def test_the_difference_of_attacks_is_followed(tmp_path):
@@ -239,6 +288,22 @@ BAD = {
         ("wide_resnet:smoke", "--config.compared=eps"),
         "config.compared = 'eps'",
     ),
+    "the same setting twice": (
+        ("lasso_mnist:smoke", "--config.xi=(0.1,0.1)"),
+        "give every norm, eps and xi once",
+    ),
+    "a class twice": (
+        ("lasso_mnist:smoke", "--config.classes=(0,0)"),
+        "train part of digits: classes = (0, 0)",
+    ),
+    "steps twice": (
+        ("attack_difference:smoke", "--config.watched_steps=(2,2)"),
+        "config.watched_steps = (2, 2): give increasing numbers",
+    ),
+    "no epochs": (
+        ("wide_resnet:smoke", "--config.num_epochs=0"),
+        "config.num_epochs = 0",
+    ),
     "several radii": (
         ("wide_resnet:smoke", "--config.eps=(0.5,1.0)"),
         "give one radius",
@@ -264,8 +329,4 @@ def test_intervals_are_students():
     found = intervals.student(values, 0.9)
     np.testing.assert_allclose(found, [values.mean(), *expected])
     assert f"{intervals.Interval(1.0, -0.25, 2.0):+.1f}" == "+1.0 [-0.2, +2.0]"
-    assert np.isnan(intervals.student(np.ones(1)).low)
-
-
-def test_results_are_json(small):
-    json.dumps({name: value.tolist() for name, value in small[-1].items()})
+    assert f"{intervals.student(np.ones(1)):.0f}" == "1 [n/a]"

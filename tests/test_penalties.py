@@ -130,6 +130,13 @@ def test_unpenalised_parameters_take_the_plain_step():
         lasso.update(grads, lasso.init(params))
 
 
+def test_a_gradient_that_is_not_a_number_stays_visible():
+    tx = penalties.proximal(optax.adam(0.1), 0.1)
+    w = jnp.array([[0.0, 1.0]])
+    updates, _ = tx.update(jnp.full_like(w, jnp.nan), tx.init(w), w)
+    assert jnp.isnan(w + updates).all()
+
+
 def test_the_penalty_may_be_traced_and_mapped():
     def run(penalty):
         tx = penalties.proximal(optax.sgd(0.1), penalty)

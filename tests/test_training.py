@@ -19,7 +19,7 @@ from advjax import attacks, data, evaluate, losses, norms, train
 from advjax.types import Batch
 from experiments import checks, run
 from experiments import evaluate as evaluation
-from experiments.training import checkpoints, classifier, recipe
+from experiments.training import checkpoints, classifier, engine, recipe
 from experiments.training.checkpoints import Checkpoints, Released
 from experiments.workdir import Workdir, WorkdirError
 
@@ -548,6 +548,37 @@ def test_xi_reaches_the_attack_of_its_step():
         np.testing.assert_allclose(aux.factor, info.factor, rtol=1e-5)
     default = recipe.objective(config, model)(params, stats, key, batch, 0.5)[1]
     assert (default.factor < aux.factor).all()
+
+
+def test_the_engine_shrinks_by_the_xi_of_each_step(tmp_path):
+    """Of networks that hardly move, ‖g‖/√(‖g‖² + xi²) at two values of xi, for l2."""
+    config = _recipe(xi=1.0, xi_follows_rate=True, norm="l2", eps=(0.1,), num_epochs=2)
+    config.update(schedule_knots=(0.5,), schedule_values=(1.0, 0.1))
+    config.update(num_train=200, num_test=50, batch_size=100, num_steps=1)
+    config.update(test_num_steps=1, model="mlp", hidden=(8,), learning_rate=1e-9)
+    workdir = Workdir(tmp_path, config)
+    found = classifier.train_networks(config, workdir).curves["factor"][:, 0]
+    last = checkpoints.released(str(tmp_path / "last.npz"))
+    model, (x, y) = recipe.network(config), recipe.read(config, "train")
+    params = jax.tree.map(lambda leaf: leaf[0], last.params)
+
+    def loss(x):
+        logits, _ = model.apply(params, {}, x, train=False)
+        return losses.cross_entropy(logits, y).sum()
+
+    g = np.asarray(jax.grad(loss)(data.as_float(x)))
+    length = np.sqrt((g**2).sum(axis=(1, 2, 3)))
+    low, high = (np.mean(length / np.hypot(length, xi)) for xi in (1.0, 0.1))
+    # Four steps, of which the second already meets the drop at a half of the run.
+    np.testing.assert_allclose(found[1], high, rtol=1e-3)
+    np.testing.assert_allclose(found[0], (low + high) / 2, rtol=0.1)
+    assert low < 0.8 * high
+
+
+def test_a_watch_may_not_take_the_name_of_a_metric():
+    config = _recipe(num_train=200, num_test=50, model="mlp", hidden=(8,))
+    with pytest.raises(ValueError, match="metrics have these names"):
+        engine.Engine(config, {"loss": lambda *_: jnp.zeros(())})
 
 
 def test_the_engine_follows_factor_sparsity_and_watches(tmp_path):

@@ -6,6 +6,7 @@ in the ball, and the steps were too few to forget the start. A linear function i
 attacked as well, which has the second source alone.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -32,7 +33,7 @@ def validate(config: ConfigDict) -> None:
     checks.numbers(config, "eps", above=0)
     checks.integers(config, "num_epochs", least=2)
     checks.single(config, "num_watched")
-    checks.tuples(config, "watched_steps")
+    checks.increasing(config, "watched_steps")
     checks.integers(config, "num_watched", "watched_steps")
     if config.start == "none":
         raise checks.ConfigError(
@@ -63,8 +64,8 @@ def _images(config: ConfigDict) -> Batch:
 
 
 def _attack(config: ConfigDict, num_steps: int) -> Attack:
-    """That of training, with another number of steps and no surrogate."""
-    start = config.start or "in_ball"
+    """That of training, with another number of its steps and no surrogate."""
+    start = recipe.start(config)
     return recipe.pgd(config.norm, num_steps, config.rel_step_size, start)
 
 
@@ -84,7 +85,8 @@ def watch(config: ConfigDict, num_steps: int, images: Batch) -> Watch:
 
 def linear_reference(config: ConfigDict, num_steps: int, images: Batch) -> np.ndarray:
     """The same for linear functions of random directions, at each radius, ``[k]``."""
-    directions = jax.random.normal(jax.random.key(config.seed), images.x.shape)
+    key_w, key = jax.random.split(jax.random.key(config.seed))
+    directions = jax.random.normal(key_w, images.x.shape)
 
     def loss_fn(network, x, w):
         del network
@@ -93,7 +95,6 @@ def linear_reference(config: ConfigDict, num_steps: int, images: Batch) -> np.nd
     mean = _mean_difference(
         config, num_steps, images._replace(y=np.asarray(directions)), loss_fn
     )
-    key = jax.random.key(config.seed)
     return np.array([mean(None, key, eps) for eps in np.float32(config.eps)])
 
 
@@ -158,7 +159,8 @@ def _report(
         _compared(config, *each)
         for each in zip(config.watched_steps, found, linear, strict=True)
     ]
-    header = ["steps", "ε", "first epoch", "last epoch", "growth", "last, over ε"]
+    header = ["steps", "ε", "epoch 1", f"epoch {_begin(config) + 1}"]
+    header += [f"epoch {config.num_epochs}", "growth", "over ε"]
     header += ["linear functions"]
     rows = [row for result in results for row in _rows(config, result)]
     at_end = {
@@ -175,11 +177,13 @@ def _report(
         f"## Difference of two attacks: {_setting(config)}\n\n"
         "![difference over epochs](attack_difference.png)\n\n"
         f"Mean of ‖δ₁ − δ₂‖ over {config.num_watched} test images, by attacks with "
-        f"steps of {config.rel_step_size:g} ε, after the first and the last of "
-        f"{config.num_epochs} epochs on {trained.num_train} images by PGD-"
-        f"{config.num_steps}; mean ± sd over {config.num_seeds} seeds, in brackets "
-        "Student's 95 % intervals, paired by seed. Linear functions have one maximum "
-        "in the ball: what their attacks differ by is what is left of the starts.\n\n"
+        f"steps of {config.rel_step_size:g} ε, over {config.num_epochs} epochs on "
+        f"{trained.num_train} images by PGD-{config.num_steps}, in which the radius "
+        f"rises for {config.eps_warmup_epochs:g}; growth is from epoch "
+        f"{_begin(config) + 1} on. Mean ± sd over {config.num_seeds} seeds, in "
+        "brackets Student's 95 % intervals, paired by seed. Linear functions have one "
+        "maximum in the ball: what their attacks differ by is what is left of the "
+        "starts.\n\n"
         f"{figures.table(header, rows)}\nAt the last epoch:\n\n"
         + figures.table(["ε", *at_end], accuracies),
     )
@@ -204,22 +208,28 @@ def _compared(
     """Of ``found[epoch, radius, seed]``; contrasts are of the outermost radii."""
     last, units = found[-1], np.array(config.eps)[:, None]
     relative = last / units
+    begin = found[_begin(config)]
     return {
         "num_steps": num_steps,
         "attack_difference": found,
         "linear": linear,
-        "growth": [intervals.student(row) for row in last - found[0]],
+        "growth": [intervals.student(row) for row in last - begin],
         "contrast": intervals.student(last[-1] - last[0]),
         "relative_contrast": intervals.student(relative[-1] - relative[0]),
     }
 
 
+def _begin(config: ConfigDict) -> int:
+    """The first epoch, from 0, that trains at the whole radius throughout."""
+    return min(math.ceil(config.eps_warmup_epochs), config.num_epochs - 2)
+
+
 def _rows(config: ConfigDict, result: dict[str, Any]) -> list[list[str]]:
-    first, last = result["attack_difference"][[0, -1]]
+    first, begin, last = result["attack_difference"][[0, _begin(config), -1]]
     return [
         [
             *(f"{result['num_steps']}", f"{eps:.4g}"),
-            *(figures.plus_minus(values[k]) for values in (first, last)),
+            *(figures.plus_minus(values[k]) for values in (first, begin, last)),
             f"{result['growth'][k]:+.3f}",
             figures.plus_minus(last[k] / eps),
             f"{result['linear'][k]:.3f}",
@@ -233,7 +243,8 @@ def _lines(config: ConfigDict, result: dict[str, Any]) -> list[str]:
     last = result["attack_difference"][-1]
     lines = [
         f"{name}, eps = {eps:.3g}: {figures.plus_minus(last[k])} at the last epoch, "
-        f"growth {result['growth'][k]:+.3f}, linear functions {result['linear'][k]:.3f}"
+        f"growth since epoch {_begin(config) + 1} {result['growth'][k]:+.3f}, linear "
+        f"functions {result['linear'][k]:.3f}"
         for k, eps in enumerate(config.eps)
     ]
     apart = f"eps = {config.eps[-1]:.3g} minus eps = {config.eps[0]:.3g}"

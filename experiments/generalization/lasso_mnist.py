@@ -46,8 +46,8 @@ class Setting(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For files and tables."""
-        return f"{self.norm}-xi{self.xi:g}"
+        """For files."""
+        return f"{self.norm}-eps{self.eps:g}-xi{self.xi:g}"
 
 
 class Arm(NamedTuple):
@@ -59,12 +59,12 @@ class Arm(NamedTuple):
 
 
 FIGURES = {
-    ("l2", True): "Figure 4",
-    ("l2", False): "Figure 14",
-    ("linf", True): "Figure 15",
-    ("linf", False): "Figure 16",
+    ("l2", 3.0, 1e-4): "Figure 4",
+    ("l2", 3.0, 0.0): "Figure 14",
+    ("linf", 0.3, 1e-4): "Figure 15",
+    ("linf", 0.3, 0.0): "Figure 16",
 }
-"""By norm, and whether xi is above 0."""
+"""Of the paper, by norm, eps and xi."""
 
 
 def validate(config: ConfigDict) -> None:
@@ -84,6 +84,10 @@ def validate(config: ConfigDict) -> None:
                 f"config.norms = {config.norms!r}"
             )
     checks.numbers(config, "xi")
+    names = [setting.name for setting in settings(config)]
+    if len(set(names)) < len(names):
+        msg = f"config.xi = {config.xi!r}: give every norm, eps and xi once"
+        raise checks.ConfigError(msg)
     checks.numbers(config, "penalty", above=0)
     checks.numbers(config, "learning_rate", above=0)
     checks.integers(config, "classes", least=0)
@@ -93,14 +97,15 @@ def validate(config: ConfigDict) -> None:
     checks.integers(config, "num_repetitions", least=2)
     counts = ("num_epochs", "batch_size", "num_steps", "test_num_steps", "hidden")
     checks.integers(config, *counts)
-    checks.integers(config, "num_test", "chunk_size", least=0)
-    checks.single(config, *counts, "penalty", "learning_rate", "num_repetitions")
-    checks.one_of(config, "decay", (True, False))
+    whole = ("num_train", "num_test", "subset_seed", "chunk_size")
+    checks.integers(config, *whole, least=0)
+    checks.single(config, *counts, *whole, "penalty", "learning_rate")
+    checks.single(config, "num_repetitions")
 
 
 def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     """Trains and tests everything, a stage for every figure and n."""
-    parts = [_part(config, split) for split in ("train", "test")]
+    parts = [recipe.read(config, split) for split in ("train", "test")]
     checks.integers(config, "n", most=parts[0].y.size)
     keys = jax.random.split(jax.random.key(config.seed), config.num_repetitions)
     found, label = {}, f"{workdir.path.name}: training sets"
@@ -110,16 +115,9 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
         found[setting, n] = workdir.stage(
             f"{setting.name}-n{n}", _tested, config, setting, n, parts, keys
         )
-        losses_of = found[setting, n]["loss"]
-        names = [arm.name for arm in arms(config)]
-        checks.finite(
-            losses_of[None],
-            config.num_epochs,
-            lambda r, j, n=n, names=names: f"n = {n}, repetition {r}, {names[j]}",
-        )
     for setting in settings(config):
         _figure(config, setting, found, workdir)
-    return _report(config, found, workdir)
+    return _report(config, parts[0].x[0].size, found, workdir)
 
 
 def settings(config: ConfigDict) -> list[Setting]:
@@ -135,22 +133,20 @@ def arms(config: ConfigDict) -> list[Arm]:
     return [*chosen, proximal] if config.proximal else chosen
 
 
-def _part(config: ConfigDict, split: str) -> Batch:
-    part = data.of_classes(
-        data.load(config.dataset, split=split, data_dir=config.data_dir or None),
-        config.classes,
-    )
-    size = config.num_test if split == "test" else 0
-    size = min(size, part.y.size)
-    return data.subset(part, size, seed=config.seed) if size else part
-
-
 def _tested(config, setting: Setting, n: int, parts, keys) -> dict[str, np.ndarray]:
     """All repetitions, ``[repetition, arm]``."""
     rows = training_sets(config, n, parts[0].y)
     one = partial(repetition, config, setting)
     call = replicates.mapped(one, chunk_size=config.chunk_size or None)
-    return call((keys, rows), *parts)
+    found = call((keys, rows), *parts)
+    bad = np.argwhere(~np.isfinite(found["loss"]))
+    if bad.size:
+        r, j = bad[0]
+        raise checks.DivergedError(
+            f"the loss of {setting.name}, n = {n}, repetition {r}, "
+            f"{arms(config)[j].name} is {found['loss'][r, j]} in the last epoch"
+        )
+    return found
 
 
 def training_sets(config: ConfigDict, n: int, y: np.ndarray) -> np.ndarray:
@@ -200,15 +196,10 @@ def repetition(
 def trained(
     config: ConfigDict, setting: Setting, arm: Arm, key: Key, chosen: Batch
 ) -> tuple[TrainState, dict[str, Array]]:
-    """The network after the last epoch, and the means of that epoch's metrics."""
+    """The network after the last epoch, and means over the examples of that epoch."""
     model, n = _network(config), chosen.y.shape[0]
     batch_size = min(config.batch_size, n)
-    num_steps = config.num_epochs * -(-n // batch_size)
-    tx = optax.adam(
-        optax.linear_schedule(config.learning_rate, 0.0, num_steps)
-        if config.decay
-        else config.learning_rate
-    )
+    tx = optax.adam(config.learning_rate)
     attack = _attack(setting, config.num_steps, attacks.in_ball(_norm(setting)))
     if setting.xi:
         attack = attacks.smooth(attack, _norm(setting), setting.xi)
@@ -220,17 +211,19 @@ def trained(
             objective, lambda w: arm.penalty * norms.l1.value(w)
         )
     steps = train.scanned(train.make_step(objective, tx))
+    full, rest_size = divmod(n, batch_size)
+    sizes = np.array([batch_size] * full + [rest_size] * (rest_size > 0))
 
     def epoch(state, i):
         key = train.shuffle_key(state, i)
         state, metrics = steps(
             state, chosen, train.epoch_indices(key, n, batch_size), setting.eps
         )
-        if n % batch_size:
+        if rest_size:
             rest = train.remainder_indices(key, n, batch_size)
             state, last = steps(state, chosen, rest, setting.eps)
             metrics = jax.tree.map(lambda *m: jnp.concatenate(m), metrics, last)
-        return state, jax.tree.map(jnp.mean, metrics)
+        return state, jax.tree.map(lambda m: jnp.average(m, weights=sizes), metrics)
 
     state = train.create(key, model, tx, chosen.x[:1])
     state, metrics = jax.lax.scan(epoch, state, jnp.arange(config.num_epochs))
@@ -274,9 +267,9 @@ def _judged(config, setting, model, params, key, batch) -> dict[str, Array]:
     }
 
 
-def _gain(found: dict, j: int, name: str) -> Interval:
-    """Of arm j over no penalty, in percent, paired by repetition."""
-    values = 100 * found[name]
+def _gain(found: dict, j: int) -> Interval:
+    """Adversarial test accuracy of arm j less that of no penalty, in points, paired."""
+    values = 100 * found["test_robust_accuracy"]
     return intervals.student(values[:, j] - values[:, 0])
 
 
@@ -299,47 +292,40 @@ def _figure(config: ConfigDict, setting: Setting, found, workdir: Workdir) -> No
 
 
 def _title(setting: Setting) -> str:
-    figure = FIGURES[setting.norm, setting.xi > 0]
-    return f"{figure}: {setting.norm}, ε = {setting.eps:g}, ξ = {setting.xi:g}"
+    figure = FIGURES.get((setting.norm, setting.eps, setting.xi))
+    title = f"{setting.norm}, ε = {setting.eps:g}, ξ = {setting.xi:g}"
+    return f"{figure}: {title}" if figure else title
 
 
-def _report(config: ConfigDict, found, workdir: Workdir) -> dict[str, Any]:
-    chosen, sections, lines = arms(config), [], []
+def _report(config: ConfigDict, d: int, found, workdir: Workdir) -> dict[str, Any]:
+    sections = []
     for setting in settings(config):
         rows = [row for n in config.n for row in _rows(config, n, found[setting, n])]
         sections.append(
             f"### {_title(setting)}\n\n![box plots]({setting.name}.png)\n\n"
             f"{figures.table(_HEADER, rows)}"
         )
-        for j, arm in list(enumerate(chosen))[1:]:
-            gains = [
-                f"{_gain(found[setting, n], j, 'test_robust_accuracy'):+.1f}"
-                for n in config.n
-            ]
-            lines.append(
-                f"{arm.name}, {setting.norm}, eps = {setting.eps:g}, xi = "
-                f"{setting.xi:g}: gain in adversarial accuracy at n = "
-                f"{' / '.join(map(str, config.n))} is {' / '.join(gains)} points"
-            )
     workdir.write_text(
         "report.md",
-        f"## LASSO on MNIST, digits {' and '.join(map(str, config.classes))}\n\n"
-        f"MLP 784-{config.hidden}-{len(config.classes)}, Adam {config.learning_rate:g}"
-        f"{', falling linearly to 0' if config.decay else ''}, "
-        f"{config.num_epochs} epochs in batches of {config.batch_size}, PGD-"
-        f"{config.num_steps}; λ = {config.penalty:g} on weights. Tested by PGD-"
-        f"{config.test_num_steps} from the clean input, without surrogate. Mean ± sd "
-        f"over {config.num_repetitions} repetitions, in percent; gains over no penalty "
-        "with Student's 95 % intervals, paired by repetition. Factor: what the "
-        "surrogate leaves of the attack, mean over entries and the last epoch. Zeros: "
-        "share of weights that are exactly zero. Training accuracies are of the last "
-        "network, by the attack of training those of its last epoch. Zero gradients: "
-        "share of test images whose attack meets one.\n\n" + "\n".join(sections),
+        f"## LASSO on {config.dataset}, classes {', '.join(map(str, config.classes))}"
+        f"\n\nMLP {d}-{config.hidden}-{len(config.classes)}, Adam "
+        f"{config.learning_rate:g}, {config.num_epochs} epochs in batches of "
+        f"{config.batch_size}, PGD-{config.num_steps}; λ = {config.penalty:g} on "
+        f"weights. Tested by PGD-{config.test_num_steps} from the clean input, without "
+        f"surrogate. Mean ± sd over {config.num_repetitions} repetitions, in percent; "
+        "gains over no penalty with Student's 95 % intervals, paired by repetition. "
+        "Accuracies are of the last network; under the training attack, surrogate and "
+        "random start "
+        "included, means over its last epoch. Factor: what the surrogate leaves of the "
+        "attack to first order, mean over that epoch; where it is small, an arm has "
+        "hardly been attacked at the end. Zeros: share of weights that are exactly "
+        "zero. Zero gradients: share of test images whose attack meets one.\n\n"
+        + "\n".join(sections),
     )
     return {
-        "summary": lines,
+        "summary": [_line(config, setting, found) for setting in settings(config)],
         "num_repetitions": config.num_repetitions,
-        "arms": [arm.name for arm in chosen],
+        "arms": [arm.name for arm in arms(config)],
         "by_setting": [
             {**setting._asdict(), "n": n, **found[setting, n]}
             for setting in settings(config)
@@ -348,9 +334,37 @@ def _report(config: ConfigDict, found, workdir: Workdir) -> dict[str, Any]:
     }
 
 
-_HEADER = ["n", "", "test accuracy", "adversarial", "gain", "training accuracy"]
-_HEADER += ["adversarial", "by the attack of training", "factor", "zeros"]
-_HEADER += ["zero gradients"]
+def _line(config: ConfigDict, setting: Setting, found) -> str:
+    """The gains over no penalty in one line."""
+    by_n = [found[setting, n] for n in config.n]
+    gains = [f"{_gain(one, 1):+.1f}" for one in by_n]
+    line = (
+        f"LASSO on {config.dataset}, {setting.norm}, eps = {setting.eps:g}, xi = "
+        f"{setting.xi:g}: gain in adversarial accuracy at n = "
+        f"{' / '.join(map(str, config.n))} is {' / '.join(gains)} points"
+    )
+    if setting.xi:
+        left = ["{:.2f} to {:.2f}".format(*_range(by_n, "factor", j)) for j in (0, 1)]
+        line += (
+            f"; the surrogate leaves {left[1]} of the attack, without penalty {left[0]}"
+        )
+    if config.proximal:
+        exact = " / ".join(f"{_gain(one, 2).mean:+.1f}" for one in by_n)
+        low, high = _range(by_n, "sparsity", 2)
+        line += (
+            f"; with {100 * low:.1f} to {100 * high:.1f} % of the weights zero {exact}"
+        )
+    return line
+
+
+def _range(by_n: list[dict], name: str, j: int) -> tuple[float, float]:
+    """The smallest and the largest mean of arm j."""
+    means = [one[name][:, j].mean() for one in by_n]
+    return min(means), max(means)
+
+
+_HEADER = ["n", "", "test", "adv. test", "gain, adv. test", "training"]
+_HEADER += ["adv. training", "training attack", "factor", "zeros", "zero gradients"]
 
 
 def _rows(config: ConfigDict, n: int, found: dict) -> list[list[str]]:
@@ -363,7 +377,7 @@ def _rows(config: ConfigDict, n: int, found: dict) -> list[list[str]]:
                 *("train_accuracy", "train_robust_accuracy", "accuracy"),
             )
         ]
-        gain = f"{_gain(found, j, 'test_robust_accuracy'):+.1f}" if j else ""
+        gain = f"{_gain(found, j):+.1f}" if j else ""
         factor = f"{found['factor'][:, j].mean():.3f}" if "factor" in found else "1"
         rows.append(
             [

@@ -21,6 +21,7 @@ COMPARED = {"xi": "ξ", "l1_penalty": "λ"}
 def validate(config: ConfigDict) -> None:
     """Raises ConfigError for a field that is wrong."""
     checks.one_of(config, "compared", COMPARED)
+    checks.integers(config, "num_epochs")
     checks.increasing(config, "compared_values")
     checks.tuples(config, "eps")
     if len(config.eps) != 1:
@@ -31,6 +32,8 @@ def validate(config: ConfigDict) -> None:
     checks.integers(config, "show_from", least=0, most=config.num_epochs - 1)
     for value in config.compared_values:
         recipe.validate(arm(config, value))
+    if config.clean_epochs:
+        recipe.validate(clean(config))
 
 
 def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
@@ -59,7 +62,7 @@ def arm(config: ConfigDict, value: float, start: str = "") -> ConfigDict:
 def clean(config: ConfigDict) -> ConfigDict:
     """The recipe of the epochs before, on clean images at the first rate."""
     part = arm(config, 0.0)
-    part.objective, part.eps = "standard", (0.0,)
+    part.objective, part.eps, part.xi = "standard", (0.0,), 0.0
     part.schedule = "constant"
     part.num_epochs = config.clean_epochs
     part.select_from = 0.0
@@ -111,7 +114,7 @@ def _report(
             label,
             *(figures.plus_minus(found[name][i], 2) for name in _COLUMNS),
             *(f"{gains[name][i - 1]:+.2f}" if i else "" for name in _TESTED),
-            _printed(config, i),
+            _printed(config, config.compared_values[i]),
             _surrogate(trained[i]),
             _sparsity(trained[i]),
         ]
@@ -128,7 +131,7 @@ def _report(
         f"Accuracies at the last epoch in percent, mean ± sd over {config.num_seeds} "
         "seeds; gains with Student's 95 % intervals, paired by seed. Printed: clean "
         "and adversarial (sd), at the paper's size. Factor: what the surrogate leaves "
-        "of the attack, mean over pixels and an epoch.\n\n"
+        "of the attack to first order, mean over an epoch.\n\n"
         + figures.table(header, rows),
     )
     summary = [
@@ -163,11 +166,12 @@ def _labels(config: ConfigDict) -> list[str]:
     ]
 
 
-def _printed(config: ConfigDict, i: int) -> str:
-    if not config.printed[i]:
-        return "–"
-    clean, clean_sd, robust, robust_sd = config.printed[i]
-    return f"{clean:.2f} ({clean_sd:.2f}), {robust:.2f} ({robust_sd:.2f})"
+def _printed(config: ConfigDict, value: float) -> str:
+    """What the paper prints for this value, at its size."""
+    for name, at, clean, clean_sd, robust, robust_sd in config.printed:
+        if (name, at) == (config.compared, value):
+            return f"{clean:.2f} ({clean_sd:.2f}), {robust:.2f} ({robust_sd:.2f})"
+    return "–"
 
 
 def _surrogate(trained: Trained) -> str:

@@ -81,6 +81,7 @@ class Engine:
             watches: what else to follow over the epochs, by name.
 
         Raises:
+            ValueError: for a watch with the name of a metric.
             ConfigError: for a configuration that its data or devices do not admit.
             DataError: if the data cannot be read.
         """
@@ -106,6 +107,9 @@ class Engine:
             for attack in (recipe.test_attack(config), recipe.fgsm(config))
         ]
         self._watches = dict(watches or {})
+        if taken := {*HISTORY, "factor", "sparsity"} & {*self._watches}:
+            msg = f"watches = {sorted(taken)}: metrics have these names; choose others"
+            raise ValueError(msg)
         if config.l1_penalty:
             self._watches["sparsity"] = _sparsity
         self._step_metrics = STEP_METRICS + ("factor",) * bool(config.xi)

@@ -107,7 +107,7 @@ def defaults() -> ConfigDict:
     # Of the surrogate attack in training, in units of the input gradient of one
     # example's loss; 0 for the attack itself, which is also that of the tests.
     config.xi = 0.0
-    config.xi_follows_rate = False  # times the learning rate over its largest
+    config.xi_follows_rate = False  # times the rate over config.learning_rate
 
     config.test_num_steps = 10
     config.test_rel_step_size = 0.25
@@ -272,8 +272,12 @@ def optimiser(config: ConfigDict, rate: optax.Schedule) -> optax.GradientTransfo
 
 def attack(config: ConfigDict) -> Attack:
     """The attack used in training, before a surrogate shrinks it."""
-    start = config.start or ("gaussian" if _is_trades(config) else "in_ball")
-    return pgd(config.norm, config.num_steps, config.rel_step_size, start)
+    return pgd(config.norm, config.num_steps, config.rel_step_size, start(config))
+
+
+def start(config: ConfigDict) -> str:
+    """The name of the random start in training."""
+    return config.start or ("gaussian" if _is_trades(config) else "in_ball")
 
 
 def surrogate(config: ConfigDict, steps_per_epoch: int) -> Callable[[Array], Array]:
@@ -295,8 +299,9 @@ def test_attack(config: ConfigDict) -> Attack:
     with the attack of training, which starts so under l2.
     """
     steps, size = config.test_num_steps, config.test_rel_step_size
-    start = "radius_uniform" if config.start == "radius_uniform" else "in_ball"
-    return pgd(config.norm, steps, size, start)
+    is_radius_uniform = config.start == "radius_uniform"
+    name = "radius_uniform" if is_radius_uniform else "in_ball"
+    return pgd(config.norm, steps, size, name)
 
 
 def fgsm(config: ConfigDict) -> Attack:
@@ -304,7 +309,9 @@ def fgsm(config: ConfigDict) -> Attack:
     return pgd(config.norm, 1, 1.0, "none")
 
 
-def pgd(norm_name: str, num_steps: int, rel_step_size: float, start: str) -> Attack:
+def pgd(
+    norm_name: str, num_steps: int, rel_step_size: float, start_name: str
+) -> Attack:
     """PGD on pixels in [0, 1], from a start among ``STARTS``."""
     norm = NORMS[norm_name]
     starts = {
@@ -317,7 +324,7 @@ def pgd(norm_name: str, num_steps: int, rel_step_size: float, start: str) -> Att
         norm,
         num_steps=num_steps,
         rel_step_size=rel_step_size,
-        start=starts[start],
+        start=starts[start_name],
         bounds=(0.0, 1.0),
     )
 

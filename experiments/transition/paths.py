@@ -58,6 +58,7 @@ def training(config: ConfigDict, grid: Grid) -> ConfigDict:
         part[field] = config[field]
     part.weight_decay = 0.0  # on the point of the curve instead
     part.eps_warmup_epochs = 0.0
+    part.xi, part.l1_proximal = 0.0, False  # as the bend's own SGD takes them
     part.eps = (0.0,)
     part.num_seeds = 1
     return part

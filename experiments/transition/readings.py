@@ -92,10 +92,10 @@ def cubic_crossings(radii, losses, threshold) -> np.ndarray:
 def num_gradients(config: ConfigDict, num_train: int, num_test: int) -> int:
     """Per-example gradients that training one network takes, its tests included.
 
-    An attack takes one a step, an update one for each forward pass in training mode,
-    and a test those of PGD and of FGSM.
+    An attack takes one a step, and one more if it has a surrogate, an update one for
+    each forward pass in training mode, and a test those of PGD and of FGSM.
     """
-    attack = config.num_steps
+    attack = config.num_steps + (config.xi > 0)
     update = {
         "standard": 1,
         "adversarial": attack + 1,
@@ -114,7 +114,7 @@ def clean_part(config: ConfigDict) -> ConfigDict:
     part = _with_radii(config, config.eps[:1])
     part.test_num_steps = 1  # within a ball of radius 0
     if config.objective == "adversarial":
-        part.objective = "standard"
+        part.objective, part.xi = "standard", 0.0
     return part
 
 

@@ -6,11 +6,12 @@
 where FILE is ``experiments/generalization/configs/attack_difference.py``.
 
 By default Wong et al.'s small network on 5000 images of CIFAR-10. Any other network,
-data set and attack is a matter of fields, such as ``--config.num_steps=20
---config.rel_step_size=0.1``, which the paper found to be similar.
+data set and attack is a matter of fields: ``num_steps`` and ``rel_step_size`` are the
+attack of training, ``watched_steps`` the numbers of such steps that are compared.
 
-Variants: ``mnist``, the same network there; ``paper``, WideResNet34-1 on all of
-CIFAR-10; ``gpu``, a shorter one; ``smoke``, on the digits, seconds long, for tests.
+Variants: ``mnist``, the same network there; one of ``cpu``, the default, ``paper``,
+WideResNet34-1 on all of CIFAR-10, ``gpu``, a shorter one, and ``smoke``, on the digits,
+seconds long, for tests.
 """
 
 from experiments import checks
@@ -19,8 +20,8 @@ from experiments.training import recipe
 
 def get_config(variant=""):
     """The configuration; see the module's docstring for the variants."""
-    words = checks.variants(variant, ("mnist", "paper", "gpu", "smoke"))
-    (size,) = checks.one_each(words, (("paper", "gpu", "smoke"),), ("cpu",))
+    words = checks.variants(variant, ("mnist", "paper", "gpu", "cpu", "smoke"))
+    (size,) = checks.one_each(words, (("paper", "gpu", "cpu", "smoke"),), ("cpu",))
     config = recipe.defaults()
     config.experiment = "generalization.attack_difference"
     config.dataset = "mnist" if "mnist" in words else "cifar10"
