@@ -139,6 +139,7 @@ def _figure(config: ConfigDict, found, linear, workdir: Workdir) -> None:
         axis.set(xlabel="epoch", ylabel=f"‖δ₁ − δ₂‖{unit}")
         axis.set_title(f"{config.watched_steps[i]} steps", fontsize=9)
         axis.set_ylim(bottom=0)
+        axis.locator_params(axis="x", integer=True)
         axis.legend()
     figure.suptitle(
         f"{_setting(config)}, {config.num_seeds} seeds: mean ± sd; dotted: linear "

@@ -70,7 +70,11 @@ def clean(config: ConfigDict) -> ConfigDict:
 
 
 _PANELS = (
-    ("loss", {"robust_loss": "--", "test_robust_loss": "-"}, "training - -   test —"),
+    (
+        "adversarial loss",
+        {"robust_loss": "--", "test_robust_loss": "-"},
+        "training - -   test —",
+    ),
     (
         "test accuracy",
         {"test_accuracy": ":", "test_robust_accuracy": "-"},
@@ -92,6 +96,7 @@ def _figure(config: ConfigDict, trained: list[Trained], workdir: Workdir) -> Non
                 axis.plot(1 + epochs, values, style, color=color, linewidth=1.1)
             axis.plot([], [], color=color, label=label)
         axis.set(xlabel="epoch", ylabel=name)
+        axis.locator_params(axis="x", integer=True)
         axis.set_title(title, fontsize=9)
         axis.legend()
     figure.suptitle(_setting(config), fontsize=10)
