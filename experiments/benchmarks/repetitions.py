@@ -7,7 +7,8 @@ penalty 1e-3 by subgradient) for some epochs on ten random training sets, and pr
 seconds, medians of five alternating runs after compilation, and multiples of the time
 of the vmapped program. The loop runs one compiled repetition after the other on all
 cores as one device, and so does torch. All three do the same arithmetic; starts and
-orders of batches are drawn by each in its way. Needs the extra ``benchmarks``.
+orders of batches are drawn by each in its way, so that the mean losses of the last
+epoch agree but roughly. Needs the extra ``benchmarks``.
 """
 
 import argparse
@@ -102,6 +103,7 @@ def torch_loop(config, setting, arm, sets: Batch) -> list[float]:
         optimiser = torch.optim.Adam(network.parameters(), config.learning_rate)
         weights = [p for p in network.parameters() if p.ndim > 1]
         for _ in range(config.num_epochs):
+            total = 0.0
             for rows in torch.randperm(len(x)).split(config.batch_size):
                 x_adv = attack(network, x[rows], y[rows])
                 loss = F.cross_entropy(network(x_adv), y[rows])
@@ -109,7 +111,8 @@ def torch_loop(config, setting, arm, sets: Batch) -> list[float]:
                 optimiser.zero_grad()
                 (loss + arm.penalty * l1).backward()
                 optimiser.step()
-        return float(loss)
+                total += len(rows) * float(loss.detach())
+        return total / len(x)
 
     return [
         repetition(torch.from_numpy(x).flatten(1), torch.from_numpy(y).long())

@@ -14,6 +14,9 @@ the epochs, in bfloat16, and of WideResNet34-10 on 10 000 images; ``cpu``, of th
 surrogate only, Wong et al.'s small network on 5000 images; ``smoke``, seconds long, an
 MLP on the digits, for tests. Printed numbers are of ``paper`` alone.
 
+``surrogate,cpu`` takes ten minutes on 2 CPU cores: 38.6 % clean and 17.0 % adversarial
+accuracy with either xi. Of the others WideResNet34-1 has trained for a few steps only.
+
 LASSO by subgradient, as the paper; ``--config.l1_proximal=True`` for exact zeros.
 """
 
