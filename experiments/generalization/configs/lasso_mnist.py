@@ -5,8 +5,8 @@
 
 where FILE is ``experiments/generalization/configs/lasso_mnist.py``.
 
-Half an hour on 2 CPU cores. At n = 50 LASSO gains 16 points of adversarial accuracy (l2)
-and 29 (linf) by the surrogate, and 2.3 and 5.8 by the attack itself.
+Half an hour on 2 CPU cores. At n = 50 LASSO gains 16 points of adversarial accuracy
+(l2) and 29 (linf) by the surrogate, and 2.3 and 5.8 by the attack itself.
 
 Variants: ``cpu``, the default; ``paper``, its 30 repetitions, 2000 epochs, seven sizes
 and PGD-40, which take 1.8e17 floating-point operations, a third of them for the
