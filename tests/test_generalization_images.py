@@ -292,6 +292,10 @@ BAD = {
         ("lasso_mnist:smoke", "--config.xi=(0.1,0.1)"),
         "give every norm, eps and xi once",
     ),
+    "a class missing in the pool": (
+        ("lasso_mnist:smoke", "--config.num_train=2", "--config.n=(2,)"),
+        "not all of config.classes",
+    ),
     "a class twice": (
         ("lasso_mnist:smoke", "--config.classes=(0,0)"),
         "train part of digits: classes = (0, 0)",

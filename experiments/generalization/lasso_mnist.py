@@ -107,6 +107,11 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     """Trains and tests everything, a stage for every figure and n."""
     parts = [recipe.read(config, split) for split in ("train", "test")]
     checks.integers(config, "n", most=parts[0].y.size)
+    if np.unique(parts[0].y).size < len(config.classes):
+        raise checks.ConfigError(
+            f"config.num_train = {config.num_train!r}: not all of config.classes = "
+            f"{config.classes!r} are among so few images"
+        )
     keys = jax.random.split(jax.random.key(config.seed), config.num_repetitions)
     found, label = {}, f"{workdir.path.name}: training sets"
     cases = [(setting, n) for setting in settings(config) for n in config.n]
