@@ -57,6 +57,8 @@ class Workdir:
         # Of several processes, which share the directory, the first writes for all.
         self._writes = jax.process_index() == 0
         config_path = self.path / "config.json"
+        if not self._writes:
+            _wait_for(config_path)
         if config_path.exists():
             _same_config(config_path, self.config)
         elif _is_foreign(self.path):
@@ -140,6 +142,23 @@ class Workdir:
         }
         self.write_text("results.json", dumps(content, indent=2))
         return json.loads(dumps(content))
+
+
+_PATIENCE = 60.0
+
+
+def _wait_for(path: Path) -> None:
+    """Until the first process has made the directory its own.
+
+    Raises:
+        WorkdirError: if it has not in a minute.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while not path.exists():
+        if time.monotonic() > deadline:
+            msg = f"workdir {path.parent} was not opened by the first process"
+            raise WorkdirError(msg)
+        time.sleep(0.05)
 
 
 def _is_foreign(path: Path) -> bool:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 
 from advjax import attacks, data, evaluate, losses, norms, train
 from advjax.types import Batch
-from experiments import checks, run
+from experiments import checks, run, workdir
 from experiments import evaluate as evaluation
 from experiments.training import checkpoints, classifier, engine, recipe
 from experiments.training.checkpoints import Checkpoints, Released
@@ -196,6 +197,26 @@ def test_two_processes_train_as_one(tmp_path):
         np.testing.assert_allclose(
             curve, together["curves"][name], rtol=1e-4, err_msg=name
         )
+
+
+def test_other_processes_wait_for_the_first_to_open_the_directory(
+    tmp_path, monkeypatch
+):
+    """Or they would take its first files for somebody else's."""
+    this, config = threading.get_ident(), _recipe(seed=3)
+    index = {this: 1}
+    monkeypatch.setattr(
+        jax, "process_index", lambda: index.get(threading.get_ident(), 0)
+    )
+    first = threading.Timer(0.3, Workdir, (tmp_path / "w", config))
+    first.start()
+    Workdir(tmp_path / "w", config)
+    first.join()
+    assert (tmp_path / "w" / "metrics.jsonl").exists()
+    monkeypatch.setattr(workdir, "_PATIENCE", 0.1)
+    with pytest.raises(WorkdirError, match="not opened by the first process"):
+        Workdir(tmp_path / "other", config)
+    assert not (tmp_path / "other").exists()
 
 
 BAD = {
