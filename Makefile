@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 OLDEST ?= .venv-oldest
-# Tests at a time; each file of tests stays on one of them.
+# Processes that run the tests; a file of tests stays within one.
 JOBS ?= 2
 
 .PHONY: demo test test-oldest lint clean

@@ -144,7 +144,7 @@ class Workdir:
         return json.loads(dumps(content))
 
 
-_PATIENCE = 60.0
+_PATIENCE = 60.0  # seconds
 
 
 def _wait_for(path: Path) -> None:

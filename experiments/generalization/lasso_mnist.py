@@ -245,6 +245,7 @@ def _norm(setting: Setting) -> Norm:
 
 
 def _attack(setting: Setting, num_steps: int, start: attacks.Start | None) -> Attack:
+    # Not recipe's: rolled, which compiles faster and costs matrix products nothing.
     return attacks.pgd(
         _norm(setting),
         num_steps=num_steps,
@@ -320,11 +321,10 @@ def _report(config: ConfigDict, d: int, found, workdir: Workdir) -> dict[str, An
         f"surrogate. Mean ± sd over {config.num_repetitions} repetitions, in percent; "
         "gains over no penalty with Student's 95 % intervals, paired by repetition. "
         "Accuracies are of the last network; under the training attack, surrogate and "
-        "random start "
-        "included, means over its last epoch. Factor: what the surrogate leaves of the "
-        "attack to first order, mean over that epoch; where it is small, an arm has "
-        "hardly been attacked at the end. Zeros: share of weights that are exactly "
-        "zero. Zero gradients: share of test images whose attack meets one.\n\n"
+        "random start included, means over its last epoch. Factor: what the surrogate "
+        "leaves of the attack to first order, mean over that epoch; where it is small, "
+        "an arm has hardly been attacked at the end. Zeros: share of weights that are "
+        "exactly zero. Zero gradients: share of test images whose attack meets one.\n\n"
         + "\n".join(sections),
     )
     return {

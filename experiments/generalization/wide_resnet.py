@@ -1,7 +1,7 @@
 """The surrogate attack, or LASSO, in deep networks: Figures 2 and 7, Tables 1 and 2.
 
-Networks of the same seeds are trained with two values of one field, ``config.xi`` or
-``config.l1_penalty``, from the same start: fresh, or after some epochs on clean images.
+Networks of the same seeds are trained with several values of one field, ``config.xi``
+or ``config.l1_penalty``, from the same start: fresh, or after epochs on clean images.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ def validate(config: ConfigDict) -> None:
         msg = f"config.eps = {config.eps!r}: give one radius"
         raise checks.ConfigError(msg)
     checks.single(config, "clean_epochs", "show_from")
-    checks.integers(config, "clean_epochs", "show_from", least=0)
+    checks.integers(config, "clean_epochs", least=0)
     checks.integers(config, "show_from", least=0, most=config.num_epochs - 1)
     for value in config.compared_values:
         recipe.validate(arm(config, value))

@@ -84,7 +84,7 @@ class Trained(NamedTuple):
         eps: ``[r]``.
         seeds: ``[r]``, their numbers.
         best_epoch: ``[r]``, that of smallest adversarial test loss.
-        curves: ``[epoch, r]`` of every metric in ``engine.HISTORY``, and more.
+        curves: ``[epoch, r]`` of ``engine.HISTORY`` and of what its docstring adds.
         num_train: examples of an epoch.
         num_test: examples of a test.
     """

@@ -299,8 +299,7 @@ def test_attack(config: ConfigDict) -> Attack:
     with the attack of training, which starts so under l2.
     """
     steps, size = config.test_num_steps, config.test_rel_step_size
-    is_radius_uniform = config.start == "radius_uniform"
-    name = "radius_uniform" if is_radius_uniform else "in_ball"
+    name = "radius_uniform" if config.start == "radius_uniform" else "in_ball"
     return pgd(config.norm, steps, size, name)
 
 
