@@ -27,6 +27,7 @@ from experiments import checks, devices
 from experiments.workdir import Workdir, WorkdirError, identity
 
 STUDIES = (
+    "difficulty.networks",
     "evaluate",
     "generalization.attack_difference",
     "generalization.fluctuation",

@@ -204,7 +204,10 @@ def _version(package: str) -> str:
 
 # Where and how a run computes, which may change when it is resumed. A grid that it
 # starts from may move: its digest is among the other fields.
-_MACHINE = ("data_dir", "dispatch", "hosts", "num_devices", "grid", "grids")
+_MACHINE = (
+    *("data_dir", "dispatch", "hosts", "num_devices"),
+    *("grid", "grids", "networks"),
+)
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:

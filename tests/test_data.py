@@ -486,6 +486,19 @@ def test_classes_are_picked_and_relabelled_in_the_order_given():
     np.testing.assert_array_equal(on_device.y, y)
 
 
+def test_a_binary_task_keeps_all_examples():
+    batch = _numbered([3, 1, 4, 1, 5])
+    x, y = data.binary(batch, (1, 5))
+    np.testing.assert_array_equal(x, batch.x)
+    np.testing.assert_array_equal(y, [0, 1, 0, 1, 1])
+    assert y.dtype == np.int32
+    for positive in ((2,), (1, 1), ()):
+        with pytest.raises(ValueError, match="choose distinct ones of 1, 3, 4, 5"):
+            data.binary(batch, positive)
+    with pytest.raises(ValueError, match="leave a class for label 0"):
+        data.binary(batch, (1, 3, 4, 5))
+
+
 def test_impossible_subsets_name_the_choices():
     batch = _numbered([0, 0, 1, 1, 1])
     for size in (0, -1, 6):

@@ -515,6 +515,26 @@ def test_relu_softplus_is_relu_forward_and_softplus_backward():
         np.testing.assert_allclose(jax.jit(second)(x), curvature, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("side", "size", "stride", "padding"),
+    [
+        (2, 3, 1, 1),
+        (1, 3, 1, 1),
+        (2, 1, 1, 0),
+        (4, 3, 2, 1),
+        (5, 4, 2, 0),
+        (2, 1, 2, 0),
+    ],
+)
+def test_convolutions_to_few_positions_are_convolutions(side, size, stride, padding):
+    x, kernel = RNG.random((3, side, side, 5)), RNG.random((size, size, 5, 7))
+    found = layers.convolution(
+        *map(jnp.asarray, (x, kernel)), stride=stride, padding=padding
+    )
+    expected = _conv(x, {"kernel": kernel}, stride, padding)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("size", [2, 3])
 def test_max_pooling_and_its_gradient(size):
     x = jnp.asarray(RNG.permutation(2 * 7 * 8 * 3).reshape(2, 7, 8, 3), jnp.float32)

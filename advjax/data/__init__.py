@@ -13,12 +13,13 @@ units of the full pixel range.
 
 from advjax.data.simulated import equicorrelated, gaussian, sparse
 from advjax.data.stored import as_float, load
-from advjax.data.subsets import of_classes, per_class, subset
+from advjax.data.subsets import binary, of_classes, per_class, subset
 from advjax.data.tfds import DataError
 
 __all__ = [
     "DataError",
     "as_float",
+    "binary",
     "equicorrelated",
     "gaussian",
     "load",

@@ -67,6 +67,21 @@ def of_classes(batch: Batch, classes: Sequence[int]) -> Batch:
     return Batch(x, matches.argmax(axis=1)[matches.any(axis=1)].astype(y.dtype))
 
 
+def binary(batch: Batch, positive: Sequence[int]) -> Batch:
+    """All examples, with label 1 for the classes in ``positive`` and 0 for the others.
+
+    Raises:
+        ValueError: where a class is absent or given twice, or none is given, or no
+            other class is left, or where ``y`` does not hold integers.
+    """
+    of_classes(batch, positive)
+    is_positive = np.isin(_labels(batch), positive)
+    if is_positive.all():
+        msg = f"positive = {positive!r}: leave a class for label 0"
+        raise ValueError(msg)
+    return Batch(batch.x, is_positive.astype(batch.y.dtype))
+
+
 def _ranks(n: int, seed: int) -> np.ndarray:
     """A random permutation of 0, …, n-1."""
     order = np.argsort(np.random.PCG64(seed).random_raw(n), kind="stable")

@@ -58,6 +58,9 @@ def defaults() -> ConfigDict:
     config.dataset = "digits"  # or a data set of TFDS
     config.data_dir = ""  # that of TFDS if empty
     config.classes = ()  # all classes if empty
+    # If not empty, the task is binary: label 1 for these classes and 0 for the others.
+    # The one logit of such a task is the second output minus the first.
+    config.positive_classes = ()
     config.num_train = 0  # a fixed random subset; 0 for all
     config.num_test = 0
     config.subset_seed = 0
@@ -147,6 +150,9 @@ def validate(config: ConfigDict) -> None:
     if config.classes:
         checks.tuples(config, "classes", least=2)
         checks.integers(config, "classes", least=0)
+    if config.positive_classes:
+        checks.tuples(config, "positive_classes")
+        checks.integers(config, "positive_classes", least=0)
     if config.hidden:
         checks.tuples(config, "hidden")
         checks.integers(config, "hidden")
@@ -204,6 +210,8 @@ def read(config: ConfigDict, split: str) -> Batch:
             part = data.of_classes(part, config.classes)
         if size:
             part = data.subset(part, size, seed=config.subset_seed)
+        if config.positive_classes:
+            part = data.binary(part, config.positive_classes)
     except ValueError as error:
         msg = f"{split} part of {config.dataset}: {error}"
         raise checks.ConfigError(msg) from None
@@ -222,6 +230,7 @@ def network(config: ConfigDict) -> Model:
         options["activation"] = ACTIVATIONS[config.activation]
     options |= {name: config[name] for name in ("width", "hidden") if config[name]}
     num_classes = len(config.classes) or DATASETS[config.dataset]
+    num_classes = 2 if config.positive_classes else num_classes
     try:
         return models.make(config.model, num_classes=num_classes, **options)
     except ValueError as error:

@@ -1,0 +1,1 @@
+"""Studies of "Clarifying the behavior and the difficulty of adversarial training"."""

@@ -1,0 +1,185 @@
+"""The networks that the other studies of this folder measure.
+
+Networks of several architectures are trained one after the other, all by the same
+configuration. What they leave, ``<model>-last.npz``, is read by the studies that take
+``--config.networks=`` and this work directory.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from advjax.types import Model, Params
+from experiments import checks, figures
+from experiments.training import checkpoints, recipe, testing
+from experiments.training.classifier import Trained, train_networks
+from experiments.workdir import Workdir
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises ConfigError for a field that is wrong."""
+    checks.tuples(config, "models")
+    if len(set(config.models)) < len(config.models):
+        raise checks.ConfigError(f"config.models = {config.models!r}: one is repeated")
+    checks.tuples(config, "eps")
+    if len(config.eps) > 1:
+        raise checks.ConfigError(f"config.eps = {config.eps!r}: give one radius")
+    for model in config.models:
+        recipe.validate(_part(config, model))
+
+
+def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
+    """Trains all networks, and reports how accurate they are."""
+    trained = {
+        model: train_networks(_part(config, model), workdir, model)
+        for model in config.models
+    }
+    rows = [
+        [model, *(figures.plus_minus(value, 1) for value in _accuracies(each))]
+        for model, each in trained.items()
+    ]
+    first = next(iter(trained.values()))
+    attack = f"PGD-{config.test_num_steps} at ε = {config.eps[0]:g} ({config.norm})"
+    task = "classes"
+    if config.positive_classes:
+        task = f"{config.positive_classes} against the other classes"
+    workdir.write_text(
+        "report.md",
+        f"## Networks: {setting(config)}\n\nAccuracy in % after {config.num_epochs} "
+        f"epochs on {first.num_train} images of {config.dataset} ({task}), tested on "
+        f"{first.num_test}; mean ± sd over {config.num_seeds} seeds.\n\n"
+        + figures.table(["network", "training", "clean test", attack], rows),
+    )
+    return {
+        "summary": [
+            f"{setting(config)}, {model}: clean {clean} %, {attack} {robust} %"
+            for model, _, clean, robust in rows
+        ],
+        "num_train": first.num_train,
+        "num_test": first.num_test,
+        "accuracies": {model: _accuracies(each) for model, each in trained.items()},
+        "curves": {
+            model: {name: np.float32(value) for name, value in each.curves.items()}
+            for model, each in trained.items()
+        },
+    }
+
+
+def _part(config: ConfigDict, model: str) -> ConfigDict:
+    part = ConfigDict(config.to_dict())
+    part.model = model
+    return part
+
+
+def _accuracies(trained: Trained) -> list[np.ndarray]:
+    """Of training, of the clean and of the attacked test, in %, ``[seed]`` each."""
+    names = ("accuracy", "test_accuracy", "test_robust_accuracy")
+    return [100 * trained.curves[name][-1].astype(float) for name in names]
+
+
+def setting(config: ConfigDict) -> str:
+    """Data, task and training, in words."""
+    task = " (binary)" if config.positive_classes else ""
+    training = "clean training"
+    if config.objective != "standard":
+        training = f"PGD-{config.num_steps} training at eps = {config.eps[0]:g}"
+    return f"{config.dataset}{task}, {training}"
+
+
+FIELDS = {
+    "networks": "",
+    "networks_digest": "",
+    "models": (),
+    "data_dir": "",
+    "num_images": 0,
+    "subset_seed": 0,
+}
+"""Fields of a study of trained networks: their work directory, what was found there,
+which of them to take (all if empty), and how many random test images (all if 0)."""
+
+
+class Family(NamedTuple):
+    """Networks that were trained by one configuration.
+
+    Attributes:
+        path: their work directory.
+        config: that of training.
+        models: their names.
+        commit: that trained them.
+        digest: of the results.
+    """
+
+    path: Path
+    config: ConfigDict
+    models: tuple[str, ...]
+    commit: str
+    digest: str
+
+    @property
+    def setting(self) -> str:
+        """As ``setting``."""
+        return setting(self.config)
+
+    @property
+    def origin(self) -> str:
+        """Where the networks are, for reports."""
+        return f"{self.path} (results {self.digest}, commit {self.commit})"
+
+    def model(self, name: str) -> Model:
+        """An architecture."""
+        return recipe.network(_part(self.config, name))
+
+    def networks(self, name: str) -> Iterator[tuple[Params, Params]]:
+        """Its parameters and batch statistics, seed by seed."""
+        found = checkpoints.released(self.path / f"{name}-last.npz")
+        return testing.networks(found.params, found.batch_stats)
+
+
+def read(config: ConfigDict) -> Family:
+    """The networks that a study starts from, by ``config.networks``.
+
+    Sets ``config.networks_digest``, so that other networks under the same name do not
+    meet the results of these, and ``config.models`` where it is empty.
+
+    Raises:
+        ConfigError: unless the directory holds finished networks, of that digest if one
+            is given, and of those names.
+    """
+    path = config.networks
+    try:
+        if not path:
+            raise FileNotFoundError("no directory is given")
+        stored = (Path(path) / "results.json").read_bytes()
+        content = json.loads(stored)
+        if content["config"]["experiment"] != "difficulty.networks":
+            raise KeyError(content["config"]["experiment"])
+    except (OSError, ValueError, KeyError) as error:
+        raise checks.ConfigError(
+            f"config.networks = {path!r}: {error}; give the work directory of trained "
+            "networks, see experiments/difficulty/configs/networks.py"
+        ) from None
+    digest = hashlib.sha256(stored).hexdigest()[:12]
+    if config.networks_digest not in ("", digest):
+        raise checks.ConfigError(
+            f"config.networks_digest = {config.networks_digest!r}: it is {digest!r}"
+        )
+    config.networks_digest = digest
+    trained = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in {**recipe.defaults().to_dict(), **content["config"]}.items()
+    }
+    trained["data_dir"] = config.data_dir or trained["data_dir"]
+    models = tuple(trained["models"])
+    for model in config.models:
+        if model not in models:
+            raise checks.ConfigError(
+                f"config.models: no {model!r} in {path}, which has {', '.join(models)}"
+            )
+    config.models = config.models or models
+    commit = content["environment"]["commit"]
+    return Family(Path(path), ConfigDict(trained), config.models, commit, digest)
