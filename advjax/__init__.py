@@ -20,6 +20,9 @@ data           Gaussian designs and small real data sets
 train          the state, the step, and two ways of dispatching steps
 evaluate       clean and robust accuracy and loss, with intervals
 curves         curves of low loss between two networks, and their plane
+spectrum       eigenpairs, traces and densities of Hessians, from their products
+dynamics       ascent without normalisation, its closed form, fixed gates
+influence      what training on attacked inputs adds to the change of the weights
 transition     eps*: where the adversarial training loss crosses a threshold
 inference      p-values against replicates
 =============  ==================================================================

@@ -1,0 +1,267 @@
+"""What training on perturbed inputs does to the weights, beyond training on clean ones.
+
+For a network with one logit z and the loss L(z), of one example. With u = ∇_x z, a step
+of size η along the gradient of the attacked instead of the clean loss adds Δg_W to the
+update of W, and -η⟨P, Δg_W⟩ to the change of ‖u‖²/2, where
+
+    P = ∇_W ⟨u, ∇_x z(x; W)⟩        with u held fixed.
+
+For a first layer h = Wᵀx + b this is P = u g̃_hᵀ with g̃_h = ∇_h z, and the effect is the
+uᵀΔu = -η uᵀ Δg_W g̃_h of Cheng et al. In this form it is plain differentiation with
+respect to any part of the parameters, shared weights of convolutions included, and
+their Theorems 3 to 5 hold with ‖P‖²/‖u‖² for ‖g̃_h‖², whichever layer W is.
+
+Everything here has η = 1 and is proportional to it.
+
+Cheng et al., Clarifying the behavior and the difficulty of adversarial training, 2024.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from advjax import dynamics, penalties
+from advjax.types import Array, Params
+
+Logit = Callable[[Params, Array], Array]
+"""``(w, x[...]) -> []``: one example's logit as a function of some parameters."""
+
+
+class Influence(NamedTuple):
+    """Of one example and an ascent from it, all ``[]`` but ``delta``.
+
+    Attributes:
+        delta: like the input, the perturbation.
+        logit_grad: g_z, the derivative of the loss at the input.
+        logit_hessian: H̄_z, the mean second derivative along the path.
+        square: ‖g̃_x‖², of the logit's gradient at the input.
+        strength: A = β H̄_z ‖g̃_x‖².
+        running: Â = Σ_t α H̄_z ‖g̃_{x + delta(t)}‖², where gates change.
+    """
+
+    delta: Array
+    logit_grad: Array
+    logit_hessian: Array
+    square: Array
+    strength: Array
+    running: Array
+
+
+def influence(
+    num_steps: int, *, unroll: int = 1
+) -> Callable[[Callable, Callable, Array, Array | float], Influence]:
+    """How strongly adversarial training weighs an example.
+
+    Returns:
+        ``(z, loss, x, horizon) -> Influence`` with ``z: x -> []`` and
+        ``loss: z -> []``, by ``num_steps`` steps along the gradient, as
+        ``dynamics.ascend``.
+
+    Raises:
+        ValueError: for fewer than one step.
+    """
+    dynamics.check_steps(num_steps)
+
+    def measure(z, loss, x, horizon):
+        step_size = horizon / num_steps
+
+        def step(delta, _):
+            value, u = jax.value_and_grad(z)(x + delta)
+            g_z, h_z = jax.grad(loss)(value), jax.grad(jax.grad(loss))(value)
+            length = jnp.abs(g_z) * jnp.linalg.norm(u)
+            return delta + step_size * g_z * u, (h_z, length, jnp.sum(u**2), g_z)
+
+        delta, (seconds, lengths, squares, slopes) = jax.lax.scan(
+            step, jnp.zeros_like(x), length=num_steps, unroll=unroll
+        )
+        mean = dynamics.path_mean(seconds, lengths)
+        return Influence(
+            delta,
+            slopes[0],
+            mean,
+            squares[0],
+            horizon * mean * squares[0],
+            step_size * mean * jnp.sum(squares),
+        )
+
+    return measure
+
+
+class Effect(NamedTuple):
+    """What one step on an example does to ‖g̃_x‖²/2, for η = 1; all ``[]`` but the last.
+
+    Attributes:
+        original: of the clean gradient, -⟨P, g_W⟩.
+        adversarial: of the attacked one, -⟨P, g_W^(adv)⟩.
+        additional: of their difference, -⟨P, Δg_W⟩.
+        square: ‖P‖²/‖g̃_x‖², which for a dense first layer is ‖g̃_h‖².
+        difference: Δg_W, like ``w``.
+    """
+
+    original: Array
+    adversarial: Array
+    additional: Array
+    square: Array
+    difference: Params
+
+
+def effect(
+    z: Logit, loss: Callable[[Array], Array], w: Params, x: Array, delta: Array
+) -> Effect:
+    """The measured effect, by differentiation; exact for whatever network z is.
+
+    Args:
+        z: ``(w, x) -> []``; with fixed gates, ``lambda w, x_new: dynamics.frozen(
+            lambda x: z(w, x), x)(x_new)``.
+        loss: ``z -> []``.
+        w: the parameters that are trained, such as the first layer.
+        x: one input.
+        delta: its perturbation.
+    """
+    u = jax.grad(z, argnums=1)(w, x)
+    p = jax.grad(lambda w: jax.jvp(lambda x: z(w, x), (x,), (u,))[1])(w)
+    gradient = jax.grad(lambda w, x: loss(z(w, x)))
+    clean, attacked = gradient(w, x), gradient(w, x + delta)
+    difference = jax.tree.map(jnp.subtract, attacked, clean)
+    square = jnp.sum(u**2)
+    return Effect(
+        -_inner(p, clean),
+        -_inner(p, attacked),
+        -_inner(p, difference),
+        _inner(p, p) / jnp.where(square == 0, 1, square),
+        difference,
+    )
+
+
+def predicted_effect(
+    boost: Array,
+    original: Array,
+    logit_grad: Array,
+    logit_hessian: Array,
+    square: Array,
+) -> Array:
+    """The additional effect by theory: Theorems 3 and 5.
+
+        k · original - (g_z² · square / H̄_z)(k + k²)
+
+    with k = e^A - 1 for the perturbation of infinitely many steps (Theorem 3), and
+    k = C (e^A - 1)/‖delta‖ for that perturbation at length C, of l2 attacks and of the
+    effective part of linf attacks (Theorem 5). ``original`` added to it is the effect
+    of adversarial training as a whole (Theorem 4).
+
+    Args:
+        boost: k.
+        original: of the clean gradient, as in ``Effect``.
+        logit_grad: g_z.
+        logit_hessian: H̄_z; where it is 0, so is the second term.
+        square: as in ``Effect``.
+    """
+    is_flat = logit_hessian == 0
+    ratio = jnp.where(is_flat, 0, logit_grad**2 / jnp.where(is_flat, 1, logit_hessian))
+    return boost * original - ratio * square * (boost + boost**2)
+
+
+class RowTerms(NamedTuple):
+    """The loss at h + Wᵀdelta as a function of one row w_i of W, all ``[]``.
+
+    Their sum is the loss. ``constant`` does not depend on w_i while h is held fixed,
+    ``linear`` and ``cross`` are linear in it, and ``remainder`` is of third order in
+    Wᵀdelta.
+
+    Attributes:
+        constant: τ.
+        linear: delta_i g_hᵀ w_i.
+        cross: delta_i (Σ over j ≠ i of delta_j w_j)ᵀ H_h w_i, which the printed theorem
+            leaves out.
+        quadratic: w_iᵀ (delta_i²/2 H_h) w_i.
+        remainder: the rest.
+    """
+
+    constant: Array
+    linear: Array
+    cross: Array
+    quadratic: Array
+    remainder: Array
+
+
+def row_terms(
+    loss: Callable[[Array], Array], w: Array, h: Array, delta: Array, i: Array | int
+) -> RowTerms:
+    """Theorem 6: how the loss of a perturbed input depends on a row of the weights.
+
+    Args:
+        loss: ``h[D] -> []``, the loss as a function of the first layer's output.
+        w: ``[n, D]``.
+        h: ``[D]``, at the clean input.
+        delta: ``[n]``.
+        i: the row.
+    """
+    own = delta[i] * w[i]
+    rest = delta @ w - own
+    gradient = jax.grad(loss)
+    slope, curved_own = jax.jvp(gradient, (h,), (own,))
+    curved_rest = jax.jvp(gradient, (h,), (rest,))[1]
+    terms = (
+        loss(h) + slope @ rest + rest @ curved_rest / 2,
+        slope @ own,
+        rest @ curved_own,
+        own @ curved_own / 2,
+    )
+    return RowTerms(*terms, loss(h + own + rest) - sum(terms))
+
+
+def instability(
+    loss: Callable[[Params], Array],
+    params: Params,
+    *,
+    rel_step_size: float = 1e-2,
+    where: penalties.Where = penalties.weights,
+) -> dict[str, Array]:
+    """How fast the gradient of each layer changes as the layer is trained.
+
+        ‖∇_{W_j} L(W_j + ΔW_j) - ∇_{W_j} L(W_j)‖ / (D ‖ΔW_j‖)
+
+    with ΔW_j against the gradient, of length rel_step_size ‖W_j‖, the other layers held
+    fixed, and D = √(entries of W_j), the side of a square layer. For short steps it is
+    ‖H_jj g_j‖/(D ‖g_j‖), with H_jj the layer's own block of the Hessian.
+
+    Args:
+        loss: ``params -> []``, of one example in the paper.
+        params: all parameters.
+        rel_step_size: ‖ΔW_j‖/‖W_j‖.
+        where: which arrays are layers, as in ``penalties``; by default kernels.
+
+    Returns:
+        A number for each layer, by its path; 0 where a layer has no gradient, or is 0.
+    """
+    leaves, tree = jax.tree_util.tree_flatten_with_path(params)
+    found = {}
+    for j, is_layer in enumerate(jax.tree.leaves(where(params))):
+        if not is_layer:
+            continue
+
+        def of_layer(value, j=j):
+            values = [leaf for _, leaf in leaves]
+            values[j] = value
+            return loss(jax.tree.unflatten(tree, values))
+
+        path, layer = leaves[j]
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        found[name] = _change(jax.grad(of_layer), layer, rel_step_size)
+    return found
+
+
+def _change(gradient, layer, rel_step_size):
+    g = gradient(layer)
+    size, length = jnp.linalg.norm(g), rel_step_size * jnp.linalg.norm(layer)
+    still = (size == 0) | (length == 0)
+    step = -length * g / jnp.where(still, 1, size)
+    moved = jnp.linalg.norm(gradient(layer + step) - g)
+    return moved / (layer.size**0.5 * jnp.where(still, 1, length))
+
+
+def _inner(a: Params, b: Params) -> Array:
+    products = jax.tree.map(lambda a, b: jnp.sum(a * b), a, b)
+    return sum(jax.tree.leaves(products))

@@ -1,0 +1,402 @@
+"""Spectra, against dense linear algebra, closed forms and matfree."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from advjax import losses, models, spectrum
+
+RNG = np.random.default_rng(0)
+
+
+def _symmetric(values, seed=0):
+    rng = np.random.default_rng(seed)
+    q, _ = np.linalg.qr(rng.standard_normal((len(values), len(values))))
+    return jnp.asarray(q * values @ q.T)
+
+
+def _product(matrix):
+    return jax.jit(lambda v: matrix @ v)
+
+
+def _network(seed=0, width=6, num_classes=3, d=5):
+    """A small smooth network on pytrees of parameters, and data."""
+    rng = np.random.default_rng(seed)
+    params = {
+        "in": jnp.asarray(rng.standard_normal((d, width))),
+        "out": [jnp.asarray(rng.standard_normal((width, num_classes))), jnp.zeros(())],
+    }
+    x = jnp.asarray(rng.standard_normal((11, d)))
+    y = jnp.asarray(rng.integers(0, num_classes, 11))
+    return params, x, y
+
+
+def _predict(params, x):
+    kernel, shift = params["out"]
+    return jnp.tanh(x @ params["in"]) @ kernel + shift
+
+
+def _loss_fn(params, x, y):
+    return losses.cross_entropy(_predict(params, x), y)
+
+
+def _dense(f, params):
+    flat, unravel = ravel_pytree(params)
+    return jax.jit(jax.hessian(lambda flat: f(unravel(flat))))(flat), flat, unravel
+
+
+def _host(tree):
+    return jax.tree.map(np.asarray, tree)
+
+
+def _applied(matvec, unravel, v):
+    return ravel_pytree(matvec(unravel(v)))[0]
+
+
+# --- products ---
+
+
+@pytest.mark.usefixtures("x64")
+def test_products_with_a_hessian_are_those_of_the_dense_one():
+    params, x, y = _network()
+
+    def f(params):
+        return jnp.mean(_loss_fn(params, x, y))
+
+    hessian, flat, unravel = _dense(f, params)
+    v = jnp.asarray(RNG.standard_normal(flat.shape))
+    found = _applied(jax.jit(spectrum.hvp(f, params)), unravel, v)
+    np.testing.assert_allclose(found, hessian @ v, rtol=1e-10, atol=1e-12)
+    for batch_size in (None, 11, 4, 1):
+        matvec = spectrum.dataset_hvp(_loss_fn, params, x, y, batch_size=batch_size)
+        found = _applied(matvec, unravel, v)
+        np.testing.assert_allclose(found, hessian @ v, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_products_with_gauss_newton_leave_the_curvature_of_the_network_out():
+    params, x, y = _network()
+
+    def total(outputs):
+        return jnp.mean(losses.cross_entropy(outputs, y))
+
+    def predict(params):
+        return _predict(params, x)
+
+    flat, unravel = ravel_pytree(params)
+    jacobian = jax.jacobian(lambda flat: predict(unravel(flat)))(flat)
+    curvature = jax.hessian(total)(predict(params))
+    expected = jnp.einsum("ika,ikjl,jlb->ab", jacobian, curvature, jacobian)
+    v = jnp.asarray(RNG.standard_normal(flat.shape))
+    matvec = jax.jit(spectrum.gauss_newton(predict, total, params))
+    found = _applied(matvec, unravel, v)
+    np.testing.assert_allclose(found, expected @ v, rtol=1e-10, atol=1e-12)
+    for batch_size in (None, 4):
+        matvec = spectrum.dataset_gauss_newton(
+            _predict, losses.cross_entropy, params, x, y, batch_size=batch_size
+        )
+        found = _applied(matvec, unravel, v)
+        np.testing.assert_allclose(found, expected @ v, rtol=1e-10, atol=1e-12)
+    assert np.linalg.eigvalsh(expected)[0] > -1e-12
+    hessian, _, _ = _dense(lambda params: total(predict(params)), params)
+    assert not np.allclose(hessian, expected, rtol=1e-2)
+
+
+@pytest.mark.usefixtures("x64")
+def test_hessians_of_linear_models_have_their_closed_forms():
+    x, theta = RNG.standard_normal((20, 4)), RNG.standard_normal(4)
+    y, v = np.sign(RNG.standard_normal(20)), RNG.standard_normal(4)
+    x, theta, y, v = map(jnp.asarray, (x, theta, y, v))
+
+    def squared(theta, x, y):
+        return losses.squared_error(x @ theta, y)
+
+    matvec = spectrum.dataset_hvp(squared, theta, x, y, batch_size=7)
+    np.testing.assert_allclose(matvec(v), 2 * x.T @ (x @ v) / 20, rtol=1e-10)
+
+    def logistic(theta, x, y):
+        return losses.logistic(x @ theta, y)
+
+    p = jax.nn.sigmoid(x @ theta)
+    expected = x.T @ (p * (1 - p) * (x @ v)) / 20
+    matvec = spectrum.dataset_hvp(logistic, theta, x, y, batch_size=7)
+    np.testing.assert_allclose(matvec(v), expected, rtol=1e-10)
+    matvec = spectrum.dataset_gauss_newton(
+        lambda theta, x: x @ theta, losses.logistic, theta, x, y, batch_size=7
+    )
+    np.testing.assert_allclose(matvec(v), expected, rtol=1e-10)
+
+
+def test_devices_share_a_batch():
+    params, x, y = _network()
+    v = jax.tree.map(jnp.ones_like, params)
+    devices = np.array(jax.devices())
+    kind = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh(devices.shape, ("data",), devices=devices, axis_types=kind)
+    alone = spectrum.dataset_hvp(_loss_fn, params, x, y, batch_size=5)(v)
+    shared = spectrum.dataset_hvp(_loss_fn, params, x, y, batch_size=5, mesh=mesh)(v)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        alone,
+        shared,
+    )
+    assert len(jax.tree.leaves(shared)[0].devices()) == len(devices)
+
+
+class _Counted(np.ndarray):
+    """An array on the host that notes which rows are read."""
+
+    def __getitem__(self, rows):
+        if isinstance(rows, np.ndarray):
+            self.reads.append(np.array(rows))
+        return np.asarray(self)[rows]
+
+
+def test_a_product_reads_every_example_once_and_a_batch_at_a_time():
+    params, x, y = _network()
+    x = np.asarray(x).view(_Counted)
+    x.reads = []
+    matvec = spectrum.dataset_hvp(_loss_fn, params, x, np.asarray(y), batch_size=4)
+    assert not x.reads
+    num_matvecs = 3
+    spectrum.top_eigs(num_matvecs, 1)(jax.random.key(0), matvec, params)
+    assert len(x.reads) == num_matvecs * 3
+    assert {rows.size for rows in x.reads} == {4}
+    assert set(np.concatenate(x.reads)) == set(range(11))
+
+
+def test_batch_normalisation_in_training_mode_is_refused_in_parts():
+    class Normalised(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train):
+            return nn.Dense(2)(nn.BatchNorm(use_running_average=not train)(x))
+
+    model = models.from_linen(Normalised())
+    x = jnp.asarray(RNG.random((4, 3)), jnp.float32)
+    y = jnp.array([0, 1, 0, 1])
+    params, batch_stats = model.init(jax.random.key(0), x)
+
+    def loss_fn(train):
+        def per_example(params, x, y):
+            logits, _ = model.apply(params, batch_stats, x, train=train)
+            return losses.cross_entropy(logits, y)
+
+        return per_example
+
+    with pytest.raises(ValueError, match="batch normalisation in training mode"):
+        spectrum.dataset_hvp(loss_fn(True), params, x, y, batch_size=2)
+    spectrum.dataset_hvp(loss_fn(True), params, x, y)
+    spectrum.dataset_hvp(loss_fn(False), params, x, y, batch_size=2)
+
+
+# --- eigenpairs ---
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("d", [1, 2, 30, 200])
+def test_as_many_products_as_dimensions_give_the_whole_spectrum(d):
+    values = np.sort(RNG.standard_normal(d))[::-1]
+    matrix = _symmetric(values)
+    key = jax.random.key(1)
+    found = _host(spectrum.top_eigs(d, d)(key, _product(matrix), jnp.zeros(d)))
+    np.testing.assert_allclose(found.values, values, atol=1e-10)
+    np.testing.assert_allclose(found.vectors @ found.vectors.T, np.eye(d), atol=1e-10)
+    np.testing.assert_allclose(
+        matrix @ found.vectors.T, found.vectors.T * found.values, atol=1e-9
+    )
+    smallest = spectrum.top_eigs(d, d, which="smallest")
+    found = smallest(key, _product(matrix), jnp.zeros(d))
+    np.testing.assert_allclose(found.values, values[::-1], atol=1e-10)
+    by_size = spectrum.top_eigs(d, d, which="magnitude")
+    found = by_size(key, _product(matrix), jnp.zeros(d))
+    order = np.argsort(-np.abs(values))
+    np.testing.assert_allclose(found.values, values[order], atol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+def test_residuals_are_those_of_the_matrix():
+    values = np.concatenate([[-9.0, 5.0, 4.0], RNG.random(97)])
+    matrix = _symmetric(values)
+    for which in ("largest", "smallest", "magnitude"):
+        eigs = spectrum.top_eigs(12, 4, which=which)
+        found = _host(eigs(jax.random.key(0), _product(matrix), jnp.zeros(100)))
+        rest = matrix @ found.vectors.T - found.vectors.T * found.values
+        true = np.linalg.norm(rest, axis=0)
+        np.testing.assert_allclose(found.residuals, true, rtol=1e-6, atol=1e-13)
+        # An eigenvalue lies within the residual of each.
+        distance = np.abs(values[:, None] - np.asarray(found.values)).min(axis=0)
+        assert (distance <= true + 1e-12).all()
+        assert true.max() > 1e-6
+
+
+def test_residuals_admit_what_single_precision_cannot_tell():
+    values = np.concatenate([[1000.0], RNG.random(19)])
+    matrix = _symmetric(values).astype(jnp.float32)
+    found = spectrum.top_eigs(20, 1)(
+        jax.random.key(0), _product(matrix), jnp.zeros(20, jnp.float32)
+    )
+    distance = abs(float(found.values[0]) - 1000.0)
+    assert distance <= 20 * found.residuals[0]
+    assert found.residuals[0] > 0
+
+
+@pytest.mark.usefixtures("x64")
+def test_multiple_eigenvalues_and_the_zero_matrix_break_nothing():
+    key, like = jax.random.key(0), jnp.zeros(6)
+    for values in (np.zeros(6), np.ones(6), np.array([2.0, 2, 2, 0, 0, 0])):
+        found = spectrum.top_eigs(6, 6)(key, _product(_symmetric(values)), like)
+        np.testing.assert_allclose(found.values, np.sort(values)[::-1], atol=1e-12)
+        np.testing.assert_allclose(
+            found.vectors @ found.vectors.T, np.eye(6), atol=1e-10
+        )
+    # A perfectly flat point.
+    flat = spectrum.top_eigs(3, 2)(key, spectrum.hvp(jnp.sum, like), like)
+    np.testing.assert_array_equal(flat.values, 0)
+    np.testing.assert_array_equal(flat.residuals, 0)
+
+
+@pytest.mark.usefixtures("x64")
+def test_input_hessians_of_a_batch_are_vmapped():
+    params, x, y = _network()
+
+    def pairs(key, x, y):
+        def f(x):
+            return _loss_fn(params, x[None], y[None])[0]
+
+        return spectrum.top_eigs(5, 2)(key, spectrum.hvp(f, x), x)
+
+    keys = jax.random.split(jax.random.key(0), len(x))
+    together = jax.jit(jax.vmap(pairs))(keys, x, y)
+    for i in (0, 7):
+        alone = pairs(keys[i], x[i], y[i])
+        np.testing.assert_allclose(together.values[i], alone.values, rtol=1e-9)
+        f = partial(lambda i, x: _loss_fn(params, x[None], y[i : i + 1])[0], i)
+        hessian = jax.jit(jax.hessian(f))(x[i])
+        expected = np.linalg.eigvalsh(hessian)[::-1][:2]
+        np.testing.assert_allclose(together.values[i], expected, rtol=1e-8)
+
+
+def test_eigenpairs_of_a_convolutional_network_are_those_of_matfree():
+    matfree = pytest.importorskip("matfree")
+    from matfree import decomp
+
+    assert matfree
+    model = models.make("cnn3", num_classes=10)
+    x = jnp.asarray(RNG.random((16, 8, 8, 1)), jnp.float32)
+    y = jnp.arange(16) % 10
+    params, _ = model.init(jax.random.key(0), x)
+
+    def loss_fn(params, x, y):
+        logits, _ = model.apply(params, {}, x, train=False)
+        return losses.cross_entropy(logits, y)
+
+    matvec = spectrum.dataset_hvp(loss_fn, params, x, y, batch_size=8)
+    num_matvecs = 40
+    found = spectrum.top_eigs(num_matvecs, 5)(jax.random.key(1), matvec, params)
+    flat, unravel = ravel_pytree(params)
+
+    @jax.jit
+    def whole(v):
+        f = lambda params: jnp.mean(loss_fn(params, x, y))  # noqa: E731
+        return ravel_pytree(spectrum.hvp(f, params)(unravel(v)))[0]
+
+    tridiagonalise = decomp.tridiag_sym(num_matvecs, reortho="full")
+    start = jax.random.normal(jax.random.key(2), flat.shape)
+    result = tridiagonalise(whole, start)
+    dense = result.J_small if hasattr(result, "J_small") else result[1]
+    values = np.linalg.eigvalsh(np.asarray(dense))[::-1][:5]
+    np.testing.assert_allclose(found.values, values, rtol=2e-4)
+    # The pairs satisfy the definition under the other product.
+    for i in range(5):
+        vector = jax.tree.map(lambda leaf, i=i: leaf[i], found.vectors)
+        v = ravel_pytree(vector)[0]
+        rest = whole(v) - found.values[i] * v
+        assert np.linalg.norm(rest) <= found.residuals[i] + 1e-4 * values[0]
+
+
+# --- traces and densities ---
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_trace_is_within_its_standard_errors():
+    matrix, like = _symmetric(RNG.random(40)), jnp.zeros(40)
+    found = spectrum.trace(400)(jax.random.key(0), _product(matrix), like)
+    exact = float(jnp.trace(matrix))
+    assert abs(found.value - exact) < 4 * found.standard_error
+    off = matrix - jnp.diag(jnp.diag(matrix))
+    expected = (2 * jnp.sum(off**2) / 400) ** 0.5
+    np.testing.assert_allclose(found.standard_error, expected, rtol=0.15)
+    diagonal = jnp.diag(jnp.arange(5.0))
+    found = spectrum.trace(2)(jax.random.key(0), _product(diagonal), jnp.zeros(5))
+    np.testing.assert_allclose(found, (10.0, 0.0), atol=1e-12)
+    one = spectrum.trace(1)(jax.random.key(0), _product(diagonal), jnp.zeros(5))
+    assert np.isnan(one.standard_error)
+    compiled = jax.jit(lambda key: spectrum.trace(2)(key, _product(diagonal), like[:5]))
+    np.testing.assert_allclose(compiled(jax.random.key(0)), (10.0, 0.0), atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_density_has_the_moments_of_the_spectrum():
+    values = np.concatenate([np.full(30, -1.0), np.full(10, 3.0)])
+    values += 0.01 * RNG.standard_normal(40)
+    estimate = spectrum.density(4, 300)
+    found = estimate(jax.random.key(0), _product(_symmetric(values)), jnp.zeros(40))
+    found = _host(found)
+    np.testing.assert_allclose(found.weights.sum(axis=1), 1.0, rtol=1e-12)
+    for power in (1, 2, 3):
+        moments = (found.weights * found.nodes**power).sum(axis=1)
+        error = moments.std(ddof=1) / 300**0.5
+        assert abs(moments.mean() - (values**power).mean()) < 4 * error
+    grid = jnp.linspace(-4, 6, 2001)
+    curve, error = spectrum.smoothed(found, grid, 0.1)
+    np.testing.assert_allclose(jnp.trapezoid(curve, grid), 1.0, atol=1e-6)
+    lower = jnp.trapezoid(jnp.where(grid < 1, curve, 0), grid)
+    np.testing.assert_allclose(lower, 0.75, atol=0.03)
+    assert (error >= 0).all()
+    assert error.max() < 0.1 * curve.max()
+    single = spectrum.density(4, 1)
+    found = single(jax.random.key(0), _product(_symmetric(values)), jnp.zeros(40))
+    assert np.isnan(spectrum.smoothed(found, grid, 0.1)[1]).all()
+
+
+# --- wrong input ---
+
+
+def test_wrong_arguments_name_the_choices():
+    product, key = _product(jnp.eye(3)), jax.random.key(0)
+    with pytest.raises(ValueError, match="num_matvecs = 4: a matrix of 3 dimensions"):
+        spectrum.top_eigs(4, 1)(key, product, jnp.zeros(3))
+    with pytest.raises(ValueError, match="num_matvecs = 4: a matrix of 3 dimensions"):
+        spectrum.density(4, 1)(key, product, jnp.zeros(3))
+    with pytest.raises(ValueError, match="num_eigs = 3: choose at most num_matvecs"):
+        spectrum.top_eigs(2, 3)
+    with pytest.raises(ValueError, match="which = 'top': choose from largest"):
+        spectrum.top_eigs(2, 1, which="top")
+    for count in (0, 1.5, True):
+        with pytest.raises(ValueError, match="choose an integer of at least 1"):
+            spectrum.top_eigs(count, 1)
+        with pytest.raises(ValueError, match="num_samples"):
+            spectrum.trace(count)
+    with pytest.raises(ValueError, match=r"returned shape \(3,\); its Hessian needs"):
+        spectrum.hvp(lambda x: x, jnp.zeros(3))
+    with pytest.raises(ValueError, match="needs a scalar"):
+        spectrum.gauss_newton(lambda x: x, lambda z: z, jnp.zeros(3))
+    params, x, y = _network()
+    for size in (0, 12):
+        with pytest.raises(ValueError, match="choose from 1 to the 11 examples"):
+            spectrum.dataset_hvp(_loss_fn, params, x, y, batch_size=size)
+    mean = spectrum.dataset_hvp(lambda *a: _loss_fn(*a).mean(), params, x, y)
+    with pytest.raises(ValueError, match="one loss per example"):
+        mean(params)
+
+
+def test_what_is_not_finite_shows():
+    nan = _product(jnp.full((3, 3), jnp.nan))
+    found = spectrum.top_eigs(2, 1)(jax.random.key(0), nan, jnp.zeros(3))
+    assert np.isnan(found.values).all()
+    assert np.isnan(found.residuals).all()
