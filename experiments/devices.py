@@ -1,5 +1,6 @@
 """Replicates, or the examples of a batch, spread over whatever devices there are."""
 
+import contextlib
 import math
 import os
 from typing import Any
@@ -19,6 +20,9 @@ def prepare(config: ConfigDict) -> None:
     Simulations spread replicates over all cores. Networks want the cores as one device,
     or as many as the configuration says, and the devices of all hosts if it says so.
     """
+    if "networks" in config:
+        # Measurements on trained networks decompose many small matrices.
+        widen_thread_pool()
     if "num_devices" not in config:
         use_all_cores()
         widen_thread_pool()
@@ -55,6 +59,15 @@ def widen_thread_pool() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for name in ("NPROC", "PJRT_NPROC"):
         os.environ.setdefault(name, str(4 * num_devices))
+
+
+def double_precision() -> contextlib.AbstractContextManager:
+    """A context in which arrays are of double precision."""
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    from jax.experimental import enable_x64
+
+    return enable_x64()
 
 
 def num_cores() -> int:

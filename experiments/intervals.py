@@ -31,3 +31,27 @@ def student(values: np.ndarray, confidence: float = 0.95) -> Interval:
     quantile = stats.t.ppf(0.5 + confidence / 2, values.size - 1)
     half = float(quantile * values.std(ddof=1) / values.size**0.5)
     return Interval(mean, mean - half, mean + half)
+
+
+def ratio(numerators: np.ndarray, denominators: np.ndarray) -> Interval:
+    """Mean over mean of paired values, within 1.96 standard errors to first order."""
+    a, b = np.asarray(numerators, float), np.asarray(denominators, float)
+    value = float(a.mean() / b.mean())
+    if a.size < 2:
+        return Interval(value, np.nan, np.nan)
+    error = np.std(a - value * b, ddof=1) / (a.size**0.5 * b.mean())
+    return Interval(value, float(value - 1.96 * error), float(value + 1.96 * error))
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> Interval:
+    """The rank correlation of paired values, within 95 % by Fisher's transformation.
+
+    With the variance 1.06/(n - 3) of Fieller, Hartley and Pearson 1957; nan where one
+    of them is constant.
+    """
+    value = float(stats.spearmanr(a, b).statistic)
+    if len(a) < 4:
+        return Interval(value, np.nan, np.nan)
+    half = 1.96 * (1.06 / (len(a) - 3)) ** 0.5
+    centre = np.arctanh(np.clip(value, -1, 1) * (1 - 1e-12))
+    return Interval(value, *(float(np.tanh(centre + s * half)) for s in (-1, 1)))

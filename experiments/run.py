@@ -27,7 +27,9 @@ from experiments import checks, devices
 from experiments.workdir import Workdir, WorkdirError, identity
 
 STUDIES = (
+    "difficulty.closed_form",
     "difficulty.networks",
+    "difficulty.oscillation",
     "evaluate",
     "generalization.attack_difference",
     "generalization.fluctuation",

@@ -1,6 +1,5 @@
 """Strict numerics for all tests, and the fixtures that they share."""
 
-import contextlib
 import os
 from pathlib import Path
 
@@ -42,12 +41,5 @@ def key():
 @pytest.fixture
 def x64():
     """Double precision for the length of one test."""
-    if hasattr(jax, "enable_x64"):
-        context = jax.enable_x64(True)
-    else:
-        from jax.experimental import enable_x64
-
-        context = enable_x64()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(context)
+    with devices.double_precision():
         yield

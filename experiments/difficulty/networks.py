@@ -7,14 +7,14 @@ configuration. What they leave, ``<model>-last.npz``, is read by the studies tha
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from advjax.types import Model, Params
+from advjax import data
+from advjax.types import Batch, Model, Params
 from experiments import checks, figures
 from experiments.training import checkpoints, recipe, testing
 from experiments.training.classifier import Trained, train_networks
@@ -98,9 +98,11 @@ FIELDS = {
     "data_dir": "",
     "num_images": 0,
     "subset_seed": 0,
+    "num_devices": 0,
 }
 """Fields of a study of trained networks: their work directory, what was found there,
-which of them to take (all if empty), and how many random test images (all if 0)."""
+which of them to take (all if empty), how many random test images (all if 0), and where
+and on what to find and do that."""
 
 
 class Family(NamedTuple):
@@ -130,14 +132,26 @@ class Family(NamedTuple):
         """Where the networks are, for reports."""
         return f"{self.path} (results {self.digest}, commit {self.commit})"
 
-    def model(self, name: str) -> Model:
+    def model(self, name: str, **options: Any) -> Model:
         """An architecture."""
-        return recipe.network(_part(self.config, name))
+        return recipe.network(_part(self.config, name), **options)
 
-    def networks(self, name: str) -> Iterator[tuple[Params, Params]]:
+    def networks(self, name: str) -> list[tuple[Params, Params]]:
         """Its parameters and batch statistics, seed by seed."""
         found = checkpoints.released(self.path / f"{name}-last.npz")
         return testing.networks(found.params, found.batch_stats)
+
+    def images(self, config: ConfigDict) -> Batch:
+        """Test images, ``config.num_images`` of them, with pixels in [0, 1].
+
+        Raises:
+            ConfigError: if there are not so many.
+            DataError: if they cannot be read.
+        """
+        part = ConfigDict(self.config.to_dict())
+        part.num_test, part.subset_seed = config.num_images, config.subset_seed
+        test = recipe.read(part, "test")
+        return Batch(np.asarray(data.as_float(test.x)), test.y)
 
 
 def read(config: ConfigDict) -> Family:
@@ -181,5 +195,7 @@ def read(config: ConfigDict) -> Family:
                 f"config.models: no {model!r} in {path}, which has {', '.join(models)}"
             )
     config.models = config.models or models
+    checks.integers(config, "num_images", "subset_seed", least=0)
+    checks.single(config, "num_images", "subset_seed")
     commit = content["environment"]["commit"]
     return Family(Path(path), ConfigDict(trained), config.models, commit, digest)

@@ -218,12 +218,17 @@ def read(config: ConfigDict, split: str) -> Batch:
     return part
 
 
-def network(config: ConfigDict) -> Model:
+def network(config: ConfigDict, **options) -> Model:
     """The network, with the normalisation of its data set inside.
+
+    Args:
+        config: the configuration.
+        options: of the network, which come before those of the configuration.
 
     Raises:
         ConfigError: for an option that the network does not take.
     """
+    given = options
     options = dict(models.NORMALISATION.get(config.dataset, {}))
     options["dtype"] = DTYPES[config.dtype]
     if config.activation != "relu":
@@ -232,7 +237,7 @@ def network(config: ConfigDict) -> Model:
     num_classes = len(config.classes) or DATASETS[config.dataset]
     num_classes = 2 if config.positive_classes else num_classes
     try:
-        return models.make(config.model, num_classes=num_classes, **options)
+        return models.make(config.model, num_classes=num_classes, **options | given)
     except ValueError as error:
         raise checks.ConfigError(f"config.model = {config.model!r}: {error}") from None
 

@@ -1,0 +1,35 @@
+"""Table 1 and Figure 1: the closed form of perturbations on the ten networks.
+
+    python -m experiments.run --config=FILE --config.networks=runs/NETWORKS
+
+where FILE is ``experiments/difficulty/configs/closed_form.py`` and the networks are
+those of ``networks.py:clean,table``.
+
+Variants: ``smoke``, small, for tests.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import checks
+from experiments.difficulty import networks
+
+
+def get_config(variant=""):
+    """The configuration; see the module's docstring for the variants."""
+    words = checks.variants(variant, ("smoke",))
+    config = ConfigDict(networks.FIELDS)
+    config.experiment = "difficulty.closed_form"
+    config.num_images = 1000
+    # The paper's are unknown. Its errors need small strengths and many steps.
+    config.horizons = (0.001, 0.01, 0.1, 1.0)
+    config.num_steps = (10, 20, 50, 100, 200, 500, 1000)
+    config.free_num_images = 100
+    config.free_num_steps = 50
+    config.few_steps = 10
+    config.batch_size = 100
+    if "smoke" in words:
+        config.num_images = config.free_num_images = 10
+        config.horizons = (0.01, 0.1)
+        config.num_steps = (10, 20)
+        config.free_num_steps = config.few_steps = 3
+    return config.lock()
