@@ -28,8 +28,11 @@ from experiments.workdir import Workdir, WorkdirError, identity
 
 STUDIES = (
     "difficulty.closed_form",
+    "difficulty.growth",
+    "difficulty.influential",
     "difficulty.networks",
     "difficulty.oscillation",
+    "difficulty.weight_effects",
     "evaluate",
     "generalization.attack_difference",
     "generalization.fluctuation",

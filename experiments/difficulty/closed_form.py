@@ -70,16 +70,15 @@ def _predict(model, network, x: Array) -> Array:
 
 def _of_network(config: ConfigDict, family: Family, predict: Callable) -> dict:
     batch = family.images(config)
-    logits, triangles = _in_batches(
-        config, jax.vmap(partial(_reduced, predict)), batch.x
-    )
+    reduced = jax.vmap(partial(_reduced, predict))
+    logits, triangles = networks.in_batches(reduced, config.batch_size, batch.x)
     found = {"logits": logits, "labels": batch.y}
     with devices.double_precision():
         found |= _frozen(config, logits, triangles, batch.y)
     few = batch.x[: config.free_num_images], batch.y[: config.free_num_images]
     for j, horizon in enumerate(config.horizons):
         one = partial(_free, config, predict, horizon)
-        free = _in_batches(config, jax.vmap(one), *few)
+        free = networks.in_batches(jax.vmap(one), config.batch_size, *few)
         images = {name: free.pop(name)[:_NUM_SHOWN] for name in _SHOWN}
         if j == 0:
             found |= images | {"shown": few[0][:_NUM_SHOWN]}
@@ -90,14 +89,6 @@ def _of_network(config: ConfigDict, family: Family, predict: Callable) -> dict:
 
 _SHOWN = ("real", "theory", "to_l2", "to_linf")
 _NUM_SHOWN = 8
-
-
-def _in_batches(config: ConfigDict, function: Callable, *arrays):
-    compiled, parts = jax.jit(function), []
-    for first in range(0, len(arrays[0]), config.batch_size):
-        rows = slice(first, first + config.batch_size)
-        parts.append(jax.device_get(compiled(*(array[rows] for array in arrays))))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
 def _reduced(predict: Callable, x: Array) -> tuple[Array, Array]:

@@ -7,14 +7,16 @@ configuration. What they leave, ``<model>-last.npz``, is read by the studies tha
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from advjax import data
-from advjax.types import Batch, Model, Params
+from advjax.types import Array, Batch, Model, Params
 from experiments import checks, figures
 from experiments.training import checkpoints, recipe, testing
 from experiments.training.classifier import Trained, train_networks
@@ -199,3 +201,45 @@ def read(config: ConfigDict) -> Family:
     checks.single(config, "num_images", "subset_seed")
     commit = content["environment"]["commit"]
     return Family(Path(path), ConfigDict(trained), config.models, commit, digest)
+
+
+def in_batches(function: Callable, batch_size: int, *arrays: np.ndarray) -> Any:
+    """``function`` of arrays ``[n, ...]``, compiled, in parts; results on the host."""
+    compiled, parts = jax.jit(function), []
+    for first in range(0, len(arrays[0]), batch_size):
+        rows = slice(first, first + batch_size)
+        parts.append(jax.device_get(compiled(*(array[rows] for array in arrays))))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+# --- binary tasks ---
+
+
+def signs(labels: np.ndarray) -> np.ndarray:
+    """Labels 0 and 1 as -1.0 and 1.0."""
+    return 2.0 * labels - 1.0
+
+
+def logit(model: Model, network: tuple[Params, Params], x: Array) -> Array:
+    """Z of one image: the second output minus the first."""
+    outputs, _ = model.apply(*network, x[None], train=False)
+    return outputs[0, 1] - outputs[0, 0]
+
+
+def first_layer(params: Params) -> Params:
+    """The first layer's parameters."""
+    return params[_first(params)]
+
+
+def first_layer_logit(model: Model, params: Params, stats: Params) -> Callable:
+    """``(w, x[...]) -> []``: one image's logit as a function of the first layer."""
+    name = _first(params)
+
+    def z(w, x):
+        return logit(model, ({**params, name: w}, stats), x)
+
+    return z
+
+
+def _first(params: Params) -> str:
+    return "Conv_0" if "Conv_0" in params else "Dense_0"

@@ -1,0 +1,32 @@
+"""Figures 3 and 4: which examples adversarial training weighs most.
+
+    python -m experiments.run --config=FILE --config.networks=runs/NETWORKS
+
+where FILE is ``experiments/difficulty/configs/influential.py`` and the networks are
+those of ``networks.py:adversarial,deep``; for the repetition on CIFAR-10, of
+``networks.py:adversarial,deep,cifar10``.
+
+Variants: ``smoke``, small, for tests.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import checks
+from experiments.difficulty import networks
+
+
+def get_config(variant=""):
+    """The configuration; see the module's docstring for the variants."""
+    words = checks.variants(variant, ("smoke",))
+    config = ConfigDict(networks.FIELDS)
+    config.experiment = "difficulty.influential"
+    config.num_images = 200
+    config.horizon = 1.0
+    config.num_steps = 10
+    config.num_groups = 10
+    config.batch_size = 10
+    if "smoke" in words:
+        config.num_images = 12
+        config.num_steps = config.num_groups = 3
+        config.batch_size = 6
+    return config.lock()

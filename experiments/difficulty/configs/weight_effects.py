@@ -1,0 +1,30 @@
+"""Table 2, and the identities of Theorems 3 to 5, on the ten networks.
+
+    python -m experiments.run --config=FILE --config.networks=runs/NETWORKS
+
+where FILE is ``experiments/difficulty/configs/weight_effects.py`` and the networks are
+those of ``networks.py:adversarial,table``.
+
+Variants: ``smoke``, small, for tests.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import checks
+from experiments.difficulty import networks
+
+
+def get_config(variant=""):
+    """The configuration; see the module's docstring for the variants."""
+    words = checks.variants(variant, ("smoke",))
+    config = ConfigDict(networks.FIELDS)
+    config.experiment = "difficulty.weight_effects"
+    config.num_images = 300
+    config.horizons = (0.001, 0.01, 0.1)
+    config.num_steps = 1000
+    config.batch_size = 50
+    if "smoke" in words:
+        config.num_images = 6
+        config.horizons = (0.001, 0.01)
+        config.num_steps = 20
+    return config.lock()
