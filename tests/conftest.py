@@ -33,6 +33,18 @@ def grid(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session")
+def families(tmp_path_factory):
+    """Work directories of networks of the difficulty studies on the digits, by task."""
+    config = ROOT / "experiments/difficulty/configs/networks.py"
+    paths = {}
+    for training in ("clean", "adversarial"):
+        paths[training] = tmp_path_factory.mktemp(training) / "w"
+        arguments = [f"--config={config}:{training},table,smoke"]
+        assert run.main([*arguments, f"--workdir={paths[training]}"]) == 0
+    return paths
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)

@@ -70,6 +70,10 @@ def _needed(path, tmp_path, request):
         return [f"--config.checkpoint={tmp_path}/trained/best.npz"]
     if path.stem in ("catastrophic", "connectivity", "fine_tuning", "overfitting"):
         return [f"--config.grid={request.getfixturevalue('grid')}"]
+    if path.stem in ("closed_form", "growth", "influential", "weight_effects"):
+        binary = path.stem in ("influential", "weight_effects")
+        families = request.getfixturevalue("families")
+        return [f"--config.networks={families['adversarial' if binary else 'clean']}"]
     if path.stem == "comparison":
         grid = request.getfixturevalue("grid")
         return [f"--config.grids=('{grid}', '{grid}')"]

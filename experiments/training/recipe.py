@@ -208,10 +208,10 @@ def read(config: ConfigDict, split: str) -> Batch:
     try:
         if config.classes:
             part = data.of_classes(part, config.classes)
-        if size:
-            part = data.subset(part, size, seed=config.subset_seed)
         if config.positive_classes:
             part = data.binary(part, config.positive_classes)
+        if size:
+            part = data.subset(part, size, seed=config.subset_seed)
     except ValueError as error:
         msg = f"{split} part of {config.dataset}: {error}"
         raise checks.ConfigError(msg) from None
