@@ -76,9 +76,10 @@ def _of_network(config: ConfigDict, family: Family, predict: Callable) -> dict:
     with devices.double_precision():
         found |= _frozen(config, logits, triangles, batch.y)
     few = batch.x[: config.free_num_images], batch.y[: config.free_num_images]
+    free_of = networks.compiled(jax.vmap(partial(_free, config, predict)))
     for j, horizon in enumerate(config.horizons):
-        one = partial(_free, config, predict, horizon)
-        free = networks.in_batches(jax.vmap(one), config.batch_size, *few)
+        strength = np.full(len(few[0]), horizon, np.float32)
+        free = free_of(config.batch_size, strength, *few)
         images = {name: free.pop(name)[:_NUM_SHOWN] for name in _SHOWN}
         if j == 0:
             found |= images | {"shown": few[0][:_NUM_SHOWN]}
@@ -130,7 +131,9 @@ def _free(config: ConfigDict, predict, horizon, x: Array, label: Array) -> dict:
     loss = partial(losses.cross_entropy, labels=label)
     logits, jacobian = dynamics.logit_jacobian(predict, x)
     record = dynamics.logit_hessians(predict, loss)
-    ascent = dynamics.ascend(config.free_num_steps, record=record)
+    ascent = dynamics.ascend(
+        config.free_num_steps, record=record, unroll=config.free_num_steps
+    )
     real = ascent(lambda x: loss(predict(x)), x, horizon)
     mean = dynamics.path_mean(*real.records[::-1])
     theory = _theory(loss, logits, jacobian, mean, horizon)
@@ -140,7 +143,9 @@ def _free(config: ConfigDict, predict, horizon, x: Array, label: Array) -> dict:
     linf_length = length * jnp.linalg.norm(g) / norms.l1.value(g)
 
     def attack(norm, length):
-        steps = dynamics.ascend(config.few_steps, direction=norm.steepest)
+        steps = dynamics.ascend(
+            config.few_steps, direction=norm.steepest, unroll=config.few_steps
+        )
         return steps(lambda x: loss(predict(x)), x, length).effective
 
     l2, linf = attack(norms.l2, length), attack(norms.linf, linf_length)

@@ -203,13 +203,23 @@ def read(config: ConfigDict) -> Family:
     return Family(Path(path), ConfigDict(trained), config.models, commit, digest)
 
 
+def compiled(function: Callable) -> Callable:
+    """``(batch_size, *arrays[n, ...])``: ``function`` in parts, results on the host."""
+    function = jax.jit(function)
+
+    def in_parts(batch_size: int, *arrays: np.ndarray):
+        parts = []
+        for first in range(0, len(arrays[0]), batch_size):
+            rows = slice(first, first + batch_size)
+            parts.append(jax.device_get(function(*(array[rows] for array in arrays))))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+    return in_parts
+
+
 def in_batches(function: Callable, batch_size: int, *arrays: np.ndarray) -> Any:
-    """``function`` of arrays ``[n, ...]``, compiled, in parts; results on the host."""
-    compiled, parts = jax.jit(function), []
-    for first in range(0, len(arrays[0]), batch_size):
-        rows = slice(first, first + batch_size)
-        parts.append(jax.device_get(compiled(*(array[rows] for array in arrays))))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    """``compiled``, once."""
+    return compiled(function)(batch_size, *arrays)
 
 
 # --- binary tasks ---

@@ -21,12 +21,12 @@ def get_config(variant=""):
     words = checks.variants(variant, ("mlp", "smoke"))
     config = ConfigDict(networks.FIELDS)
     config.experiment = "difficulty.growth"
-    config.num_images = 64
+    config.num_images = 40
     # The paper's are unknown. With these AlexNet takes about twenty steps.
     config.step_size = 0.1
     config.l2_step_size = 0.05
     config.linf_step_size = 0.004
-    config.num_steps = 120
+    config.num_steps = 100
     config.least_steps = 5
     config.num_positions = 50
     if "mlp" in words:

@@ -1,0 +1,184 @@
+"""Top ten eigenpairs of a parameter Hessian: ours, matfree, and torch.
+
+    python -m experiments.benchmarks.spectrum [--num_examples 512] [--num_matvecs 40]
+
+The Hessian is of the mean cross-entropy of Wong et al.'s small CNN on random images, at
+the same weights in all. Ours, matfree's Lanczos and hessian-eigenthings' take the same
+number of products, with full reorthogonalisation; PyHessian finds one eigenpair after
+the other by power iteration, to its default tolerance. matfree and our second entry are
+one compiled program, whose loop XLA on CPU takes slowly where there are convolutions.
+Prints seconds, medians of alternating runs after compilation, multiples of our time,
+and the largest relative difference of the ten eigenvalues from ours; then our seconds
+and the memory of the process at other numbers of products and of examples, in batches
+of 128. Needs the extra ``benchmarks``, and PyHessian if it is to be among them.
+"""
+
+import argparse
+import importlib.util
+import platform
+import resource
+import time
+from collections.abc import Callable
+from importlib import metadata
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from hessian_eigenthings.algorithms.lanczos import lanczos
+from hessian_eigenthings.operators.hessian import HessianOperator
+from jax.flatten_util import ravel_pytree
+from matfree import decomp
+
+from advjax import losses, models, spectrum
+from experiments.benchmarks import torch_networks
+from experiments.benchmarks.training_throughput import alternating
+
+NETWORK, NUM_EIGS = "cnn_wong", 10
+
+
+def problem(num_examples: int):
+    """Parameters, per-example loss, images and labels."""
+    model = models.make(NETWORK, num_classes=10)
+    rng = np.random.default_rng(0)
+    x = rng.random((num_examples, 28, 28, 1), np.float32)
+    y = rng.integers(0, 10, num_examples)
+    params, _ = model.init(jax.random.key(0), x[:1])
+
+    def loss_fn(params, x, y):
+        logits, _ = model.apply(params, {}, x, train=False)
+        return losses.cross_entropy(logits, y)
+
+    return params, loss_fn, x, y
+
+
+def ours(params, loss_fn, x, y, num_matvecs: int, batch_size=None) -> Callable:
+    """Products dispatched from Python."""
+    matvec = spectrum.dataset_hvp(loss_fn, params, x, y, batch_size=batch_size)
+    eigs = spectrum.top_eigs(num_matvecs, NUM_EIGS, which="magnitude")
+    return lambda: np.asarray(eigs(jax.random.key(1), matvec, params).values)
+
+
+def _whole(params, loss_fn, x, y):
+    x, y = jnp.asarray(x), jnp.asarray(y)
+    return spectrum.hvp(lambda params: jnp.mean(loss_fn(params, x, y)), params)
+
+
+def ours_in_one_program(params, loss_fn, x, y, num_matvecs: int) -> Callable:
+    """All products in one scan."""
+    eigs = spectrum.top_eigs(num_matvecs, NUM_EIGS, which="magnitude")
+
+    @jax.jit
+    def program(key):
+        return eigs(key, _whole(params, loss_fn, x, y), params).values
+
+    return lambda: np.asarray(program(jax.random.key(1)))
+
+
+def of_matfree(params, loss_fn, x, y, num_matvecs: int) -> Callable:
+    """Its Lanczos, and eigenvectors from its basis."""
+    flat, unravel = ravel_pytree(params)
+    tridiagonalise = decomp.tridiag_sym(num_matvecs, reortho="full")
+
+    @jax.jit
+    def program(start):
+        matvec = _whole(params, loss_fn, x, y)
+        found = tridiagonalise(lambda v: ravel_pytree(matvec(unravel(v)))[0], start)
+        values, rotation = jnp.linalg.eigh(found.J_small)
+        order = jnp.argsort(-jnp.abs(values))[:NUM_EIGS]
+        return values[order], rotation[:, order].T @ found.Q_tall
+
+    start = jax.random.normal(jax.random.key(2), flat.shape)
+    return lambda: np.asarray(jax.block_until_ready(program(start))[0])
+
+
+def _torch_problem(params, x, y):
+    network = torch_networks.twin(NETWORK, params, {})
+    return network, torch_networks.images(x), torch.from_numpy(y)
+
+
+def of_eigenthings(params, x, y, num_matvecs: int) -> Callable:
+    """hessian-eigenthings' Lanczos."""
+    network, images, labels = _torch_problem(params, x, y)
+    operator = HessianOperator(
+        network,
+        [(images, labels)],
+        lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]),
+    )
+
+    def run():
+        found = lanczos(
+            operator, k=NUM_EIGS, max_iter=num_matvecs, reorthogonalize=True, seed=0
+        )
+        return found.eigenvalues.numpy()
+
+    return run
+
+
+def of_pyhessian(params, x, y) -> Callable:
+    """PyHessian's power iteration with deflation."""
+    from pyhessian import hessian
+
+    network, images, labels = _torch_problem(params, x, y)
+
+    def run():
+        found = hessian(network, F.cross_entropy, data=(images, labels), cuda=False)
+        return np.array(found.eigenvalues(top_n=NUM_EIGS)[0])
+
+    return run
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Prints the table and the scaling."""
+    params, loss_fn, x, y = problem(arguments.num_examples)
+    m = arguments.num_matvecs
+    contestants = {
+        "advjax": ours(params, loss_fn, x, y, m),
+        "advjax, one program": ours_in_one_program(params, loss_fn, x, y, m),
+        "matfree": of_matfree(params, loss_fn, x, y, m),
+        "hessian-eigenthings": of_eigenthings(params, x, y, m),
+    }
+    if importlib.util.find_spec("pyhessian"):
+        contestants["PyHessian"] = of_pyhessian(params, x, y)
+    values = {name: run() for name, run in contestants.items()}
+    seconds = alternating(contestants, arguments.runs)
+    packages = ("jax", "matfree", "torch", "hessian-eigenthings", "PyHessian")
+    versions = [
+        f"{name} {metadata.version(name)}"
+        for name in packages
+        if (importlib.util.find_spec(name.replace("-", "_").lower()))
+    ]
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    print(f"{platform.processor() or platform.machine()}; {', '.join(versions)}")
+    print(f"{NETWORK}, {size} parameters, {len(y)} examples, {m} products\n")
+    print("| | seconds | over ours | eigenvalues, relative difference |")
+    print("| --- | --- | --- | --- |")
+    for name, time_taken in seconds.items():
+        ratio = time_taken / seconds["advjax"]
+        difference = np.abs(values[name] / values["advjax"] - 1).max()
+        print(f"| {name} | {time_taken:.2f} | {ratio:.2f} | {difference:.1e} |")
+    _scaling(arguments)
+
+
+def _scaling(arguments: argparse.Namespace) -> None:
+    print("\n| products | examples | seconds | peak memory, MiB |")
+    print("| --- | --- | --- | --- |")
+    m, n = arguments.num_matvecs, arguments.num_examples
+    for num_matvecs, num_examples in ((m // 2, n), (m, n), (m, 4 * n), (m, 16 * n)):
+        params, loss_fn, x, y = problem(num_examples)
+        run = ours(params, loss_fn, x, y, num_matvecs, batch_size=128)
+        run()
+        begin = time.perf_counter()
+        run()
+        taken = time.perf_counter() - begin
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"| {num_matvecs} | {num_examples} | {taken:.2f} | {peak:.0f} |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--num_examples", type=int, default=512)
+    parser.add_argument("--num_matvecs", type=int, default=40)
+    parser.add_argument("--runs", type=int, default=3)
+    main(parser.parse_args())
