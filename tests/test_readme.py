@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+from advjax import dynamics
+
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -12,10 +14,13 @@ def test_the_snippets_of_the_readme_run(capsys):
     namespace = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102
-    assert len(blocks) == 3
-    assert capsys.readouterr().out.endswith(" 0\n")
+    assert len(blocks) == 4
+    assert capsys.readouterr().out.splitlines()[0].endswith(" 0")
     assert namespace["metrics"]["loss"].shape == (5, 3, 4)
     assert namespace["loss"].shape == (300,)
+    assert {*namespace["unstable"]} == {"Dense_0/kernel", "Dense_1/kernel"}
+    error = dynamics.matching_error(namespace["path"].delta, namespace["theory"].delta)
+    assert error < 1e-4
     assert (namespace["gap"] < 1e-2 * namespace["loss"]).all()
 
 
