@@ -169,8 +169,13 @@ def _figure(config: ConfigDict, found: dict, layers: dict, workdir: Workdir) -> 
                 axis.set_axis_off()
                 continue
             for kind, color in zip(KINDS, figures.colors(2), strict=True):
-                figures.band(axis, epochs, kinds[kind][j], kind, color, marker="")
+                runs = kinds[kind][j]
+                middle = np.exp(np.log(runs).mean(axis=-1))
+                axis.plot(epochs, middle, color=color, label=kind)
+                ends = (runs.min(axis=-1), runs.max(axis=-1))
+                axis.fill_between(epochs, *ends, color=color, alpha=0.2, linewidth=0)
             axis.set_yscale("log")
+            axis.minorticks_off()
             axis.set_title(names[j].removesuffix("/kernel"), fontsize=7)
             axis.tick_params(labelsize=6)
             axis.locator_params(axis="x", integer=True)
@@ -212,8 +217,9 @@ def _report(
         "report.md",
         f"## Instability of weight gradients: {config.dataset}, {radius}\n\n"
         "![instability over epochs](instability.png)\n\n"
-        f"Means over {config.num_watched} test images, {config.num_epochs} epochs, "
-        f"{config.num_seeds} seeds, PGD-{config.test_num_steps} at {radius}; "
+        "Lines are geometric means over seeds, bands reach from the least to the "
+        f"largest. Means over {config.num_watched} test images, {config.num_epochs} "
+        f"epochs, {config.num_seeds} seeds, PGD-{config.test_num_steps} at {radius}; "
         f"steps of {config.layer_step:g} ‖W_j‖. adv/ori: geometric mean over seeds, "
         "in brackets Student's 95 % interval of the logarithms.\n\n"
         + "\n".join(sections),
