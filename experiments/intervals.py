@@ -46,12 +46,12 @@ def ratio(numerators: np.ndarray, denominators: np.ndarray) -> Interval:
 def spearman(a: np.ndarray, b: np.ndarray) -> Interval:
     """The rank correlation of paired values, within 95 % by Fisher's transformation.
 
-    With the variance 1.06/(n - 3) of Fieller, Hartley and Pearson 1957; nan where one
-    of them is constant.
+    With the variance (1 + ρ²/2)/(n - 3) of Bonett and Wright 2000; nan where one of
+    them is constant.
     """
     value = float(stats.spearmanr(a, b).statistic)
     if len(a) < 4:
         return Interval(value, np.nan, np.nan)
-    half = 1.96 * (1.06 / (len(a) - 3)) ** 0.5
+    half = 1.96 * ((1 + value**2 / 2) / (len(a) - 3)) ** 0.5
     centre = np.arctanh(np.clip(value, -1, 1) * (1 - 1e-12))
     return Interval(value, *(float(np.tanh(centre + s * half)) for s in (-1, 1)))

@@ -69,36 +69,61 @@ def test_growth_is_aligned_by_the_progress_of_each_image():
         "never": 1,
     }
     shares = aligned["shares"]
-    np.testing.assert_allclose(aligned["delta"], np.exp(0.7 * shares) * np.ones((2, 5)))
-    fit = growth._fits(shares, aligned["delta"])
-    np.testing.assert_allclose(fit["slope"], 0.7, rtol=1e-9)
-    np.testing.assert_allclose(fit["r2_log"], 1.0)
-    assert fit["r2_linear"] < 1.0 - 1e-4
-    np.testing.assert_allclose(growth._fits(shares, aligned["grad"])["r2_linear"], 1.0)
-    assert np.isnan(growth._fits(shares, aligned["delta"][:0])["slope"])
+    expected = np.exp(0.7 * shares) * np.ones((2, 5))
+    np.testing.assert_allclose(aligned["delta"], expected, rtol=1e-3)
+    np.testing.assert_allclose(aligned["grad"][:, -1], 2.0)
+
+
+def test_fits_tell_the_models_of_growth_apart():
+    shares = np.linspace(0.05, 1, 20)
+    curves = {
+        "exponential": 0.3 * np.exp(2.5 * shares),
+        "linear": 0.3 + 2.5 * shares,
+        "theory": 0.3 * np.expm1(2.5 * shares),
+    }
+    for name, curve in curves.items():
+        fit = growth._fits(shares, np.stack([curve, 2 * curve]))
+        assert max(fit["r2"], key=fit["r2"].get) == name
+        np.testing.assert_allclose(fit["r2"][name], 1.0, atol=1e-6)
+        assert sorted(fit["r2"].values())[1] < 0.9999
+        if name == "exponential":
+            np.testing.assert_allclose(fit["slopes"].mean, 2.5)
+    assert growth._fits(shares, np.zeros((0, 20)))["slopes"] is None
 
 
 def test_cosines_are_with_the_mean_of_all():
     vectors = np.random.default_rng(0).standard_normal((6, 4))
-    found = influential._cosines(lambda: iter(vectors), 6)
-    mean = vectors.mean(axis=0)
-    expected = vectors @ mean / np.linalg.norm(vectors, axis=1) / np.linalg.norm(mean)
-    np.testing.assert_allclose(found, expected)
+    found = influential._cosines("w", lambda: iter(vectors), 6)
+    for i, vector in enumerate(vectors):
+        for name, mean in (
+            ("w", vectors.mean(axis=0)),
+            ("w_others", np.delete(vectors, i, axis=0).mean(axis=0)),
+        ):
+            cosine = vector @ mean / np.linalg.norm(vector) / np.linalg.norm(mean)
+            np.testing.assert_allclose(found[name][i], cosine)
+    # Among random directions length makes the one rise, and not the other.
+    rng = np.random.default_rng(1)
+    lengths = np.exp(rng.standard_normal(300))
+    vectors = lengths[:, None] * rng.standard_normal((300, 200)) / 200**0.5
+    found = influential._cosines("w", lambda: iter(vectors), 300)
+    assert intervals.spearman(lengths, found["w"]).low > 0.1
+    none = intervals.spearman(lengths, found["w_others"])
+    assert none.low < 0 < none.high
 
 
 def test_intervals_of_ratios_and_rank_correlations_cover():
-    rng, inside = np.random.default_rng(0), np.zeros(2)
+    rng, inside = np.random.default_rng(0), np.zeros(3)
     for _ in range(400):
         b = rng.gamma(5.0, size=60)
         a = 0.5 * b + rng.standard_normal(60) * 0.3
         found = intervals.ratio(a, b)
         inside[0] += found.low < 0.5 < found.high
         x = rng.standard_normal((2, 60))
-        y = 0.6 * x[0] + 0.8 * x[1]
-        # Of normal variables: 6/π asin(ρ/2).
-        exact = 6 / np.pi * np.arcsin(0.3)
-        found = intervals.spearman(x[0], y)
-        inside[1] += found.low < exact < found.high
+        for k, rho in ((1, 0.6), (2, 0.95)):
+            # Of normal variables it is 6/π asin(ρ/2).
+            exact = 6 / np.pi * np.arcsin(rho / 2)
+            found = intervals.spearman(x[0], rho * x[0] + (1 - rho**2) ** 0.5 * x[1])
+            inside[k] += found.low < exact < found.high
     assert (abs(inside / 400 - 0.95) < 0.035).all()
     assert intervals.spearman(np.arange(9.0), np.arange(9.0) ** 3).low > 0.9
     assert np.isnan(intervals.ratio([1.0], [2.0]).low)

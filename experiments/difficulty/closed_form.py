@@ -268,7 +268,7 @@ def _report(
             name,
             *(f"{_interval(values, 'free_', j):.1e}" for j in range(last + 1)),
             *(
-                f"{values[kind][:, j].mean():.1e}"
+                f"{np.nanmean(values[kind][:, j]):.1e}"
                 for kind in ("l2_mismatch", "linf_mismatch")
                 for j in (0, last)
             ),
@@ -284,7 +284,7 @@ def _report(
         "### Table 1: gates fixed\n\n"
         f"κ = E‖δ* − δ‖/E‖δ*‖ at {steps} steps over {num_images} test images, in "
         "double precision from Jacobians of single precision, in brackets 1.96 "
-        "standard errors over images. m doubled: κ at "
+        "standard errors over images, of one trained network. m doubled: κ at "
         f"{config.num_steps[0]} steps over κ at twice as many, at β = {horizons[0]:g}; "
         "2 is an error of 1/m. Order in β: between the first two strengths, of what is "
         f"left at {steps} steps.\n\n{figures.table(header, rows)}\n"
@@ -292,7 +292,8 @@ def _report(
         f"{config.free_num_images} images, {config.free_num_steps} steps of the "
         f"network itself, whose gates may change; l2 and the effective part of linf by "
         f"{config.few_steps} steps to the length of δ, without clipping; change of the "
-        "largest eigenvalue of H_x over the attack, relative, of the means.\n\n"
+        "largest eigenvalue of H_x over the attack, relative, of the means. Images "
+        f"without a gradient, {_without_gradient(found)} in all, have no angles.\n\n"
         f"{figures.table(free_header, free_rows)}\n### Figure 1\n\n"
         "![perturbations](perturbations.png)\n\nColumns are in units of the "
         "largest entry of δ, differences enlarged as written.\n\n"
@@ -309,7 +310,7 @@ def _report(
         },
         "mismatch": {
             name: {
-                kind: values[f"{kind}_mismatch"].mean(axis=(0, -1))
+                kind: np.nanmean(values[f"{kind}_mismatch"], axis=(0, -1))
                 for kind in ("l2", "linf")
             }
             for name, values in found.items()
@@ -334,11 +335,15 @@ def _change(found: dict, j: int) -> float:
     return float(changes.mean() / values.mean())
 
 
+def _without_gradient(found: dict) -> int:
+    return sum(int(np.isnan(each["l2_mismatch"]).sum()) for each in found.values())
+
+
 def _summary(config: ConfigDict, found: dict, kappas: dict) -> list[str]:
     beta, steps = config.horizons[0], config.num_steps[-1]
     shown = ", ".join(f"{name} {kappa[0, -1]:.1e}" for name, kappa in kappas.items())
     l2, linf = (
-        [values[f"{kind}_mismatch"][:, 0].mean() for values in found.values()]
+        [np.nanmean(values[f"{kind}_mismatch"][:, 0]) for values in found.values()]
         for kind in ("l2", "linf")
     )
     angles = (

@@ -3,9 +3,10 @@
 Ascent of a fixed step size from correctly classified test images, each along its
 progress m/m_success to the first step at which it is misclassified. With free gates,
 with the gates of the clean image, and for comparison along normalised (l2) and signed
-(linf) gradients, whose perturbations cannot grow exponentially. What is fitted to the
-logarithm of a norm, averaged over images, is a line; the same is fitted to the norm
-itself, so that the two can be compared.
+(linf) gradients, whose perturbations cannot grow exponentially. Three curves are fitted
+to the geometric mean of a norm over images, all by least squares of the logarithm, so
+that what they leave can be compared: c e^{bs}, a line through the logarithm; c + bs;
+and, of perturbations, which begin at zero, the theory's c (e^{bs} - 1).
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+from scipy.optimize import least_squares
 
 from advjax import dynamics, losses, norms
 from experiments import checks, figures, intervals, progress
@@ -86,7 +88,7 @@ def _attacked(config: ConfigDict, family: Family, name: str, attack: str) -> dic
         step = jax.jit(jax.vmap(partial(_step, config, attack, predict)))
         delta, rows = jnp.zeros_like(origin), []
         label = f"{name}, {attack}"
-        for _ in progress.steps(config.num_steps, label):
+        for _ in progress.steps(config.num_steps + 1, label):
             delta, row = step(origin, delta, jnp.asarray(batch.y), *extra)
             rows.append(row)
         rows = jax.device_get(rows)
@@ -138,7 +140,7 @@ def _aligned(config: ConfigDict, found: dict[str, np.ndarray]) -> dict[str, Any]
         values = found[norm].reshape(right.shape)[:, reached]
         curves[norm] = np.array(
             [
-                np.interp(shares * m, np.arange(len(values)), column)
+                _between(shares * m, column, norm)
                 for m, column in zip(success[reached], values.T, strict=True)
             ]
         ).reshape(-1, shares.size)
@@ -152,25 +154,45 @@ def _aligned(config: ConfigDict, found: dict[str, np.ndarray]) -> dict[str, Any]
     return {"shares": shares, **curves, "numbers": numbers, "median steps": steps}
 
 
+def _between(steps: np.ndarray, values: np.ndarray, norm: str) -> np.ndarray:
+    """Values between two steps; of gradients on the scale of their logarithm."""
+    rows = np.arange(len(values))
+    if norm == "delta":
+        return np.interp(steps, rows, values)
+    return np.exp(np.interp(steps, rows, np.log(np.maximum(values, _LEAST))))
+
+
+_LEAST = np.finfo(np.float32).tiny
+MODELS = {
+    "exponential": lambda s, c, b: c + b * s,
+    "linear": lambda s, c, b: np.log(np.maximum(np.exp(c) + b * s, _LEAST)),
+    "theory": lambda s, c, b: c + np.log(np.maximum(np.expm1(b * s), _LEAST)),
+}
+"""Logarithms of what is fitted, with c that of a factor or of a constant."""
+
+
 def _fits(shares: np.ndarray, values: np.ndarray) -> dict[str, Any]:
-    """Lines through the mean logarithm and the mean, and the spread of slopes."""
+    """Slopes of each image's logarithm, and R² of the models of their mean."""
     if not len(values):
-        return {"slope": np.nan, "slopes": None, "r2_log": np.nan, "r2_linear": np.nan}
-    logs = np.log(np.maximum(values, np.finfo(np.float32).tiny))
+        return {"slopes": None, "r2": dict.fromkeys(MODELS, np.nan)}
+    logs = np.log(np.maximum(values, _LEAST))
     slopes = np.polyfit(shares, logs.T, 1)[0]
-    mean_log = logs.mean(axis=0)
-    return {
-        "slope": np.polyfit(shares, mean_log, 1)[0],
-        "slopes": intervals.student(slopes),
-        "r2_log": _r2(shares, mean_log),
-        "r2_linear": _r2(shares, values.mean(axis=0)),
-    }
+    mean = logs.mean(axis=0)
+    r2 = {name: _r2(model, shares, mean) for name, model in MODELS.items()}
+    return {"slopes": intervals.student(slopes), "r2": r2}
 
 
-def _r2(x: np.ndarray, y: np.ndarray) -> float:
-    rest = y - np.polyval(np.polyfit(x, y, 1), x)
-    total = np.sum((y - y.mean()) ** 2)
-    return float(1 - np.sum(rest**2) / total) if total > 0 else float("nan")
+def _r2(model: Callable, shares: np.ndarray, logs: np.ndarray) -> float:
+    """1 less the share of the variance that the best fit leaves; nan without any."""
+    best = np.inf
+    for b in (0.5, 3.0, 10.0):
+        # The line's b is in units of the values.
+        scale = np.exp(logs[-1]) if model is MODELS["linear"] else 1.0
+        start = np.array([logs[0], b * scale])
+        fit = least_squares(lambda p: logs - model(shares, *p), start)
+        best = min(best, 2 * fit.cost)
+    total = np.sum((logs - logs.mean()) ** 2)
+    return float(1 - best / total) if total > 0 else float("nan")
 
 
 def _figure(curves: dict, workdir: Workdir) -> None:
@@ -205,44 +227,37 @@ def _report(
         }
         for name, attacks in curves.items()
     }
-    header = ["network", "attack", "images", "median m_success"]
+    header = ["network", "attack", "reached", "too early", "never", "median m_success"]
     for label in NORMS.values():
-        header += [f"slope of log {label}", "R², log", "R², linear"]
+        header += [f"slope of log {label}", *(f"R², {model}" for model in MODELS)]
     rows = []
     for name, attacks in curves.items():
         for attack, found in attacks.items():
-            each = fits[name][attack]
-            row = [name, attack, str(found["numbers"]["reached"])]
-            row.append(f"{found['median steps']:g}")
+            numbers = (found["numbers"][kind] for kind in header[2:5])
+            row = [name, attack, *map(str, numbers), f"{found['median steps']:g}"]
             for norm in NORMS:
-                fit = each[norm]
-                shown = "–" if fit["slopes"] is None else f"{fit['slopes']:.2f}"
-                row += [shown, f"{fit['r2_log']:.3f}", f"{fit['r2_linear']:.3f}"]
+                fit = fits[name][attack][norm]
+                row.append("–" if fit["slopes"] is None else f"{fit['slopes']:.2f}")
+                row += [f"{value:.3f}" for value in fit["r2"].values()]
             rows.append(row)
-    left_out = "; ".join(
-        f"{name}: " + ", ".join(f"{n} {kind}" for kind, n in found["numbers"].items())
-        for name, attacks in curves.items()
-        for attack, found in attacks.items()
-        if attack == "gates free"
-    )
     workdir.write_text(
         "report.md",
         f"## Growth of perturbations: {family.setting}\n\n![growth](growth.png)\n\n"
         "Geometric means over images, and quartiles. Steps of size "
         f"{config.step_size:g} along the gradient, {config.l2_step_size:g} of unit "
         f"length (l2), {config.linf_step_size:g} of its signs (linf), at most "
-        f"{config.num_steps}; images that are misclassified before step "
-        f"{config.least_steps} or never are left out. Gates free — {left_out}. Slopes "
-        "are per m/m_success: means over images of each image's own, in brackets "
-        "Student's 95 % intervals; R² is of the mean curve.\n\n"
+        f"{config.num_steps}. Images that are misclassified before step "
+        f"{config.least_steps} or never are left out, each attack its own. Slopes are "
+        "per m/m_success: means over images of each image's own, in brackets Student's "
+        "95 % intervals. R² is of fits to the logarithm of the mean curve: c e^{bs} "
+        "(exponential, of log ‖·‖ a line), c + bs (linear), c (e^{bs} − 1) (theory). A "
+        "positive slope alone says little of ‖δ‖, which begins at zero.\n\n"
         f"{figures.table(header, rows)}\nNetworks: {family.origin}.\n",
     )
     return {
         "summary": [
-            f"growth, {name}, {attack}: log norm of delta R2 "
-            f"{each['delta']['r2_log']:.3f} (linear {each['delta']['r2_linear']:.3f}), "
-            f"of the gradient {each['grad']['r2_log']:.3f} (linear "
-            f"{each['grad']['r2_linear']:.3f}), slope {each['grad']['slope']:.2f}"
+            f"growth, {name}, {attack}: "
+            + "; ".join(_shown(norm, fit) for norm, fit in each.items())
             for name, attacks in fits.items()
             for attack, each in attacks.items()
             if attack.startswith("gates")
@@ -253,3 +268,9 @@ def _report(
             for name, attacks in curves.items()
         },
     }
+
+
+def _shown(norm: str, fit: dict[str, Any]) -> str:
+    r2 = ", ".join(f"{model} {value:.3f}" for model, value in fit["r2"].items())
+    slope = "none" if fit["slopes"] is None else f"{fit['slopes'].mean:.2f}"
+    return f"norm of {norm} slope {slope}, R2 {r2}"

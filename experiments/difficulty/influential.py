@@ -3,7 +3,9 @@
 For test images and an ascent of a few steps on the network as it is: the size of Δg_W,
 and of its effect on ‖∇_x z‖²/2, of the first layer, against H̄_z, H̄_z‖g̃_x‖² and Â
 (Figure 3); and the cosine of Δg_W with its mean over all images, by tenths of Â, of the
-first layer and of all parameters (Figure 4).
+first layer and of all parameters (Figure 4). An image is in that mean itself, so that
+the cosine rises with ‖Δg_W‖ even among random directions; the cosine with the mean of
+the other images does not.
 """
 
 from collections.abc import Callable
@@ -27,7 +29,12 @@ CAUSES = {
     "running": "Â",
 }
 EFFECTS = {"additional": "|g̃_xᵀΔg̃_x|", "size": "‖Δg_W‖"}
-WEIGHTS = {"first": "first layer", "all": "all parameters"}
+WEIGHTS = {
+    "first": "first layer",
+    "first_others": "first layer, others",
+    "all": "all parameters",
+    "all_others": "all parameters, others",
+}
 
 
 def validate(config: ConfigDict) -> None:
@@ -97,8 +104,10 @@ def _of_network(config: ConfigDict, model, network, x, y, label: str) -> dict:
         "running": each.running,
         "additional": np.abs(np.array(additional)),
         "size": np.linalg.norm(first, axis=1),
-        "first": _cosines(lambda: iter(first), len(x)),
-        "all": _cosines(partial(_all_differences, model, network, rows, label), len(x)),
+        **_cosines("first", lambda: iter(first), len(x)),
+        **_cosines(
+            "all", partial(_all_differences, model, network, rows, label), len(x)
+        ),
     }
 
 
@@ -129,13 +138,19 @@ def _flat(tree) -> np.ndarray:
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
-def _cosines(vectors: Callable, number: int) -> np.ndarray:
-    """Cos of each vector with the mean of all, which are made twice."""
-    mean = sum(vector / number for vector in vectors())
-    mean /= np.linalg.norm(mean)
-    return np.array(
-        [vector @ mean / max(np.linalg.norm(vector), 1e-30) for vector in vectors()]
-    )
+def _cosines(name: str, vectors: Callable, number: int) -> dict[str, np.ndarray]:
+    """Cosines of each vector with the mean of all, and of the others.
+
+    The vectors are made twice. Their sum is in double precision.
+    """
+    total = sum(vector.astype(float) for vector in vectors())
+    pairs = [(_cos(v, total), _cos(v, total - v)) for v in vectors()]
+    own, others = np.array(pairs).reshape(number, 2).T
+    return {name: own, f"{name}_others": others}
+
+
+def _cos(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-300))
 
 
 # --- report ---
@@ -192,6 +207,7 @@ def _dominance(config: ConfigDict, groups: dict, workdir: Workdir) -> None:
             error = 1.96 * each[f"{weights} error"]
             style = {"marker": "o", "markersize": 4, "capsize": 2, "color": color}
             axis.errorbar(x, each[weights], error, label=label, **style)
+        axis.axhline(0, color="0.6", linewidth=0.8)
         axis.set(xlabel="group of Â", ylabel="cos(Δg_W, mean Δg_W)", title=name)
     axes[0].legend()
     workdir.save_figure(figure, "dominance")
@@ -249,15 +265,18 @@ def _report(
         "report.md",
         f"## Influence of examples: {family.setting}\n\n{number} test images, ascent "
         f"of strength β = {config.horizon:g} in {config.num_steps} steps with free "
-        "gates. W is the first layer where it is not said otherwise.\n\n"
+        "gates. W is the first layer where it is not said otherwise. Intervals are "
+        "over images, of one trained network: correlations of the first seed.\n\n"
         + figures.table(["network", "‖δ‖", "A", "Â", "H̄_z", "correct"], sizes)
         + "\nMedians, in brackets the first and last tenth.\n\n### Figure 3\n\n"
         "![influence](influence.png)\n\nSpearman's correlation over images, in "
         "brackets 95 % intervals.\n\n"
         + figures.table(["network", "effect", *CAUSES.values()], rows)
         + "\n### Figure 4\n\n![dominance](dominance.png)\n\nMean cosine of Δg_W with "
-        "its mean over all images, by groups of Â from small to large; ρ: Spearman's "
-        "correlation of the two over images, with 95 % intervals.\n\n"
+        "its mean over all images, by groups of Â from small to large; others: with "
+        "the mean of the other images, without the part that is there among random "
+        "directions; ρ: Spearman's correlation of the two over images, with 95 % "
+        "intervals.\n\n"
         + figures.table(["network", "parameters", "ρ", *deciles], group_rows)
         + f"\nNetworks: {family.origin}.\n",
     )
@@ -278,10 +297,14 @@ def _summary(correlations: dict, groups: dict, trends: dict) -> list[str]:
         )
         first, last = groups[name]["first"][[0, -1]]
         every = groups[name]["all"][[0, -1]]
+        others = [
+            trends[name][weights][0] for weights in ("first_others", "all_others")
+        ]
         lines.append(
             f"influence, {name}, Spearman with {', '.join(CAUSES)}: {shown}; cosine "
             f"from the first to the last group {first:.2f} to {last:.2f} (first layer, "
             f"rho {trends[name]['first'][0]:.2f}), {every[0]:.2f} to {every[1]:.2f} "
-            f"(all, rho {trends[name]['all'][0]:.2f})"
+            f"(all, rho {trends[name]['all'][0]:.2f}); with the mean of the others rho "
+            f"{others[0]:.2f} and {others[1]:.2f}"
         )
     return lines

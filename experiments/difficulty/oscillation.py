@@ -170,7 +170,7 @@ def _figure(config: ConfigDict, found: dict, layers: dict, workdir: Workdir) -> 
                 continue
             for kind, color in zip(KINDS, figures.colors(2), strict=True):
                 runs = kinds[kind][j]
-                middle = np.exp(np.log(runs).mean(axis=-1))
+                middle = np.exp(np.log(np.where(runs > 0, runs, np.nan)).mean(axis=-1))
                 axis.plot(epochs, middle, color=color, label=kind)
                 ends = (runs.min(axis=-1), runs.max(axis=-1))
                 axis.fill_between(epochs, *ends, color=color, alpha=0.2, linewidth=0)
@@ -192,7 +192,7 @@ def _report(
     for name, kinds in found.items():
         names = layers[name.rsplit("-", 1)[0]]
         # Geometric means over seeds: layers and epochs differ by orders of magnitude.
-        logs = np.log(kinds["adv"] / kinds["ori"])
+        logs = _log_ratio(kinds)
         ratios[name] = logs
         rows = [
             [
@@ -230,6 +230,13 @@ def _report(
         "instability": found,
         "accuracies": accuracies,
     }
+
+
+def _log_ratio(kinds: dict[str, np.ndarray]) -> np.ndarray:
+    """Log adv/ori; nan where a layer has no gradient at any image, so that it shows."""
+    both = (kinds["adv"] > 0) & (kinds["ori"] > 0)
+    safe = {kind: np.where(both, values, 1.0) for kind, values in kinds.items()}
+    return np.where(both, np.log(safe["adv"] / safe["ori"]), np.nan)
 
 
 def _ratio(logs: np.ndarray) -> str:

@@ -148,8 +148,10 @@ def _report(
         "report.md",
         f"## Effects on the first layer: {family.setting}\n\nE|φ* − φ|/E|φ*| over "
         f"{number} test images, ascent by {config.num_steps} steps, gates fixed, in "
-        "double precision; in brackets 1.96 standard errors over images. Theorem 5 is "
-        "of the perturbation at half its length.\n\n" + "\n".join(tables) + "\nShare "
+        "double precision; in brackets 1.96 standard errors over images, of one "
+        "trained network. Theorem 5 is of the perturbation at half its length.\n\n"
+        + "\n".join(tables)
+        + "\nShare "
         f"of images where the additional effect at {strengths[-1]} makes the gradient "
         "smaller: "
         + ", ".join(f"{name} {100 * share:.0f} %" for name, share in negative.items())

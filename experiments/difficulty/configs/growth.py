@@ -7,7 +7,8 @@ where FILE is ``experiments/difficulty/configs/growth.py``. The networks are tho
 ``networks.py:clean,deep``, and for ``mlp``, the five-layer MLP of panel (e), those of
 ``networks.py:clean,table``.
 
-Variants: ``mlp``; ``smoke``, small, for tests.
+Variants: ``mlp``; ``cpu``, the default, 40 images and 100 steps of the deep networks,
+or ``paper``, 500 and 300; ``smoke``, small, for tests.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +19,7 @@ from experiments.difficulty import networks
 
 def get_config(variant=""):
     """The configuration; see the module's docstring for the variants."""
-    words = checks.variants(variant, ("mlp", "smoke"))
+    words = checks.variants(variant, ("mlp", "paper", "cpu", "smoke"))
     config = ConfigDict(networks.FIELDS)
     config.experiment = "difficulty.growth"
     config.num_images = 40
@@ -29,6 +30,8 @@ def get_config(variant=""):
     config.num_steps = 100
     config.least_steps = 5
     config.num_positions = 50
+    if "paper" in words:
+        config.num_images, config.num_steps = 500, 300
     if "mlp" in words:
         config.models = ("mlp5",)
         config.num_images = 500

@@ -6,7 +6,7 @@ where FILE is ``experiments/difficulty/configs/influential.py`` and the networks
 those of ``networks.py:adversarial,deep``; for the repetition on CIFAR-10, of
 ``networks.py:adversarial,deep,cifar10``.
 
-Variants: ``smoke``, small, for tests.
+Variants: ``cpu``, the default; ``paper``, 1000 images; ``smoke``, small, for tests.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +17,7 @@ from experiments.difficulty import networks
 
 def get_config(variant=""):
     """The configuration; see the module's docstring for the variants."""
-    words = checks.variants(variant, ("smoke",))
+    words = checks.variants(variant, ("paper", "cpu", "smoke"))
     config = ConfigDict(networks.FIELDS)
     config.experiment = "difficulty.influential"
     config.num_images = 200
@@ -25,6 +25,8 @@ def get_config(variant=""):
     config.num_steps = 10
     config.num_groups = 10
     config.batch_size = 10
+    if "paper" in words:
+        config.num_images, config.batch_size = 1000, 100
     if "smoke" in words:
         config.num_images = 12
         config.num_steps = config.num_groups = 3

@@ -5,7 +5,8 @@
 where FILE is ``experiments/difficulty/configs/weight_effects.py`` and the networks are
 those of ``networks.py:adversarial,table``.
 
-Variants: ``smoke``, small, for tests.
+Variants: ``cpu``, the default, on 300 images; ``paper``, on 1000; ``smoke``, small, for
+tests.
 """
 
 from ml_collections import ConfigDict
@@ -16,13 +17,15 @@ from experiments.difficulty import networks
 
 def get_config(variant=""):
     """The configuration; see the module's docstring for the variants."""
-    words = checks.variants(variant, ("smoke",))
+    words = checks.variants(variant, ("paper", "cpu", "smoke"))
     config = ConfigDict(networks.FIELDS)
     config.experiment = "difficulty.weight_effects"
     config.num_images = 300
     config.horizons = (0.001, 0.01, 0.1)
     config.num_steps = 1000
     config.batch_size = 50
+    if "paper" in words:
+        config.num_images = 1000
     if "smoke" in words:
         config.num_images = 6
         config.horizons = (0.001, 0.01)
