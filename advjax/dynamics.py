@@ -175,7 +175,7 @@ def ascend_logits(num_steps: int) -> Callable[..., LogitAscent]:
 
     def ascent(loss, logits, jacobian, horizon):
         rows = jacobian.reshape(logits.size, -1)
-        gram = rows @ rows.T
+        gram = jnp.matmul(rows, rows.T, precision=jax.lax.Precision.HIGHEST)
 
         def step(a, _):
             z = logits + gram @ a

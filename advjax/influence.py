@@ -8,8 +8,9 @@ update of W, and -η⟨P, Δg_W⟩ to the change of ‖u‖²/2, where
 
 For a first layer h = Wᵀx + b this is P = u g̃_hᵀ with g̃_h = ∇_h z, and the effect is the
 uᵀΔu = -η uᵀ Δg_W g̃_h of Cheng et al. In this form it is plain differentiation with
-respect to any part of the parameters, shared weights of convolutions included, and
-their Theorems 3 to 5 hold with ‖P‖²/‖u‖² for ‖g̃_h‖², whichever layer W is.
+respect to any part of the parameters, shared weights of convolutions included. Their
+Theorems 3 to 5 hold with ‖P‖²/‖u‖² for ‖g̃_h‖², whichever layer W is: where gates are
+fixed and delta = s u, ∇_W z(x + delta) = ∇_W z(x) + s P, and g_z grows e^A times.
 
 Everything here has η = 1 and is proportional to it.
 
@@ -110,11 +111,13 @@ class Effect(NamedTuple):
 def effect(
     z: Logit, loss: Callable[[Array], Array], w: Params, x: Array, delta: Array
 ) -> Effect:
-    """The measured effect, by differentiation; exact for whatever network z is.
+    """The measured effect, by differentiation, of whatever network z is.
+
+    To first order in η it is the change of ‖∇_x z‖²/2, gates free or fixed.
 
     Args:
-        z: ``(w, x) -> []``; with fixed gates, ``lambda w, x_new: dynamics.frozen(
-            lambda x: z(w, x), x)(x_new)``.
+        z: ``(w, x) -> []``; with fixed gates, as the theorems have it,
+            ``lambda w, x_new: dynamics.frozen(partial(z, w), x)(x_new)``.
         loss: ``z -> []``.
         w: the parameters that are trained, such as the first layer.
         x: one input.

@@ -10,9 +10,11 @@ input or to all parameters, of one batch or of a data set in parts. Nothing of t
 of the matrix is ever formed; Lanczos keeps its basis, ``num_matvecs`` vectors.
 
 Called on its own, a loop over products is dispatched from Python, which suits large
-networks everywhere and is the fast way for convolutions on CPU: let ``matvec`` be
-compiled. Under ``jit`` or ``vmap``, as for the input Hessians of a batch, it is one
-``lax.scan``.
+networks everywhere and is the fast way for convolutions on CPU. Under ``jit`` or
+``vmap``, as for the input Hessians of a batch, all but the first product are in one
+``lax.scan``. On accelerators the products of the matrix itself are of jax's default
+precision, which ``jax_default_matmul_precision`` changes; those of Lanczos are of the
+highest.
 """
 
 from collections.abc import Callable
@@ -45,7 +47,8 @@ def hvp(f: Callable[[Params], Array], x: Params) -> Matvec:
         ValueError: if ``f`` is not scalar.
     """
     _check_scalar(f, x)
-    return lambda v: jax.jvp(jax.grad(f), (x,), (v,))[1]
+    compiled = jax.jit(lambda x, v: jax.jvp(jax.grad(f), (x,), (v,))[1])
+    return lambda v: compiled(x, v)
 
 
 def gauss_newton(
@@ -68,12 +71,13 @@ def gauss_newton(
     """
     _check_scalar(lambda x: loss(predict(x)), x)
 
-    def matvec(v):
+    @jax.jit
+    def compiled(x, v):
         outputs, tangent = jax.jvp(predict, (x,), (v,))
         curved = jax.jvp(jax.grad(loss), (outputs,), (tangent,))[1]
         return jax.vjp(predict, x)[1](curved)[0]
 
-    return matvec
+    return lambda v: compiled(x, v)
 
 
 def dataset_hvp(
@@ -94,15 +98,17 @@ def dataset_hvp(
             memory needed there does not depend on n.
         y: ``[n, ...]``.
         batch_size: examples at once, all by default; the result does not depend on it.
-        mesh: devices that share a batch, which is rounded up to their number.
+        mesh: devices that share a batch, which is filled up to a multiple of their
+            number. Wherever ``params`` and vectors are, they are brought to all.
 
     Returns:
         A matvec that is compiled already, not to be jitted.
 
     Raises:
-        ValueError: for a wrong batch size or losses of another shape, and where the
-            loss of an example depends on the others of its batch, as with batch
-            normalisation in training mode, unless the batch holds all examples.
+        ValueError: for a wrong batch size, for ``x`` and ``y`` of different lengths or
+            losses of another shape, and where the loss of an example depends on the
+            others of its batch, as with batch normalisation in training mode, unless
+            the batch is all examples and nothing else.
     """
     n = len(y)
 
@@ -155,21 +161,26 @@ def dataset_gauss_newton(
 
 def _over_batches(loss_fn, product, params, x, y, batch_size, mesh) -> Matvec:
     n = len(y)
+    if len(x) != n:
+        msg = f"x has {len(x)} examples and y {n}; make them equal"
+        raise ValueError(msg)
     size = n if batch_size is None else batch_size
     if not 1 <= size <= n:
         msg = f"batch_size = {batch_size}: choose from 1 to the {n} examples"
         raise ValueError(msg)
-    if size < n:
-        _check_independent(loss_fn, params, x, y, size)
     num_devices = mesh.size if mesh else 1
     size = -(-size // num_devices) * num_devices
-    place = _placed(mesh)
+    if size != n:
+        _check_independent(loss_fn, params, x, y, size)
+    place, share = _placements(mesh)
+    params = share(params)
 
     @jax.jit
     def accumulate(total, params, v, x, y, counts):
         return jax.tree.map(jnp.add, total, product(params, v, x, y, counts))
 
     def matvec(v):
+        v = share(v)
         total = jax.tree.map(jnp.zeros_like, v)
         for first in range(0, n, size):
             # The last batch is filled up with examples that do not count.
@@ -182,11 +193,15 @@ def _over_batches(loss_fn, product, params, x, y, batch_size, mesh) -> Matvec:
     return matvec
 
 
-def _placed(mesh: Mesh | None) -> Callable[[Array], Array]:
+def _placements(mesh: Mesh | None) -> tuple[Callable, Callable]:
+    """What puts a batch's array on the devices, and a tree on every one of them."""
     if mesh is None:
-        return jnp.asarray
-    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-    return lambda leaf: jax.device_put(leaf, sharding)
+        return jnp.asarray, lambda tree: tree
+    divided = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    whole = NamedSharding(mesh, PartitionSpec())
+    return partial(jax.device_put, device=divided), partial(
+        jax.device_put, device=whole
+    )
 
 
 def _losses(loss_fn, params, x, y):
@@ -201,18 +216,23 @@ def _losses(loss_fn, params, x, y):
 
 
 def _check_independent(loss_fn, params, x, y, size) -> None:
-    """The losses of a batch must be what they are among twice as many examples."""
-    compiled = jax.jit(partial(_losses, loss_fn))
-    few, many = (
-        np.asarray(compiled(params, jnp.asarray(x[:b]), jnp.asarray(y[:b])))
-        for b in (size, min(2 * size, len(y)))
-    )
-    tolerance = float(jnp.finfo(few.dtype).eps) ** 0.5
-    if not np.allclose(few, many[:size], rtol=tolerance, atol=tolerance):
+    """The losses of a batch must be what they are among other examples."""
+    n, compiled = len(y), jax.jit(partial(_losses, loss_fn))
+
+    def among(number):
+        rows = np.minimum(np.arange(number), n - 1)
+        return np.asarray(compiled(params, jnp.asarray(x[rows]), jnp.asarray(y[rows])))
+
+    few, many = (losses[: min(size, n)] for losses in map(among, (size, 2 * size)))
+    if size > n:
+        many = among(n)
+    # Relative to the losses, which at a point that fits them may all be small.
+    tolerance = float(jnp.finfo(few.dtype).eps) ** 0.5 * np.abs(many).max()
+    if not np.allclose(few, many, rtol=0, atol=tolerance, equal_nan=True):
         msg = (
-            f"batch_size = {size}: the loss of an example depends on the others in its "
+            f"batches of {size}: the loss of an example depends on the others in its "
             "batch, as with batch normalisation in training mode; take the evaluation "
-            f"mode, or all {len(y)} examples at once"
+            f"mode, or all {n} examples at once on devices that they divide into"
         )
         raise ValueError(msg)
 
@@ -234,10 +254,8 @@ class Eigenpairs(NamedTuple):
     Attributes:
         values: ``[k]``.
         vectors: pytree with a leading axis of ``k``, of unit norm and orthogonal.
-        residuals: ``[k]``, ‖A v - λ v‖, of which Lanczos knows all but the rounding of
-            the products; that much, the precision of the dtype times the size of the
-            matrix, is the least that is reported. There is an eigenvalue at most that
-            far from each value.
+        residuals: ``[k]``, ‖A v - λ v‖, measured by a product each. Of an exactly
+            symmetric A there is an eigenvalue at most that far from each value.
     """
 
     values: Array
@@ -257,11 +275,12 @@ def top_eigs(
 ) -> Callable[[Key, Matvec, Params], Eigenpairs]:
     """Extreme eigenpairs by Lanczos, with full reorthogonalisation.
 
-    An eigenvalue of multiplicity is found once, unless ``num_matvecs`` reaches the
-    dimension of what the others span; at the dimension all are found.
+    By ``num_matvecs`` products, and one for the residual of each pair. An eigenvalue of
+    multiplicity is found once, unless ``num_matvecs`` reaches the dimension of what the
+    others span; at the dimension all are found.
 
     Args:
-        num_matvecs: products, and vectors kept. Twice to four times ``num_eigs`` for
+        num_matvecs: steps, and vectors kept. Twice to four times ``num_eigs`` for
             values that stand out; the residuals tell whether it was enough.
         num_eigs: eigenpairs to return.
         which: "largest" algebraically, "smallest", or largest in "magnitude"; the first
@@ -275,7 +294,7 @@ def top_eigs(
 
     Raises:
         ValueError: for a wrong argument, in the call also if there are more products
-            than dimensions.
+            than dimensions, or for vectors that are not of single precision at least.
     """
     _check_counts(num_matvecs=num_matvecs, num_eigs=num_eigs)
     if num_eigs > num_matvecs:
@@ -287,8 +306,14 @@ def top_eigs(
 
     def eigs(key, matvec, like):
         found, unravel = _lanczos(key, matvec, like, num_matvecs, unroll)
-        pairs = _ritz(found, which, num_eigs)
-        return pairs._replace(vectors=jax.vmap(unravel)(pairs.vectors))
+        values, vectors = _ritz(found, which, num_eigs)
+
+        def residual(carry, i):
+            product = ravel_pytree(matvec(unravel(vectors[i])))[0]
+            return carry, jnp.linalg.norm(product - values[i] * vectors[i])
+
+        _, residuals = _repeat(residual, (), num_eigs, unroll)
+        return Eigenpairs(values, jax.vmap(unravel)(vectors), residuals)
 
     return eigs
 
@@ -317,15 +342,16 @@ def trace(
     _check_counts(num_samples=num_samples)
 
     def estimate(key, matvec, like):
-        flat, unravel = ravel_pytree(like)
+        flat, unravel = _flat(like)
 
         def sample(carry, i):
             signs = jax.random.rademacher(
                 jax.random.fold_in(key, i), flat.shape, flat.dtype
             )
-            return carry, jnp.vdot(signs, ravel_pytree(matvec(unravel(signs)))[0])
+            product = ravel_pytree(matvec(unravel(signs)))[0]
+            return carry, jnp.vdot(signs, product, precision=_HIGHEST)
 
-        _, values = _repeat(sample, (), num_samples, unroll, key, like)
+        _, values = _repeat(sample, (), num_samples, unroll)
         return Trace(jnp.mean(values), _standard_error(values))
 
     return estimate
@@ -369,7 +395,7 @@ def density(
             found, _ = _lanczos(key_i, matvec, like, num_matvecs, unroll)
             return carry, Density(*_quadrature(found))
 
-        return _repeat(sample, (), num_samples, 1, key, like)[1]
+        return _repeat(sample, (), num_samples, 1)[1]
 
     return quadrature
 
@@ -419,8 +445,24 @@ class _Krylov(NamedTuple):
     off_diagonal: Array
 
 
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def _flat(like):
+    """``ravel_pytree``, of arrays that keep the digits of a vector."""
+    for leaf in jax.tree.leaves(like):
+        dtype = jnp.result_type(leaf)
+        if dtype not in (jnp.float32, jnp.float64):
+            msg = (
+                f"like has an array of {dtype}: vectors take its dtype; choose float32 "
+                "or float64, and cast inside matvec"
+            )
+            raise ValueError(msg)
+    return ravel_pytree(like)
+
+
 def _lanczos(key, matvec, like, num_matvecs, unroll):
-    flat, unravel = ravel_pytree(like)
+    flat, unravel = _flat(like)
     if num_matvecs > flat.size:
         msg = (
             f"num_matvecs = {num_matvecs}: a matrix of {flat.size} dimensions is known "
@@ -433,7 +475,7 @@ def _lanczos(key, matvec, like, num_matvecs, unroll):
         product = ravel_pytree(matvec(unravel(krylov.basis[i])))[0]
         return _extended(jax.random.fold_in(key, i), krylov, i, product), None
 
-    krylov, _ = _repeat(step, krylov, num_matvecs, unroll, key, like)
+    krylov, _ = _repeat(step, krylov, num_matvecs, unroll)
     return krylov, unravel
 
 
@@ -450,7 +492,7 @@ def _start(key, flat, num_matvecs):
 def _extended(key, krylov, i, product):
     """One step: the i-th row of T and the next row of the basis."""
     basis, diagonal, off_diagonal = krylov
-    diagonal = diagonal.at[i].set(jnp.vdot(basis[i], product))
+    diagonal = diagonal.at[i].set(jnp.vdot(basis[i], product, precision=_HIGHEST))
     rest = _orthogonal(basis, product)
     norm = jnp.linalg.norm(rest)
     scale = jnp.maximum(jnp.max(jnp.abs(diagonal)), jnp.max(jnp.abs(off_diagonal)))
@@ -470,7 +512,8 @@ def _extended(key, krylov, i, product):
 def _orthogonal(basis, vector):
     """The part orthogonal to all rows; twice, since once leaves rounding."""
     for _ in range(2):
-        vector = vector - basis.T @ (basis @ vector)
+        components = jnp.matmul(basis, vector, precision=_HIGHEST)
+        vector = vector - jnp.matmul(components, basis, precision=_HIGHEST)
     return vector
 
 
@@ -485,11 +528,8 @@ def _eigh(krylov):
 def _ritz(krylov, which, num_eigs):
     values, rotation = _eigh(krylov)
     chosen = jnp.argsort(_ORDER[which](values))[:num_eigs]
-    rotation = rotation[:, chosen]
-    rounding = jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
-    residuals = jnp.abs(krylov.off_diagonal[-1] * rotation[-1])
-    vectors = rotation.T @ krylov.basis[:-1]
-    return Eigenpairs(values[chosen], vectors, jnp.maximum(residuals, rounding))
+    rows = rotation[:, chosen].T
+    return values[chosen], jnp.matmul(rows, krylov.basis[:-1], precision=_HIGHEST)
 
 
 @jax.jit
@@ -498,12 +538,18 @@ def _quadrature(krylov):
     return values, rotation[0] ** 2
 
 
-def _repeat(body, carry, length, unroll, *inputs):
-    """``lax.scan`` over ``range(length)``; from Python unless ``inputs`` are traced."""
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(inputs)):
-        return jax.lax.scan(body, carry, jnp.arange(length), unroll=unroll)
-    results = []
-    for i in range(length):
+def _repeat(body, carry, length, unroll):
+    """``body`` over ``range(length)`` from Python, or all but 0 in a scan if traced."""
+    carry, first = body(carry, 0)
+    if length == 1:
+        return carry, jax.tree.map(lambda leaf: leaf[None], first)
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((carry, first))):
+        later = jnp.arange(1, length)
+        carry, rest = jax.lax.scan(body, carry, later, unroll=unroll)
+        both = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
+        return carry, both
+    results = [first]
+    for i in range(1, length):
         carry, result = body(carry, i)
         results.append(result)
     return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)

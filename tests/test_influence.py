@@ -139,14 +139,17 @@ def test_theorems_hold_for_the_logistic_loss_at_its_mean_curvature(name):
     )
     np.testing.assert_allclose(found.additional, theory, rtol=1e-4)
 
-    measure = influence.influence(200)
-    path = measure(partial(z, w), loss, x, 0.01 / square)
+    measure = influence.influence(2000)
+    path = measure(partial(z, w), loss, x, 1e-3 / square)
     found = influence.effect(z, loss, w, x, path.delta)
-    theory = influence.predicted_effect(
-        jnp.expm1(path.strength),
-        *(found.original, path.logit_grad, path.logit_hessian, found.square),
-    )
-    np.testing.assert_allclose(found.additional, theory, rtol=1e-3)
+    boost = jnp.expm1(path.strength)
+    terms = (found.original, path.logit_grad, path.logit_hessian, found.square)
+    third = influence.predicted_effect(boost, *terms)
+    np.testing.assert_allclose(found.additional, third, rtol=1e-4)
+    np.testing.assert_allclose(found.adversarial, found.original + third, rtol=1e-6)
+    half = influence.effect(z, loss, w, x, path.delta / 2)
+    fifth = influence.predicted_effect(boost / 2, *terms)
+    np.testing.assert_allclose(half.additional, fifth, rtol=1e-3)
 
 
 @pytest.mark.usefixtures("x64")

@@ -126,3 +126,12 @@ def test_labels_that_are_no_class_give_nan():
 def test_dlr_of_tied_logits_is_finite_in_half_precision():
     tied = jnp.ones((1, 4), jnp.float16)
     np.testing.assert_array_equal(losses.dlr(tied, jnp.zeros(1, int)), 0)
+
+
+def test_second_derivatives_of_the_logistic_loss_keep_their_digits():
+    second = jax.vmap(jax.grad(jax.grad(losses.logistic)), (0, None))
+    z = jnp.array([-40.0, -20.0, -3.0, 0.0, 3.0, 20.0, 40.0])
+    for y in (1.0, -1.0):
+        exact = np.exp(-np.abs(np.asarray(z, float)))
+        exact = exact / (1 + exact) ** 2
+        np.testing.assert_allclose(second(z, jnp.float32(y)), exact, rtol=1e-5)

@@ -1,6 +1,10 @@
 """Spectra, against dense linear algebra, closed forms and matfree."""
 
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -133,20 +137,44 @@ def test_hessians_of_linear_models_have_their_closed_forms():
     np.testing.assert_allclose(matvec(v), expected, rtol=1e-10)
 
 
+ON_DEVICES = """
+import jax, jax.numpy as jnp, numpy as np
+jax.config.update("jax_num_cpu_devices", 2)
+from advjax import losses, spectrum
+from experiments import devices
+from tests.test_spectrum import _loss_fn, _network
+params, x, y = _network()
+params = jax.device_put(params, jax.devices()[0])  # as those of a checkpoint
+mesh = devices.mesh(2)
+key, found = jax.random.key(0), {}
+for mesh in (None, devices.mesh(2)):
+    matvec = spectrum.dataset_hvp(_loss_fn, params, x, y, batch_size=5, mesh=mesh)
+    product = matvec(jax.tree.map(jnp.ones_like, params))
+    assert len(product["in"].sharding.device_set) == (2 if mesh else 1)
+    found[mesh] = product, spectrum.top_eigs(6, 2)(key, matvec, params).values
+jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    *found.values(),
+)
+# Eleven examples are filled up to twelve, which batch normalisation would notice.
+def normalised(params, x, y):
+    return _loss_fn(params, x - jnp.mean(x, axis=0, keepdims=True), y)
+spectrum.dataset_hvp(normalised, params, x, y)
+spectrum.dataset_hvp(normalised, params, x[:10], y[:10], mesh=mesh)
+try:
+    spectrum.dataset_hvp(normalised, params, x, y, mesh=mesh)
+except ValueError as error:
+    assert "depends on the others" in str(error)
+else:
+    raise AssertionError
+"""
+
+
 def test_devices_share_a_batch():
-    params, x, y = _network()
-    v = jax.tree.map(jnp.ones_like, params)
-    devices = np.array(jax.devices())
-    kind = (jax.sharding.AxisType.Auto,)
-    mesh = jax.make_mesh(devices.shape, ("data",), devices=devices, axis_types=kind)
-    alone = spectrum.dataset_hvp(_loss_fn, params, x, y, batch_size=5)(v)
-    shared = spectrum.dataset_hvp(_loss_fn, params, x, y, batch_size=5, mesh=mesh)(v)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-        alone,
-        shared,
-    )
-    assert len(jax.tree.leaves(shared)[0].devices()) == len(devices)
+    root = Path(__file__).parents[1]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "NPROC": "8"}
+    command = [sys.executable, "-W", "error", "-c", ON_DEVICES]
+    subprocess.run(command, cwd=root, env=environment, check=True)
 
 
 class _Counted(np.ndarray):
@@ -163,10 +191,11 @@ def test_a_product_reads_every_example_once_and_a_batch_at_a_time():
     x = np.asarray(x).view(_Counted)
     x.reads = []
     matvec = spectrum.dataset_hvp(_loss_fn, params, x, np.asarray(y), batch_size=4)
-    assert not x.reads
+    x.reads.clear()  # those of the check
     num_matvecs = 3
     spectrum.top_eigs(num_matvecs, 1)(jax.random.key(0), matvec, params)
-    assert len(x.reads) == num_matvecs * 3
+    # One more for the residual.
+    assert len(x.reads) == (num_matvecs + 1) * 3
     assert {rows.size for rows in x.reads} == {4}
     assert set(np.concatenate(x.reads)) == set(range(11))
 
@@ -193,6 +222,13 @@ def test_batch_normalisation_in_training_mode_is_refused_in_parts():
         spectrum.dataset_hvp(loss_fn(True), params, x, y, batch_size=2)
     spectrum.dataset_hvp(loss_fn(True), params, x, y)
     spectrum.dataset_hvp(loss_fn(False), params, x, y, batch_size=2)
+
+    # Also where all losses are small.
+    def small(params, x, y):
+        return 1e-6 * loss_fn(True)(params, x, y)
+
+    with pytest.raises(ValueError, match="batch normalisation in training mode"):
+        spectrum.dataset_hvp(small, params, x, y, batch_size=2)
 
 
 # --- eigenpairs ---
@@ -228,22 +264,25 @@ def test_residuals_are_those_of_the_matrix():
         found = _host(eigs(jax.random.key(0), _product(matrix), jnp.zeros(100)))
         rest = matrix @ found.vectors.T - found.vectors.T * found.values
         true = np.linalg.norm(rest, axis=0)
-        np.testing.assert_allclose(found.residuals, true, rtol=1e-6, atol=1e-13)
+        np.testing.assert_allclose(found.residuals, true, rtol=1e-6, atol=1e-12)
         # An eigenvalue lies within the residual of each.
         distance = np.abs(values[:, None] - np.asarray(found.values)).min(axis=0)
         assert (distance <= true + 1e-12).all()
         assert true.max() > 1e-6
 
 
-def test_residuals_admit_what_single_precision_cannot_tell():
+def test_residuals_show_the_rounding_of_single_precision():
     values = np.concatenate([[1000.0], RNG.random(19)])
     matrix = _symmetric(values).astype(jnp.float32)
     found = spectrum.top_eigs(20, 1)(
         jax.random.key(0), _product(matrix), jnp.zeros(20, jnp.float32)
     )
-    distance = abs(float(found.values[0]) - 1000.0)
-    assert distance <= 20 * found.residuals[0]
-    assert found.residuals[0] > 0
+    exact, v = np.asarray(matrix, float), np.asarray(found.vectors[0], float)
+    true = np.linalg.norm(exact @ v - float(found.values[0]) * v)
+    rounding = 1000 * np.finfo(np.float32).eps
+    assert 0 < found.residuals[0] < true + rounding
+    distance = np.abs(np.linalg.eigvalsh(exact) - float(found.values[0])).min()
+    assert distance < found.residuals[0] + rounding
 
 
 @pytest.mark.usefixtures("x64")
@@ -295,6 +334,7 @@ def test_eigenpairs_of_a_convolutional_network_are_those_of_matfree():
     matvec = spectrum.dataset_hvp(loss_fn, params, x, y, batch_size=8)
     num_matvecs = 40
     found = spectrum.top_eigs(num_matvecs, 5)(jax.random.key(1), matvec, params)
+    assert (found.residuals < 1e-3 * found.values[0]).all()
     flat, unravel = ravel_pytree(params)
 
     @jax.jit
@@ -312,7 +352,7 @@ def test_eigenpairs_of_a_convolutional_network_are_those_of_matfree():
         vector = jax.tree.map(lambda leaf, i=i: leaf[i], found.vectors)
         v = ravel_pytree(vector)[0]
         rest = whole(v) - found.values[i] * v
-        assert np.linalg.norm(rest) <= found.residuals[i] + 1e-4 * values[0]
+        assert np.linalg.norm(rest) <= 1.1 * found.residuals[i] + 1e-5 * values[0]
 
 
 # --- traces and densities ---
@@ -386,9 +426,29 @@ def test_wrong_arguments_name_the_choices():
     for size in (0, 12):
         with pytest.raises(ValueError, match="choose from 1 to the 11 examples"):
             spectrum.dataset_hvp(_loss_fn, params, x, y, batch_size=size)
+    with pytest.raises(ValueError, match="x has 10 examples and y 11"):
+        spectrum.dataset_hvp(_loss_fn, params, x[:10], y)
+    for like in (jnp.arange(3), jnp.zeros(3, jnp.bfloat16)):
+        for estimate in (spectrum.top_eigs(2, 1), spectrum.trace(2)):
+            with pytest.raises(ValueError, match="like has an array of"):
+                estimate(key, product, like)
     mean = spectrum.dataset_hvp(lambda *a: _loss_fn(*a).mean(), params, x, y)
     with pytest.raises(ValueError, match="one loss per example"):
         mean(params)
+
+
+def test_under_jit_the_loop_is_one_scan():
+    def values(x):
+        def f(x):
+            return jnp.sum(jnp.tanh(x) ** 4)
+
+        # Nothing but the matrix is traced.
+        eigs = spectrum.top_eigs(20, 1)
+        return eigs(jax.random.key(0), spectrum.hvp(f, x), jnp.zeros(30)).values
+
+    text = str(jax.make_jaxpr(values)(jnp.ones(30)))
+    assert text.count("scan[") == 1
+    assert text.count("tanh") < 20
 
 
 def test_what_is_not_finite_shows():
