@@ -5,8 +5,8 @@
 where FILE is ``experiments/difficulty/configs/closed_form.py`` and the networks are
 those of ``networks.py:clean,table``.
 
-Variants: ``cpu``, the default, with free gates on 100 images; ``paper``, on 1000;
-``smoke``, small, for tests.
+Variants: ``noise``, with noise of 0.01 on pixels, off the kinks of gates; ``cpu``, the
+default, with free gates on 100 images; ``paper``, on 1000; ``smoke``, small, for tests.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +17,7 @@ from experiments.difficulty import networks
 
 def get_config(variant=""):
     """The configuration; see the module's docstring for the variants."""
-    words = checks.variants(variant, ("paper", "cpu", "smoke"))
+    words = checks.variants(variant, ("noise", "paper", "cpu", "smoke"))
     config = ConfigDict(networks.FIELDS)
     config.experiment = "difficulty.closed_form"
     config.num_images = 1000
@@ -28,6 +28,10 @@ def get_config(variant=""):
     config.free_num_steps = 50
     config.few_steps = 10
     config.batch_size = 100
+    config.noise = 0.0  # in [0, noise], added to pixels
+    if "noise" in words:
+        config.noise = 0.01
+        config.horizons = (0.001, 0.01)
     if "paper" in words:
         config.free_num_images = 1000
     if "smoke" in words:
