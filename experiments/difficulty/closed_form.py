@@ -293,8 +293,8 @@ def _report(
     steps = config.num_steps[-1]
     workdir.write_text(
         "report.md",
-        f"## Closed form of perturbations: {family.setting}{_with(config)}\n\n![kappa](kappa.png)\n\n"
-        "### Table 1: gates fixed\n\n"
+        f"## Closed form of perturbations: {family.setting}{_with(config)}\n\n"
+        "![kappa](kappa.png)\n\n### Table 1: gates fixed\n\n"
         f"κ = E‖δ* − δ‖/E‖δ*‖ at {steps} steps over {num_images} test images, in "
         "double precision from Jacobians of single precision, in brackets 1.96 "
         "standard errors over images, of one trained network. m doubled: κ at "
@@ -364,8 +364,8 @@ def _summary(config: ConfigDict, found: dict, kappas: dict) -> list[str]:
         for kind in ("l2", "linf")
     )
     angles = (
-        f"1 - cos at strength {beta:g}{_with(config)}: l2 {min(l2):.1e} to {max(l2):.1e}, effective "
-        f"linf {min(linf):.1e} to {max(linf):.1e}"
+        f"1 - cos at strength {beta:g}{_with(config)}: l2 {min(l2):.1e} to "
+        f"{max(l2):.1e}, effective linf {min(linf):.1e} to {max(linf):.1e}"
     )
     free = ", ".join(
         f"{name} {_interval(values, 'free_', 0).mean:.1e}"
