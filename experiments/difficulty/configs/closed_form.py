@@ -5,6 +5,9 @@
 where FILE is ``experiments/difficulty/configs/closed_form.py`` and the networks are
 those of ``networks.py:clean,table``.
 
+Ten minutes on 2 CPU cores. At strength 0.001 kappa is between 7e-7 and 3e-5 with fixed
+gates, and grows as the square of the strength.
+
 Variants: ``noise``, with noise of 0.01 on pixels, off the kinks of gates; ``cpu``, the
 default, with free gates on 100 images; ``paper``, on 1000; ``smoke``, small, for tests.
 """

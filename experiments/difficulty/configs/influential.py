@@ -6,6 +6,9 @@ where FILE is ``experiments/difficulty/configs/influential.py`` and the networks
 those of ``networks.py:adversarial,deep``; for the repetition on CIFAR-10, of
 ``networks.py:adversarial,deep,cifar10``.
 
+Six minutes on 2 CPU cores for AlexNet and VGG-11, three for 100 images of ResNet-50.
+Rank correlations between 0.8 and 0.98; cosines rise with the group.
+
 Variants: ``cpu``, the default; ``paper``, 1000 images; ``smoke``, small, for tests.
 """
 

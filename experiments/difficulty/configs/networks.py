@@ -10,7 +10,8 @@ eps = 0.1. Families: ``table``, the ten networks of Tables 1 and 2; ``deep``, Al
 VGG-11 and a ResNet, 18 layers deep for ``clean`` and 50 for ``adversarial``. Data sets:
 ``mnist``; ``cifar10``, for ``deep`` and ``adversarial``, AlexNet alone on vehicles
 against animals at eps = 8/255. Sizes: ``paper``, all images and 20 epochs; ``cpu``, few
-of both; ``smoke``, seconds long, small networks on the digits, for tests.
+of both, four to twenty minutes on 2 cores; ``smoke``, seconds long, small networks on
+the digits, for tests.
 
 The paper says which networks and data it took, and for the ten networks whose settings
 it followed; their widths, and how they were trained, are our choice.

@@ -5,6 +5,8 @@
 where FILE is ``experiments/difficulty/configs/weight_effects.py`` and the networks are
 those of ``networks.py:adversarial,table``.
 
+Two minutes on 2 CPU cores. At strength 0.001 kappa' is between 2e-7 and 6e-7.
+
 Variants: ``cpu``, the default, on 300 images; ``paper``, on 1000; ``smoke``, small, for
 tests.
 """
