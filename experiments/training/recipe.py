@@ -208,7 +208,8 @@ def read(config: ConfigDict, split: str) -> Batch:
     try:
         if config.classes:
             part = data.of_classes(part, config.classes)
-        if config.positive_classes:
+        # Studies with fields of their own need not have this one.
+        if config.get("positive_classes"):
             part = data.binary(part, config.positive_classes)
         if size:
             part = data.subset(part, size, seed=config.subset_seed)

@@ -85,6 +85,8 @@ def _cpu(config, family):
 def _smoke(config, family):
     config.dataset = "digits"
     config.models = ("cnn3", "mlp3") if family == "table" else ("cnn_wong", "cnn3")
+    if config.positive_classes:
+        config.models = config.models[:1]
     config.num_train, config.num_test = 200, 50
     config.num_epochs = 1
     config.batch_size = 50

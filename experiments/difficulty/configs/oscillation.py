@@ -53,7 +53,7 @@ def _cpu(config):
 
 def _smoke(config):
     config.dataset = "digits"
-    config.models = ("cnn_wong",)
+    config.models, config.hidden = ("mlp",), (16,)
     config.num_seeds = 2
     config.num_train, config.num_test = 100, 20
     config.batch_size = 50
