@@ -10,7 +10,7 @@ default tolerance, and is run once. Ours divides the examples over a device per 
 not; matfree and our third entry are one compiled program, whose loop XLA on CPU takes
 slowly where there are convolutions. Prints seconds, medians of alternating runs after
 compilation, multiples of our time, and the largest relative difference of the ten
-eigenvalues from ours; then our seconds and the memory at other numbers of products and
+sizes of eigenvalues from ours; then our seconds and the memory at other numbers of products and
 of examples, in batches of 128, each in a process of its own. Needs the extra
 ``benchmarks``, and PyHessian if it is to be among them.
 """
@@ -166,7 +166,7 @@ def main(arguments: argparse.Namespace) -> None:
     print("| --- | --- | --- | --- |")
     for name, time_taken in seconds.items():
         ratio = time_taken / seconds[reference]
-        difference = np.abs(values[name] / values[reference] - 1).max()
+        difference = np.abs(np.abs(values[name] / values[reference]) - 1).max()
         print(f"| {name} | {time_taken:.2f} | {ratio:.2f} | {difference:.1e} |")
     _scaling(arguments)
 
