@@ -10,9 +10,9 @@ default tolerance, and is run once. Ours divides the examples over a device per 
 not; matfree and our third entry are one compiled program, whose loop XLA on CPU takes
 slowly where there are convolutions. Prints seconds, medians of alternating runs after
 compilation, multiples of our time, and the largest relative difference of the ten
-sizes of eigenvalues from ours; then our seconds and the memory at other numbers of products and
-of examples, in batches of 128, each in a process of its own. Needs the extra
-``benchmarks``, and PyHessian if it is to be among them.
+sizes of eigenvalues from ours; then our seconds and the memory at other numbers of
+products and of examples, in batches of 128, each in a process of its own. Needs the
+extra ``benchmarks``, and PyHessian if it is to be among them.
 """
 
 import argparse
