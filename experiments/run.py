@@ -44,6 +44,7 @@ STUDIES = (
     "generalization.sparsity",
     "generalization.two_layer",
     "generalization.wide_resnet",
+    "memorization.networks",
     "training.classifier",
     "transition.catastrophic",
     "transition.classifier_grid",

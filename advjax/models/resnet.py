@@ -86,17 +86,23 @@ class ResNet(Network, kw_only=True):
         return jnp.mean(x, (1, 2))
 
 
-class ResNet9(Network):
+class ResNet9(Network, kw_only=True):
     """The network of David Page (cifar10-fast), of nine layers.
 
     Its last pooling takes the maximum over all positions, and its logits, without a
     bias, are multiplied by 1/8.
+
+    Attributes:
+        width: channels of the first layer; the others have 2, 4 and 8 times as many.
     """
 
+    width: int = 64
+
     def features(self, x, train):
-        """512 maxima."""
-        x = self._layer(x, train, 64)
-        for width, residual in ((128, True), (256, False), (512, True)):
+        """``8 * width`` maxima."""
+        x = self._layer(x, train, self.width)
+        for factor, residual in ((2, True), (4, False), (8, True)):
+            width = factor * self.width
             x = max_pool(self._layer(x, train, width))
             if residual:
                 x += self._layer(self._layer(x, train, width), train, width)

@@ -8,8 +8,8 @@ J. And the angles to l2 and linf attacks of a few steps on the network itself (s
 3.2).
 
 Where an image is black, the gates of a convolution without biases are exactly on their
-kink, and half of them open with the first step, however small it is: with free gates
-there is no limit of small strength then. ``config.noise`` moves them off it.
+kink, and some open with the first step, however small it is: with free gates there is
+no limit of small strength then. ``config.noise`` moves them off it.
 """
 
 from collections.abc import Callable
@@ -48,13 +48,10 @@ def validate(config: ConfigDict) -> None:
 def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     """Measures every network, and reports."""
     family = networks.read(config)
-    found = {
-        name: workdir.stage(name, _measured, config, family, name)
-        for name in family.models
-    }
+    found = networks.measured(config, family, workdir, _measured)
     kappas = {name: _kappas(values) for name, values in found.items()}
     _figure(config, found, kappas, workdir)
-    _images(config, found[family.models[0]], family.models[0], workdir)
+    _images(config, found[config.models[0]], config.models[0], workdir)
     return _report(config, family, found, kappas, workdir)
 
 
@@ -64,19 +61,15 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
 def _measured(config: ConfigDict, family: Family, name: str) -> dict[str, np.ndarray]:
     model = family.model(name)
     per_seed = [
-        _of_network(config, family, partial(_predict, model, network))
+        _of_network(config, family, partial(networks.predict, model, network))
         for network in family.networks(name)
     ]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *per_seed)
 
 
-def _predict(model, network, x: Array) -> Array:
-    return model.apply(*network, x[None], train=False)[0][0]
-
-
 def _of_network(config: ConfigDict, family: Family, predict: Callable) -> dict:
     batch = _noisy(config, family.images(config))
-    reduced = jax.vmap(partial(_reduced, predict))
+    reduced = jax.vmap(partial(networks.reduced, predict))
     logits, triangles = networks.in_batches(reduced, config.batch_size, batch.x)
     found = {"logits": logits, "labels": batch.y}
     with devices.double_precision():
@@ -103,12 +96,6 @@ def _noisy(config: ConfigDict, batch: Batch) -> Batch:
 
 _SHOWN = ("real", "theory", "to_l2", "to_linf")
 _NUM_SHOWN = 8
-
-
-def _reduced(predict: Callable, x: Array) -> tuple[Array, Array]:
-    """Logits and R of W̃ = QR: lengths and angles are all that kappa depends on."""
-    logits, jacobian = dynamics.logit_jacobian(predict, x)
-    return logits, jnp.linalg.qr(jacobian.reshape(logits.size, -1).T, mode="r")
 
 
 def _frozen(config: ConfigDict, logits, triangles, labels) -> dict[str, np.ndarray]:
@@ -186,7 +173,7 @@ def _free(config: ConfigDict, predict, horizon, x: Array, label: Array) -> dict:
 
 
 def _kappas(found: dict[str, np.ndarray]) -> np.ndarray:
-    """Kappa over all seeds and images, with fixed gates, ``[horizon, steps]``."""
+    """With fixed gates, over all seeds and images, ``[horizon, steps]``."""
     sizes, errors = found["size"], found["error"]
     return errors.mean(axis=(0, -1)) / sizes.mean(axis=(0, -1))
 
@@ -255,40 +242,48 @@ def _images(config: ConfigDict, found: dict, name: str, workdir: Workdir) -> Non
     workdir.save_figure(figure, "perturbations")
 
 
-def _report(
-    config: ConfigDict, family: Family, found: dict, kappas: dict, workdir: Workdir
-) -> dict[str, Any]:
+def _fixed_table(config: ConfigDict, found: dict, kappas: dict) -> str:
     paper = printed.errors("kappa")
-    horizons, last = config.horizons, len(config.horizons) - 1
-    header = ["network", "printed κ"]
-    header += [f"κ, β = {beta:g}" for beta in horizons]
-    header += ["m doubled", "order in β"]
+    header = ["network", "printed κ", *(f"κ, β = {beta:g}" for beta in config.horizons)]
     rows = [
         [
             *(name, printed.shown(paper.get(name))),
-            *(f"{_interval(found[name], '', j, -1):.1e}" for j in range(last + 1)),
+            *(f"{_interval(found[name], '', j, -1):.1e}" for j in range(len(kappa))),
             f"{_halving(config, kappa[0]):.2f}",
             f"{_order(config, kappa):.2f}",
         ]
         for name, kappa in kappas.items()
     ]
-    free_header = ["network", *(f"κ, β = {beta:g}" for beta in horizons)]
-    free_header += [f"1 − cos, l2, β = {horizons[0]:g}", f"l2, β = {horizons[-1]:g}"]
-    free_header += [f"linf, β = {horizons[0]:g}", f"linf, β = {horizons[-1]:g}"]
-    free_header += [f"change of λ₁, β = {beta:g}" for beta in horizons]
-    free_rows = [
+    return figures.table([*header, "m doubled", "order in β"], rows)
+
+
+def _free_table(config: ConfigDict, found: dict) -> str:
+    betas, ends = config.horizons, (0, len(config.horizons) - 1)
+    every = range(len(betas))
+    header = ["network", *(f"κ, β = {beta:g}" for beta in betas)]
+    header += [f"1 − cos, l2, β = {betas[0]:g}", f"l2, β = {betas[-1]:g}"]
+    header += [f"linf, β = {betas[0]:g}", f"linf, β = {betas[-1]:g}"]
+    header += [f"change of λ₁, β = {beta:g}" for beta in betas]
+    rows = [
         [
             name,
-            *(f"{_interval(values, 'free_', j):.1e}" for j in range(last + 1)),
+            *(f"{_interval(values, 'free_', j):.1e}" for j in every),
             *(
                 f"{np.nanmean(values[kind][:, j]):.1e}"
                 for kind in ("l2_mismatch", "linf_mismatch")
-                for j in (0, last)
+                for j in ends
             ),
-            *(f"{_change(values, j):.1e}" for j in range(last + 1)),
+            *(f"{_change(values, j):.1e}" for j in every),
         ]
         for name, values in found.items()
     ]
+    return figures.table(header, rows)
+
+
+def _report(
+    config: ConfigDict, family: Family, found: dict, kappas: dict, workdir: Workdir
+) -> dict[str, Any]:
+    horizons = config.horizons
     num_images = next(iter(found.values()))["logits"].shape[1]
     steps = config.num_steps[-1]
     workdir.write_text(
@@ -300,14 +295,14 @@ def _report(
         "standard errors over images, of one trained network. m doubled: κ at "
         f"{config.num_steps[0]} steps over κ at twice as many, at β = {horizons[0]:g}; "
         "2 is an error of 1/m. Order in β: between the first two strengths, of what is "
-        f"left at {steps} steps.\n\n{figures.table(header, rows)}\n"
+        f"left at {steps} steps.\n\n{_fixed_table(config, found, kappas)}\n"
         "### Gates free, and other attacks\n\n"
         f"{config.free_num_images} images, {config.free_num_steps} steps of the "
         f"network itself, whose gates may change; l2 and the effective part of linf by "
         f"{config.few_steps} steps to the length of δ, without clipping; change of the "
         "largest eigenvalue of H_x over the attack, relative, of the means. Images "
         f"without a gradient, {_without_gradient(found)} in all, have no angles.\n\n"
-        f"{figures.table(free_header, free_rows)}\n### Figure 1\n\n"
+        f"{_free_table(config, found)}\n### Figure 1\n\n"
         "![perturbations](perturbations.png)\n\nColumns are in units of the "
         "largest entry of δ, differences enlarged as written.\n\n"
         f"Networks: {family.origin}.\n",
@@ -318,7 +313,7 @@ def _report(
         "num_steps": config.num_steps,
         "kappa": kappas,
         "free_kappa": {
-            name: [_interval(values, "free_", j) for j in range(last + 1)]
+            name: [_interval(values, "free_", j) for j in range(len(horizons))]
             for name, values in found.items()
         },
         "mismatch": {

@@ -56,7 +56,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
             )
             for attack in ATTACKS
         }
-        for name in family.models
+        for name in config.models
     }
     curves = {
         name: {attack: _aligned(config, values) for attack, values in each.items()}
@@ -76,10 +76,7 @@ def _attacked(config: ConfigDict, family: Family, name: str, attack: str) -> dic
     batch, model = family.images(config), family.model(name)
     per_seed = []
     for network in family.networks(name):
-
-        def predict(x, network=network):
-            return model.apply(*network, x[None], train=False)[0][0]
-
+        predict = partial(networks.predict, model, network)
         origin = jnp.asarray(batch.x)
         if attack == "gates fixed":
             predict, origin, extra = _with_fixed_gates(predict, batch.x)
@@ -98,12 +95,8 @@ def _attacked(config: ConfigDict, family: Family, name: str, attack: str) -> dic
 
 def _with_fixed_gates(predict: Callable, x) -> tuple[Callable, Any, tuple]:
     """The affine network in the coordinates of Q, where W̃ = QR, from the origin."""
-
-    def reduced(x):
-        logits, jacobian = dynamics.logit_jacobian(predict, x)
-        return logits, jnp.linalg.qr(jacobian.reshape(logits.size, -1).T, mode="r")
-
-    logits, triangles = networks.in_batches(jax.vmap(reduced), 50, x)
+    reduced = jax.vmap(partial(networks.reduced, predict))
+    logits, triangles = networks.in_batches(reduced, 50, x)
 
     def affine(x, logits, triangle):
         return logits + triangle.T @ x

@@ -42,17 +42,13 @@ def validate(config: ConfigDict) -> None:
     checks.single(config, "horizon", "num_steps", "num_groups", "batch_size")
     checks.numbers(config, "horizon", above=0)
     checks.integers(config, "num_steps", "num_groups", "batch_size")
-    if not networks.read(config).config.positive_classes:
-        raise checks.ConfigError("config.networks: give those of a binary task")
+    networks.read_binary(config)
 
 
 def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     """Measures every network, and reports."""
     family = networks.read(config)
-    found = {
-        name: workdir.stage(name, _measured, config, family, name)
-        for name in family.models
-    }
+    found = networks.measured(config, family, workdir, _measured)
     _scatter(found, workdir)
     groups = {name: _groups(config, values) for name, values in found.items()}
     _dominance(config, groups, workdir)

@@ -5,21 +5,20 @@ configuration. What they leave, ``<model>-last.npz``, is read by the studies tha
 ``--config.networks=`` and this work directory.
 """
 
-import hashlib
-import json
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from advjax import data
+from advjax import data, dynamics
 from advjax.types import Array, Batch, Model, Params
 from experiments import checks, figures
-from experiments.training import checkpoints, recipe, testing
+from experiments.training import checkpoints, finished, recipe, testing
 from experiments.training.classifier import Trained, train_networks
+from experiments.training.finished import Finished
 from experiments.workdir import Workdir
 
 
@@ -107,32 +106,15 @@ which of them to take (all if empty), how many random test images (all if 0), an
 and on what to find and do that."""
 
 
-class Family(NamedTuple):
-    """Networks that were trained by one configuration.
+class Family(Finished):
+    """Networks that were trained by one configuration."""
 
-    Attributes:
-        path: their work directory.
-        config: that of training.
-        models: their names.
-        commit: that trained them.
-        digest: of the results.
-    """
-
-    path: Path
-    config: ConfigDict
-    models: tuple[str, ...]
-    commit: str
-    digest: str
+    __slots__ = ()
 
     @property
     def setting(self) -> str:
         """As ``setting``."""
         return setting(self.config)
-
-    @property
-    def origin(self) -> str:
-        """Where the networks are, for reports."""
-        return f"{self.path} (results {self.digest}, commit {self.commit})"
 
     def model(self, name: str, **options: Any) -> Model:
         """An architecture."""
@@ -166,41 +148,59 @@ def read(config: ConfigDict) -> Family:
         ConfigError: unless the directory holds finished networks, of that digest if one
             is given, and of those names.
     """
-    path = config.networks
-    try:
-        if not path:
-            raise FileNotFoundError("no directory is given")
-        stored = (Path(path) / "results.json").read_bytes()
-        content = json.loads(stored)
-        if content["config"]["experiment"] != "difficulty.networks":
-            raise KeyError(content["config"]["experiment"])
-    except (OSError, ValueError, KeyError) as error:
-        raise checks.ConfigError(
-            f"config.networks = {path!r}: {error}; give the work directory of trained "
-            "networks, see experiments/difficulty/configs/networks.py"
-        ) from None
-    digest = hashlib.sha256(stored).hexdigest()[:12]
-    if config.networks_digest not in ("", digest):
-        raise checks.ConfigError(
-            f"config.networks_digest = {config.networks_digest!r}: it is {digest!r}"
-        )
-    config.networks_digest = digest
-    trained = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in {**recipe.defaults().to_dict(), **content["config"]}.items()
-    }
-    trained["data_dir"] = config.data_dir or trained["data_dir"]
-    models = tuple(trained["models"])
+    wanted = "trained networks, see experiments/difficulty/configs/networks.py"
+    where = ("networks", config.networks, "difficulty.networks", wanted)
+    family = Family(*finished.read(*where))
+    finished.set_digest(config, "networks_digest", family.digest)
+    family.config.data_dir = config.data_dir or family.config.data_dir
+    trained = family.config.models
     for model in config.models:
-        if model not in models:
+        if model not in trained:
             raise checks.ConfigError(
-                f"config.models: no {model!r} in {path}, which has {', '.join(models)}"
+                f"config.models: no {model!r} in {family.path}, which has "
+                f"{', '.join(trained)}"
             )
-    config.models = config.models or models
+    config.models = config.models or trained
     checks.integers(config, "num_images", "subset_seed", least=0)
     checks.single(config, "num_images", "subset_seed")
-    commit = content["environment"]["commit"]
-    return Family(Path(path), ConfigDict(trained), config.models, commit, digest)
+    return family
+
+
+def read_binary(config: ConfigDict) -> Family:
+    """As ``read``, for studies of networks with one logit.
+
+    Raises:
+        ConfigError: also if the networks have more.
+    """
+    family = read(config)
+    if not family.config.positive_classes:
+        raise checks.ConfigError("config.networks: give those of a binary task")
+    return family
+
+
+def measured(
+    config: ConfigDict, family: Family, workdir: Workdir, measure: Callable
+) -> dict[str, dict[str, np.ndarray]]:
+    """``measure(config, family, name)`` of every network, each in a stage, by name."""
+    return {
+        name: workdir.stage(name, measure, config, family, name)
+        for name in config.models
+    }
+
+
+def predict(model: Model, network: tuple[Params, Params], x: Array) -> Array:
+    """The logits of one image."""
+    return model.apply(*network, x[None], train=False)[0][0]
+
+
+def reduced(predict: Callable, x: Array) -> tuple[Array, Array]:
+    """Logits at an image, and R of W̃ = QR.
+
+    In the coordinates of Q the network with fixed gates is logits + Rᵀx, from 0;
+    lengths and angles are what they are.
+    """
+    logits, jacobian = dynamics.logit_jacobian(predict, x)
+    return logits, jnp.linalg.qr(jacobian.reshape(logits.size, -1).T, mode="r")
 
 
 def compiled(function: Callable) -> Callable:
@@ -231,9 +231,9 @@ def signs(labels: np.ndarray) -> np.ndarray:
 
 
 def logit(model: Model, network: tuple[Params, Params], x: Array) -> Array:
-    """Z of one image: the second output minus the first."""
-    outputs, _ = model.apply(*network, x[None], train=False)
-    return outputs[0, 1] - outputs[0, 0]
+    """The logit of one image: the second output minus the first."""
+    first, second = predict(model, network, x)
+    return second - first
 
 
 def first_layer(params: Params) -> Params:

@@ -32,17 +32,13 @@ def validate(config: ConfigDict) -> None:
     checks.numbers(config, "horizons", above=0)
     checks.integers(config, "num_steps", "batch_size")
     checks.single(config, "num_steps", "batch_size")
-    if not networks.read(config).config.positive_classes:
-        raise checks.ConfigError("config.networks: give those of a binary task")
+    networks.read_binary(config)
 
 
 def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     """Measures every network, and reports."""
     family = networks.read(config)
-    found = {
-        name: workdir.stage(name, _measured, config, family, name)
-        for name in family.models
-    }
+    found = networks.measured(config, family, workdir, _measured)
     return _report(config, family, found, workdir)
 
 

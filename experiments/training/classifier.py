@@ -8,7 +8,7 @@ with the same numbers.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,6 +111,7 @@ def train_networks(
     workdir: Workdir,
     part: str = "",
     watches: Mapping[str, Watch] | None = None,
+    kept_epochs: Collection[int] = (),
 ) -> Trained:
     """Trains and tests all networks, and releases the best and the last ones.
 
@@ -120,6 +121,8 @@ def train_networks(
         part: of a study that trains several times: the log names it, and its files are
             ``checkpoints/<part>``, ``<part>-best.npz`` and ``<part>-last.npz``.
         watches: what else to follow over the epochs, by name.
+        kept_epochs: after so many epochs networks are released as well, as
+            ``<part>-epoch-<number>.npz``.
 
     Raises:
         ConfigError: for a configuration that its data or devices do not admit.
@@ -130,6 +133,11 @@ def train_networks(
     engine = Engine(config, watches)
     label = part or f"{config.dataset}, {config.model}, {config.objective}"
     about = {"part": part} if part else {}
+    prefix = f"{part}-" if part else ""
+
+    def release(name: str, networks, epoch: np.ndarray) -> None:
+        _release(workdir.path / f"{prefix}{name}.npz", config, engine, networks, epoch)
+
     with Checkpoints(workdir.path / "checkpoints" / part) as stored:
         now = stored.restore(engine.start(load=stored.is_empty))
         first = now.step // engine.steps_per_epoch
@@ -144,12 +152,14 @@ def train_networks(
             now = engine.test(now, epoch, images_per_second=rate)
             row = {name: values[epoch] for name, values in now.history.items()}
             workdir.log(**about, epoch=epoch, eps=engine.eps, **row)
+            if epoch + 1 in kept_epochs:
+                release(
+                    f"epoch-{epoch + 1}", now.states, np.full(engine.eps.size, epoch)
+                )
             stored.save(now.step, now)
     best_epoch = np.asarray(now.best.epoch)
-    prefix = f"{part}-" if part else ""
-    _release(workdir.path / f"{prefix}best.npz", config, engine, now.best, best_epoch)
-    last_epoch = np.full_like(best_epoch, config.num_epochs - 1)
-    _release(workdir.path / f"{prefix}last.npz", config, engine, now.states, last_epoch)
+    release("best", now.best, best_epoch)
+    release("last", now.states, np.full_like(best_epoch, config.num_epochs - 1))
     sizes = (engine.num_train, engine.num_test)
     return Trained(engine.eps, engine.seeds, best_epoch, now.history, *sizes)
 

@@ -1,9 +1,6 @@
 """What is read off a grid of networks, and a finished grid for other studies."""
 
-import hashlib
-import json
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +10,8 @@ from scipy.interpolate import PchipInterpolator
 
 from advjax import transition
 from experiments import checks
-from experiments.training import recipe
+from experiments.training import finished, recipe
+from experiments.training.finished import Finished
 
 SIZES = ("paper", "gpu", "smoke")
 """Of grids, which the studies of a grid take as variants too."""
@@ -129,32 +127,15 @@ def _with_radii(config: ConfigDict, radii: tuple[float, ...]) -> ConfigDict:
     return part
 
 
-class Grid(NamedTuple):
-    """A finished grid.
+class Grid(Finished):
+    """A finished grid."""
 
-    Attributes:
-        path: its work directory.
-        config: its configuration.
-        results: what ``run`` returned, from JSON.
-        commit: that wrote it.
-        digest: of its results.
-    """
-
-    path: Path
-    config: ConfigDict
-    results: dict[str, Any]
-    commit: str
-    digest: str
+    __slots__ = ()
 
     @property
     def setting(self) -> str:
         """As ``setting``."""
         return setting(self.config, self.results["num_train"])
-
-    @property
-    def origin(self) -> str:
-        """Where the grid is, for reports."""
-        return f"{self.path} (results {self.digest}, commit {self.commit})"
 
     def reading(self, rule: str = RULES[0]) -> Reading:
         """What was read off by a rule."""
@@ -202,11 +183,7 @@ def read_grid(config: ConfigDict) -> Grid:
             given, and of the data set and norm that the study's radii are for.
     """
     grid = read_directory(config.grid)
-    if config.grid_digest not in ("", grid.digest):
-        raise checks.ConfigError(
-            f"config.grid_digest = {config.grid_digest!r}: it is {grid.digest!r}"
-        )
-    config.grid_digest = grid.digest
+    finished.set_digest(config, "grid_digest", grid.digest)
     for field in ("dataset", "norm"):
         if config.get(field, grid.config[field]) != grid.config[field]:
             raise checks.ConfigError(
@@ -225,30 +202,8 @@ def read_directory(path: str) -> Grid:
     Raises:
         ConfigError: if the directory holds something else.
     """
-    try:
-        if not path:
-            raise FileNotFoundError("no directory is given")
-        stored = (Path(path) / "results.json").read_bytes()
-        content = json.loads(stored)
-        config = {**recipe.defaults().to_dict(), **content["config"]}
-        if config["experiment"] != "transition.classifier_grid":
-            raise KeyError(config["experiment"])
-    except (OSError, ValueError, KeyError) as error:
-        raise checks.ConfigError(
-            f"config.grid = {path!r}: {error}; give the work directory of a finished "
-            "grid, see experiments/transition/configs/classifier_grid.py"
-        ) from None
-    config = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in config.items()
-    }
-    return Grid(
-        Path(path),
-        ConfigDict(config),
-        content["results"],
-        content["environment"]["commit"],
-        hashlib.sha256(stored).hexdigest()[:12],
-    )
+    wanted = "a finished grid, see experiments/transition/configs/classifier_grid.py"
+    return Grid(*finished.read("grid", path, "transition.classifier_grid", wanted))
 
 
 def setting(config: ConfigDict, num_train: int) -> str:

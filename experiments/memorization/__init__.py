@@ -1,0 +1,1 @@
+"""Studies of "Why clean generalization and robust memorization both happen"."""
