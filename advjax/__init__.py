@@ -22,6 +22,9 @@ evaluate       clean and robust accuracy and loss, with intervals
 curves         curves of low loss between two networks, and their plane
 spectrum       eigenpairs, traces and densities of Hessians, from their products
 dynamics       ascent without normalisation, its closed form, fixed gates
+flatness       the largest gradient and rise of a loss around an example
+margins        distances to the decision boundary, and who is close to it
+memorization   the classifier that memorises, its learner, parameter counts
 influence      what training on attacked inputs adds to the change of the weights
 transition     eps*: where the adversarial training loss crosses a threshold
 inference      p-values against replicates

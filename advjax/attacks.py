@@ -1,4 +1,4 @@
-"""Factories of attacks: ``fgsm``, ``pgd``, ``best_of``, ``smooth``.
+"""Factories of attacks: ``fgsm``, ``pgd``, ``climb``, ``best_of``, ``smooth``.
 
     attack = attacks.pgd(norms.linf, num_steps=10, rel_step_size=0.25,
                          start=attacks.in_ball(norms.linf), bounds=(0.0, 1.0))
@@ -31,6 +31,9 @@ from advjax.types import Array, Attack, AttackInfo, Key, LossFn, example_keys
 
 Start = Callable[[Key, Array, Array], Array]
 """``(key, like, eps[]) -> delta``: where one example's attack starts."""
+
+Climb = Callable[..., tuple[Array, AttackInfo]]
+"""``(loss_fn, x[n, ...], y, eps, delta[n, ...] = 0) -> (x_adv, AttackInfo)``."""
 
 
 def in_ball(norm: Norm) -> Start:
@@ -128,6 +131,39 @@ def pgd(
 
     Madry et al., Towards deep learning models resistant to adversarial attacks, 2018.
     """
+    climbing = climb(
+        norm,
+        num_steps=num_steps,
+        rel_step_size=rel_step_size,
+        bounds=bounds,
+        keep_best=keep_best,
+        unroll=unroll,
+    )
+
+    def attack(key, loss_fn, x, y, eps):
+        delta = None
+        if start is not None:
+            wide, radii = _wide(x, eps)
+            delta = jax.vmap(start)(example_keys(key, len(wide)), wide, radii)
+        return climbing(loss_fn, x, y, eps, delta)
+
+    return attack
+
+
+def climb(
+    norm: Norm,
+    *,
+    num_steps: int,
+    rel_step_size: float,
+    bounds: tuple[Array | float, Array | float] | None = None,
+    keep_best: bool = False,
+    unroll: int | None = None,
+) -> Climb:
+    """``pgd`` from given perturbations, which are admitted to ball and box first.
+
+    To go on where another attack ended, or at another radius. Arguments and errors are
+    those of ``pgd``.
+    """
     _positive_int("num_steps", num_steps, least=0)
     if rel_step_size < 0:
         msg = f"rel_step_size = {rel_step_size!r}: choose a number of at least 0"
@@ -137,18 +173,10 @@ def pgd(
 
     place, admit, step = _moves(norm, rel_step_size, bounds)
 
-    def attack(key, loss_fn, x, y, eps):
-        x = jnp.asarray(x)
-        _check_floating(x)
-        n, dtype = x.shape[0], x.dtype
-        # Half precision would round away small steps, and overflow in norms.
-        x = x.astype(jnp.promote_types(dtype, jnp.float32))
-        eps = jnp.broadcast_to(jnp.asarray(eps, x.dtype), (n,))
-        eps = jnp.where(eps < 0, jnp.nan, eps)
-        delta = jnp.zeros_like(x)
-        if start is not None:
-            delta = jax.vmap(start)(example_keys(key, n), x, eps)
-            delta = jax.vmap(admit)(x, delta, eps)
+    def climbing(loss_fn, x, y, eps, delta=None):
+        dtype = jnp.asarray(x).dtype
+        x, eps = _wide(x, eps)
+        delta = jnp.zeros_like(x) if delta is None else jax.vmap(admit)(x, delta, eps)
         value_and_grad = _per_example_grad(loss_fn, y)
 
         def at(delta):
@@ -164,8 +192,8 @@ def pgd(
         best = None
         if keep_best:
             loss_dtype = jax.eval_shape(loss_fn, x.astype(dtype), y).dtype
-            best = (delta, jnp.full(n, -jnp.inf, loss_dtype))
-        carry = (delta, best, jnp.zeros(n, bool))
+            best = (delta, jnp.full(len(x), -jnp.inf, loss_dtype))
+        carry = (delta, best, jnp.zeros(len(x), bool))
         if num_steps == 1:
             # A loop all the same for XLA, which on CPU takes its convolutions slowly.
             carry, _ = body(carry, None)
@@ -177,7 +205,17 @@ def pgd(
         delta, loss = _better(best, last) if keep_best else last
         return at(delta), AttackInfo(loss, zero_grad)
 
-    return attack
+    return climbing
+
+
+def _wide(x: Array, eps: Array | float) -> tuple[Array, Array]:
+    """``x`` in float32 at least, and ``eps[n]``, nan where it is negative."""
+    x = jnp.asarray(x)
+    _check_floating(x)
+    # Half precision would round away small steps, and overflow in norms.
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    eps = jnp.broadcast_to(jnp.asarray(eps, x.dtype), x.shape[:1])
+    return x, jnp.where(eps < 0, jnp.nan, eps)
 
 
 def fgsm(

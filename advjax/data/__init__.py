@@ -11,13 +11,14 @@ most data sets store them, uint8, which ``as_float`` brings there; ``eps`` is th
 units of the full pixel range.
 """
 
-from advjax.data.simulated import equicorrelated, gaussian, sparse
+from advjax.data.simulated import Separable, equicorrelated, gaussian, separable, sparse
 from advjax.data.stored import as_float, load
 from advjax.data.subsets import binary, of_classes, per_class, subset
 from advjax.data.tfds import DataError
 
 __all__ = [
     "DataError",
+    "Separable",
     "as_float",
     "binary",
     "equicorrelated",
@@ -25,6 +26,7 @@ __all__ = [
     "load",
     "of_classes",
     "per_class",
+    "separable",
     "sparse",
     "subset",
 ]

@@ -1,4 +1,6 @@
-"""Simulated designs of linear models."""
+"""Simulated designs of linear models, and a mixture of two classes."""
+
+from typing import NamedTuple
 
 import chex
 import jax
@@ -62,3 +64,51 @@ def equicorrelated(d: int, rho: float) -> Array:
         msg = f"rho = {rho}: choose above -1/(d-1) and below 1, where d = {d}"
         raise ValueError(msg)
     return (1 - rho) * jnp.eye(d) + rho * jnp.ones((d, d))
+
+
+class Separable(NamedTuple):
+    """Examples of two classes.
+
+    Attributes:
+        x: ``[n, d]``.
+        y: ``[n]``, signs.
+        is_small: ``[n]``, whether the margin is the small one.
+    """
+
+    x: Array
+    y: Array
+    is_small: Array
+
+
+def separable(
+    key: Key,
+    num_examples: int,
+    target: Array,
+    small_share: Array | float,
+    large: Array | float,
+    small: Array | float,
+) -> Separable:
+    """The separable mixture x = c y w* + ξ, with ξ ~ N(0, I - w* w*ᵀ).
+
+    y is -1 or 1 with equal chance, and c is β with probability μ, else α: w* classifies
+    every example with margin c, and no smaller radius of an l2 attack changes that.
+
+    Args:
+        key: random key.
+        num_examples: n.
+        target: w*, ``[d]``, of length 1.
+        small_share: μ.
+        large: α.
+        small: β.
+
+    Why clean generalization and robust memorization both happen in adversarial
+    training, 2023, Section 4.
+    """
+    chex.assert_rank(target, 1)
+    key_y, key_c, key_x = jax.random.split(key, 3)
+    n, dtype = num_examples, target.dtype
+    y = jax.random.rademacher(key_y, (n,), dtype)
+    is_small = jax.random.bernoulli(key_c, small_share, (n,))
+    noise = jax.random.normal(key_x, (n, target.size), dtype)
+    along = jnp.where(is_small, small, large) * y - noise @ target
+    return Separable(noise + jnp.outer(along, target), y, is_small)

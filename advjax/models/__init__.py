@@ -29,6 +29,7 @@ from advjax.models.cnn import (
     WongCNN,
 )
 from advjax.models.layers import kaiming_normal, relu_softplus, torch_uniform
+from advjax.models.memorizing import Memorizing, levels, memorizing_params
 from advjax.models.mlp import MLP
 from advjax.models.network import NORMALISATION
 from advjax.models.preact import PreActResNet, WideResNet34
@@ -38,10 +39,13 @@ from advjax.types import Model
 __all__ = [
     "MLP",
     "NORMALISATION",
+    "Memorizing",
     "from_function",
     "from_linen",
     "from_nnx",
+    "levels",
     "make",
+    "memorizing_params",
     "relu_softplus",
 ]
 

@@ -1,0 +1,164 @@
+"""Flatness against closed forms, grids and finite differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from advjax import attacks, flatness, losses, models, norms
+
+NORMS = {"linf": norms.linf, "l2": norms.l2, "l1": norms.l1}
+RADII = (0.0, 0.05, 0.1, 0.3)
+
+
+@pytest.fixture
+def problem(key):
+    keys = jax.random.split(key, 3)
+    theta = jax.random.normal(keys[0], (6,))
+    x = jax.random.normal(keys[1], (20, 6))
+    y = jnp.sign(jax.random.normal(keys[2], (20,)))
+    return theta, x, y
+
+
+@pytest.fixture
+def network(key):
+    model = models.make("mlp", num_classes=3, hidden=(16, 16))
+    x = jax.random.uniform(key, (12, 5))
+    params, stats = model.init(key, x)
+    params = jax.tree.map(lambda leaf: 3 * leaf, params)
+    y = jnp.arange(12) % 3
+
+    def loss_fn(x, y):
+        return losses.cross_entropy(model.apply(params, stats, x, train=False)[0], y)
+
+    return loss_fn, x, y
+
+
+def _search(norm, **options):
+    return flatness.largest(norm, num_steps=20, rel_step_size=0.25, unroll=1, **options)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_the_gradient_norm_is_the_dual_norm_of_each_gradient(name, network):
+    loss_fn, x, y = network
+    found = flatness.gradient_norm(loss_fn, NORMS[name])(x, y)
+    order = {"linf": 1, "l2": 2, "l1": np.inf}[name]
+    for i in range(len(x)):
+        g = jax.grad(lambda one, i=i: loss_fn(one[None], y[i][None])[0])(x[i])
+        np.testing.assert_allclose(found[i], np.linalg.norm(g, order), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("eps", RADII)
+def test_peaks_of_logistic_and_linear_models_are_exact(name, eps, problem, key):
+    norm, (theta, x, y) = NORMS[name], problem
+    cases = {
+        flatness.logistic: lambda x, y: losses.logistic(x @ theta, y),
+        flatness.linear: lambda x, y: losses.squared_error(x @ theta, y),
+    }
+    for exact, loss_fn in cases.items():
+        expected = exact(theta, x, y, eps, norm)
+        measure = flatness.gradient_norm(loss_fn, norm)
+        found = _search(norm)(key, measure, x, y, eps)
+        np.testing.assert_allclose(found.value, expected.gradient_norm, rtol=1e-4)
+        rise = _search(norm)(key, loss_fn, x, y, eps).rise
+        np.testing.assert_allclose(rise, expected.rise, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_closed_forms_are_the_maxima_over_a_grid():
+    theta, eps = jnp.array([1.0, -0.5]), 0.4
+    line = jnp.linspace(-eps, eps, 201)
+    delta = jnp.stack(jnp.meshgrid(line, line), -1).reshape(-1, 2)
+    x, y = jnp.array([[0.3, 0.7]]), jnp.array([-1.0])
+    cases = {
+        flatness.logistic: lambda x: losses.logistic(x @ theta, jnp.full(len(x), -1.0)),
+        flatness.linear: lambda x: losses.squared_error(
+            x @ theta, jnp.full(len(x), -1.0)
+        ),
+    }
+    for exact, f in cases.items():
+        around = x + delta
+        slopes = jax.vmap(jax.grad(lambda x, f=f: f(x[None])[0]))(around)
+        expected = exact(theta, x, y, eps, norms.linf)
+        np.testing.assert_allclose(
+            expected.gradient_norm[0], jnp.abs(slopes).sum(axis=1).max(), rtol=1e-9
+        )
+        np.testing.assert_allclose(
+            expected.rise[0], (f(around) - f(x)).max(), rtol=1e-9
+        )
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_peaks_lie_in_ball_and_box_and_have_their_value(name, network, key):
+    (loss_fn, x, y), norm = network, NORMS[name]
+    measure = flatness.gradient_norm(loss_fn, norm)
+    search = _search(norm, num_starts=2, bounds=(0.0, 1.0))
+    found = jax.jit(lambda key, eps: search(key, measure, x, y, eps))(key, 0.2)
+    assert (jax.vmap(norm.value)(found.delta) <= 0.2 * (1 + 1e-5)).all()
+    assert ((x + found.delta >= 0) & (x + found.delta <= 1)).all()
+    np.testing.assert_allclose(measure(x + found.delta, y), found.value, rtol=1e-4)
+    assert (found.value >= found.centre).all()
+    assert (found.value > found.centre).any()
+
+
+def test_profiles_do_not_fall_and_start_at_the_centre(network, key):
+    loss_fn, x, y = network
+    measure = flatness.gradient_norm(loss_fn, norms.linf)
+    search = flatness.largest(norms.linf, num_steps=3, rel_step_size=0.5, unroll=1)
+    profile = flatness.profile(search, key, measure, x, y, RADII)
+    assert (jnp.diff(profile, axis=0) >= 0).all()
+    np.testing.assert_allclose(profile[0], measure(x, y), rtol=1e-5)
+    more = flatness.largest(
+        norms.linf, num_steps=3, rel_step_size=0.5, num_starts=8, unroll=1
+    )
+    better = flatness.profile(more, key, measure, x, y, RADII)
+    assert better[-1].mean() > profile[-1].mean()
+    # The end of an attack on the loss as one start more.
+    attack = attacks.pgd(norms.linf, num_steps=5, rel_step_size=0.25, unroll=1)
+    end = attack(key, loss_fn, x, y, RADII[-1])[0] - x
+    still = flatness.largest(norms.linf, num_steps=0, rel_step_size=0.5, num_starts=0)
+    guided = still(key, measure, x, y, RADII[-1], end)
+    np.testing.assert_allclose(
+        guided.value, jnp.maximum(measure(x + end, y), measure(x, y)), rtol=1e-5
+    )
+
+
+def test_radii_can_be_mapped_with_one_trace(network, key):
+    loss_fn, x, y = network
+    measure = flatness.gradient_norm(loss_fn, norms.linf)
+    search = _search(norms.linf, num_starts=2)
+    traces = []
+
+    @jax.jit
+    def peak(eps):
+        traces.append(1)
+        return search(key, measure, x, y, eps).value
+
+    radii = jnp.array(RADII)
+    looped = jnp.stack([peak(eps) for eps in radii])
+    assert len(traces) == 1
+    mapped = jax.vmap(peak)(radii)
+    np.testing.assert_allclose(mapped, looped, rtol=1e-3, atol=1e-5)
+
+
+def test_examples_do_not_depend_on_the_batch_or_on_the_label_of_others(network, key):
+    loss_fn, x, y = network
+    search = _search(norms.l2, num_starts=1)
+    whole = search(key, loss_fn, x, y, 0.2).value
+    part = search(key, loss_fn, x[:4], y[:4], 0.2).value
+    np.testing.assert_allclose(part, whole[:4], rtol=1e-4)
+
+
+def test_edge_cases(network, key):
+    loss_fn, x, y = network
+    assert jnp.isnan(_search(norms.linf)(key, loss_fn, x, y, -0.1).value).all()
+    still = _search(norms.linf)(key, loss_fn, x, y, 0.0)
+    np.testing.assert_array_equal(still.delta, 0)
+    np.testing.assert_allclose(still.rise, 0, atol=1e-6)
+    flat = _search(norms.linf)(key, lambda x, y: 0 * x[:, 0] * y, x, y, 0.1)
+    np.testing.assert_array_equal(flat.delta, 0)
+    with pytest.raises(ValueError, match="num_starts = -1: choose"):
+        flatness.largest(norms.linf, num_steps=1, rel_step_size=1, num_starts=-1)
+    with pytest.raises(ValueError, match="num_steps = -1"):
+        flatness.largest(norms.linf, num_steps=-1, rel_step_size=1)

@@ -1,0 +1,98 @@
+"""Margins against linear models, where they are known, and their invariants."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from advjax import attacks, losses, margins, models, norms
+
+NORMS = {"linf": norms.linf, "l2": norms.l2, "l1": norms.l1}
+
+
+def _pgd(norm, **options):
+    return attacks.pgd(norm, num_steps=20, rel_step_size=0.25, unroll=1, **options)
+
+
+@pytest.fixture
+def problem(key):
+    keys = jax.random.split(key, 3)
+    theta = jax.random.normal(keys[0], (6,))
+    x = jax.random.normal(keys[1], (40, 6))
+    y = jnp.sign(x @ theta + 0.5 * jax.random.normal(keys[2], (40,)))
+    return theta, x, y
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_margins_of_a_linear_model_are_exact(name, problem, key):
+    norm, (theta, x, y) = NORMS[name], problem
+    score = margins.score(lambda x: x @ theta + 0.1)
+    distance = margins.linear(theta, 0.1, x, y, norm)
+    for eps in (0.0, 0.1, 0.5):
+        found = margins.adversarial(_pgd(norm))(key, score, x, y, eps)
+        expected = (distance - eps) * norm.dual(theta)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_the_boundary_of_a_linear_model_is_found_from_above(name, problem, key):
+    norm, (theta, x, y) = NORMS[name], problem
+    score = margins.score(lambda x: x @ theta)
+    find = margins.boundary(_pgd(norm), norm, score, max_eps=2.0, num_halvings=12)
+    found, exact = find(key, x, y), margins.linear(theta, 0.0, x, y, norm)
+    wrong, far = exact <= 0, exact > 2
+    assert wrong.any()
+    assert (~wrong & ~far).any()
+    np.testing.assert_array_equal(found.distance[wrong], 0)
+    assert jnp.isinf(found.distance[far]).all()
+    near = ~wrong & ~far
+    assert (found.distance[near] >= exact[near] * (1 - 1e-5)).all()
+    np.testing.assert_allclose(found.distance[near], exact[near], atol=2 / 2**11)
+    # What is returned is a point on the other side, at that distance.
+    np.testing.assert_allclose(
+        jax.vmap(norm.value)(found.delta[near]), found.distance[near], rtol=1e-5
+    )
+    assert (score(x + found.delta, y)[near] <= 1e-6).all()
+
+
+def test_proposition_3_1_holds_for_what_is_classified_correctly(problem, key):
+    theta, x, y = problem
+    score = margins.score(lambda x: x @ theta)
+    eps = 0.1
+    is_small = margins.adversarial(_pgd(norms.l2))(key, score, x, y, eps) < 0
+    distance = jnp.abs(margins.linear(theta, 0.0, x, y, norms.l2))
+    right = score(x, y) > 0
+    np.testing.assert_array_equal(is_small[right], distance[right] < eps)
+    # The others have a negative margin however far the boundary is.
+    assert is_small[~right].all()
+    assert (distance[~right] >= eps).any()
+
+
+def test_scores_of_classes_and_of_signs_agree(key):
+    f = jax.random.normal(key, (10,))
+    y = jnp.sign(f[::-1])
+    signs = margins.score(lambda x: x[:, 0])(f[:, None], y)
+    logits = jnp.stack([jnp.zeros(10), f], axis=1)
+    labels = (y > 0).astype(int)
+    classes = margins.score(lambda _: logits)(f[:, None], labels)
+    np.testing.assert_allclose(signs, classes, rtol=1e-6)
+    expected = -losses.margin(logits, labels)
+    np.testing.assert_allclose(classes, expected)
+
+
+def test_margins_of_a_network_fall_with_the_radius(key):
+    model = models.make("mlp", num_classes=3, hidden=(16,))
+    x = jax.random.uniform(key, (10, 4))
+    params, stats = model.init(key, x)
+    score = margins.score(lambda x: model.apply(params, stats, x, train=False)[0])
+    y = jnp.argmax(model.apply(params, stats, x, train=False)[0], axis=1)
+    of = margins.adversarial(_pgd(norms.linf, keep_best=True))
+    values = jax.vmap(lambda eps: of(key, score, x, y, eps))(jnp.array([0, 0.1, 0.3]))
+    np.testing.assert_allclose(values[0], score(x, y), atol=1e-6)
+    assert (jnp.diff(values, axis=0) <= 1e-6).all()
+
+
+def test_bad_radii_are_refused():
+    score = margins.score(lambda x: x[:, 0])
+    with pytest.raises(ValueError, match="max_eps = 0"):
+        margins.boundary(_pgd(norms.l2), norms.l2, score, max_eps=0)

@@ -1,0 +1,370 @@
+"""The memorising classifier, its ReLU network, its learner and its size."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from advjax import attacks, data, memorization, models, norms
+from advjax.models.memorizing import gate, linf_distance, product, square
+
+NORMS = {"linf": norms.linf, "l2": norms.l2, "l1": norms.l1}
+RADIUS = 0.1
+
+
+@pytest.fixture
+def memory(key):
+    """A clean network, and centers on a grid, so that balls are disjoint."""
+    module = models.MLP(num_classes=3, hidden=(8,))
+    grid = itertools.product((0.2, 0.8), repeat=3)
+    centers = jnp.array(list(grid))[:5]
+    targets = jax.nn.one_hot(jnp.arange(5) % 3, 3)
+    params = module.init(key, centers)["params"]
+    params = jax.tree.map(lambda leaf: 5 * leaf, params)
+    return module, params, centers, targets
+
+
+def _reference(clean, x, centers, targets, order):
+    inside = np.array(
+        [[np.linalg.norm(a - c, order) <= RADIUS for c in centers] for a in x]
+    )
+    return inside @ targets + clean * ~inside.any(axis=1)[:, None]
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_the_classifier_is_its_formula(name, memory, key):
+    module, params, centers, targets = memory
+    x = jnp.concatenate(
+        [
+            jax.random.uniform(key, (50, 3)),
+            centers,
+            centers + 0.9 * RADIUS / 3,
+            centers - 1.1 * RADIUS,
+        ]
+    )
+
+    def predict(x):
+        return module.apply({"params": params}, x)
+
+    f_adv = memorization.classifier(predict, centers, targets, RADIUS, NORMS[name])
+    order = {"linf": np.inf, "l2": 2, "l1": 1}[name]
+    expected = _reference(*map(np.asarray, (predict(x), x, centers, targets)), order)
+    np.testing.assert_allclose(f_adv(x), expected, atol=1e-6)
+    # The same with one output and signs.
+    signs = jnp.array([1.0, -1, 1, -1, 1])
+    one = memorization.classifier(
+        lambda x: predict(x)[:, 0], centers, signs, RADIUS, NORMS[name]
+    )
+    expected = _reference(
+        *map(np.asarray, (predict(x)[:, :1], x, centers, signs[:, None])), order
+    )
+    np.testing.assert_allclose(one(x), expected[:, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_no_attack_on_what_is_memorised_succeeds(name, memory, key):
+    _, _, centers, targets = memory
+    norm, labels = NORMS[name], jnp.argmax(targets, axis=1)
+    f_adv = memorization.classifier(
+        lambda x: 9.0 * jnp.ones((len(x), 3)), centers, targets, RADIUS, norm
+    )
+    attack = attacks.pgd(
+        norm, num_steps=3, rel_step_size=1.0, start=attacks.in_ball(norm), unroll=1
+    )
+
+    @jax.jit
+    def attacked(key):
+        def loss_fn(x, y):
+            return jnp.sum(x, axis=1) * (-1.0) ** y
+
+        return f_adv(attack(key, loss_fn, centers, labels, RADIUS)[0])
+
+    for i in range(20):
+        found = attacked(jax.random.fold_in(key, i))
+        np.testing.assert_array_equal(jnp.argmax(found, axis=1), labels)
+
+
+def test_separation_is_the_distance_to_other_classes(key):
+    x = jax.random.uniform(key, (30, 4))
+    y = jnp.arange(30) % 3
+    for name, order in (("linf", np.inf), ("l2", 2)):
+        found = memorization.separation(x, y, x, y, NORMS[name])
+        every = np.linalg.norm(np.asarray(x)[:, None] - np.asarray(x)[None], order, -1)
+        every[np.asarray(y)[:, None] == np.asarray(y)[None]] = np.inf
+        np.testing.assert_allclose(found, every.min(axis=1), rtol=1e-5)
+    same = jnp.zeros(30, int)
+    assert jnp.isinf(memorization.separation(x, same, x, same, norms.l2)).all()
+
+
+# --- the ReLU network ---
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 7, 8, 13])
+def test_the_tournament_is_the_distance(d, key):
+    x = jax.random.normal(key, (20, d))
+    center = jax.random.normal(jax.random.key(1), (d,))
+    expected = jnp.max(jnp.abs(x - center[None]), axis=1)
+    np.testing.assert_allclose(linf_distance(x, center), expected, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("num_levels", [1, 2, 4, 6])
+def test_products_are_as_close_as_yarotsky_says(num_levels):
+    t = jnp.linspace(0, 1, 1001)
+    errors = square(t, num_levels) - t**2
+    assert (errors > -1e-12).all()
+    np.testing.assert_allclose(errors.max(), 4.0 ** -(num_levels + 1), rtol=1e-2)
+    z, g = map(
+        jnp.ravel, jnp.meshgrid(jnp.linspace(-1, 1, 101), jnp.linspace(0, 1, 51))
+    )
+    found = product(z, g, num_levels)
+    assert jnp.abs(found - z * g).max() <= 4.0**-num_levels
+    assert jnp.abs(found - z * g).max() > 4.0 ** -(num_levels + 2)
+    np.testing.assert_array_equal(found[(z == 0) | (g == 0)], 0)
+
+
+def test_gates_are_exact_at_both_ends():
+    z = jnp.linspace(-7, 7, 31)
+    np.testing.assert_array_equal(gate(z, jnp.zeros(31), 7.0), 0)
+    np.testing.assert_allclose(gate(z, jnp.ones(31), 7.0), z, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("num_levels", [None, 8])
+def test_the_network_is_the_classifier_off_its_shells(num_levels, memory, key):
+    module, params, centers, targets = memory
+    outer, bound = 0.15, 20.0
+    network = models.Memorizing(
+        module, 5, 3, RADIUS, outer, bound=bound, num_levels=num_levels
+    )
+    x = jnp.concatenate(
+        [
+            jax.random.uniform(key, (400, 3)),
+            jnp.repeat(centers, 40, axis=0)
+            + 0.2 * jax.random.uniform(key, (200, 3), minval=-1, maxval=1),
+        ]
+    )
+    network_params = models.memorizing_params(params, centers, targets)
+    shapes = jax.tree.map(jnp.shape, network.init(key, x)["params"])
+    assert shapes == jax.tree.map(jnp.shape, network_params)
+
+    def predict(x):
+        return module.apply({"params": params}, x)
+
+    assert jnp.abs(predict(x)).max() < bound
+    f_adv = memorization.classifier(predict, centers, targets, RADIUS, norms.linf)
+    least = jnp.min(memorization.distances(x, centers, norms.linf), axis=1)
+    on_shell = (least > RADIUS) & (least < outer)
+    assert (least <= RADIUS).any()
+    assert on_shell.any()
+    assert (least >= outer).any()
+    found = network.apply({"params": network_params}, x)
+    error = jnp.abs(found - f_adv(x)).max(axis=1)
+    allowed = 1e-9 if num_levels is None else bound * 4.0**-num_levels
+    assert error[~on_shell].max() < allowed
+    assert error[on_shell].max() > 0.1
+
+
+def test_levels_are_enough_for_the_error():
+    for bound, error in ((1.0, 0.25), (30.0, 1e-3), (7.0, 0.3)):
+        s = models.levels(bound, error)
+        assert bound * 4.0**-s <= error < bound * 4.0 ** -(s - 2)
+
+
+class _Net:
+    """A ReLU network unit by unit, which counts its weights and biases."""
+
+    def __init__(self):
+        self.count = 0
+
+    def unit(self, terms, bias=None, activation=lambda v: max(v, 0.0)):
+        """``terms`` are (weight, value) pairs; a pair of weight 0 is not there."""
+        terms = [(w, v) for w, v in terms if w]
+        self.count += len(terms) + (bias is not None)
+        return activation(sum(w * v for w, v in terms) + (bias or 0.0))
+
+    def output(self, terms, bias=None):
+        return self.unit(terms, bias, activation=float)
+
+
+def _unit_by_unit(x, centers, targets, logits, inner, outer, bound, s):
+    """What ``Memorizing`` computes, and how many parameters it takes."""
+    net, width = _Net(), outer - inner
+    drops = []
+    for center in centers:
+        values = [
+            (net.unit([(1, a)], -c), net.unit([(-1, a)], c))
+            for a, c in zip(x, center, strict=True)
+        ]
+        while len(values) > 1:
+            half = len(values) // 2
+            values = [
+                (
+                    net.unit([(1, v) for v in a] + [(-1, v) for v in b]),
+                    net.unit([(1, v) for v in b]),
+                )
+                for a, b in zip(values[:half], values[half : 2 * half], strict=True)
+            ] + values[2 * half :]
+        pair = [(1, v) for v in values[0]]
+        drops.append((net.unit(pair, -inner), net.unit(pair, -outer)))
+    m = len(centers)
+    to_gate = [
+        (sign / width, v)
+        for pair in drops
+        for sign, v in zip((1, -1), pair, strict=True)
+    ]
+    free = net.unit(to_gate, 1.0 - m)
+
+    def chain(terms):
+        """Teeth of a value given by ``terms``, with its weights in the square."""
+        square, units = list(terms), None
+        for j in range(1, s + 1):
+            read = terms if units is None else [(2, units[0]), (-4, units[1])]
+            units = (net.unit(read), net.unit(read, -0.5))
+            square += [(-2 / 4**j, units[0]), (4 / 4**j, units[1])]
+        return square
+
+    def size(terms):
+        units = [net.unit([(c * w, v) for w, v in terms]) for c in (0.5, -0.5)]
+        return [(1, v) for v in units]
+
+    of_free = None if s is None else chain([(0.5, free)])
+    outputs = []
+    for k, z in enumerate(logits):
+        terms = [
+            (-sign * targets[i][k] / width, v)
+            for i, pair in enumerate(drops)
+            for sign, v in zip((1, -1), pair, strict=True)
+        ]
+        if s is None:
+            terms += [
+                (1, net.unit([(1, z), (bound, free)], -bound)),
+                (-1, net.unit([(-1, z), (bound, free)], -bound)),
+            ]
+        else:
+            both = chain(size([(1 / bound, z), (1, free)]))
+            alone = chain(size([(1 / bound, z)]))
+            squares = ((2 * bound, both), (-2 * bound, alone), (-2 * bound, of_free))
+            terms += [(c * w, v) for c, square in squares for w, v in square]
+        outputs.append(net.output(terms, sum(target[k] for target in targets)))
+    return outputs, net.count
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("num_levels", [None, 1, 5])
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_the_parameters_are_those_of_the_network_unit_by_unit(num_levels, d, key):
+    module = models.MLP(num_classes=3, hidden=(4,))
+    centers = jnp.stack([jnp.full(d, 0.1), jnp.full(d, 0.5), jnp.full(d, 0.9)])
+    targets = jax.nn.one_hot(jnp.array([2, 0, 0]), 3, dtype=float)
+    x = jnp.concatenate([jax.random.uniform(key, (20, d), float), centers + 0.07])
+    clean = module.init(key, x)["params"]
+    options = {"inner": 0.05, "outer": 0.1, "bound": 20.0}
+    network = models.Memorizing(module, 3, 3, **options, num_levels=num_levels)
+    params = models.memorizing_params(clean, centers, targets)
+    found = network.apply({"params": params}, x)
+    logits = module.apply({"params": clean}, x)
+    for i in range(len(x)):
+        arguments = [
+            np.asarray(a).tolist() for a in (x[i], centers, targets, logits[i])
+        ]
+        outputs, count = _unit_by_unit(*arguments, *options.values(), num_levels)
+        np.testing.assert_allclose(found[i], outputs, atol=1e-9)
+    num_own = memorization.num_clean((d, 4, 3))
+    assert num_own == sum(leaf.size for leaf in jax.tree.leaves(clean))
+    expected = memorization.num_memorizing(d, 3, 3, num_levels, num_own)
+    assert count + num_own == expected
+
+
+def test_bad_shells_are_refused(memory, key):
+    module, _, centers, _ = memory
+    with pytest.raises(ValueError, match="inner < outer"):
+        models.Memorizing(module, 5, 3, 0.2, 0.1, bound=1.0).init(key, centers)
+
+
+def test_a_robust_classifier_needs_exponentially_many_parameters():
+    sizes = [memorization.robust_log10(d, 0.1, depth=5) for d in (50, 100, 200, 784)]
+    slopes = np.diff(sizes) / np.diff((50, 100, 200, 784))
+    # One digit a dimension of the grid of 6^(d-1) points, but for logarithms.
+    np.testing.assert_allclose(slopes, math.log10(6), rtol=0.02)
+    # The inequality itself, at the bound: n points are too many for that many.
+    d, eps, depth = 6, 0.1, 2
+    n = 6 ** (d - 1)
+    w = 10 ** memorization.robust_log10(d, eps, depth)
+    assert depth + depth * w * math.log2(2 * math.e * n * depth * w) <= n
+    assert memorization.robust_log10(2, 0.5, 50) == 0
+    with pytest.raises(ValueError, match="choose d ≥ 2"):
+        memorization.robust_log10(5, 0.6, 3)
+
+
+# --- the learner of Section 4 ---
+
+
+def test_the_mixed_learner_memorises_what_is_orthogonal(key):
+    x = jax.random.normal(key, (4, 30))
+    y = jnp.array([1.0, -1, 1, 1])
+    w0 = 3 * jax.random.normal(jax.random.key(1), (30,))
+    params = memorization.memorize(w0, x, y, 15.0)
+    np.testing.assert_allclose(norms.l2.value(params.w0), 1, rtol=1e-6)
+    np.testing.assert_allclose(params.w @ params.w0, 0, atol=1e-5)
+    own = jnp.sum(params.w**2, axis=1)
+    np.testing.assert_allclose(jnp.sum(params.w * x, axis=1), own, rtol=1e-5)
+    by_hand = [
+        float(params.w0 @ a)
+        + sum(
+            float(s) * max(float(w @ a) - 15.0, 0.0)
+            for s, w in zip(params.a, params.w, strict=True)
+        )
+        for a in x
+    ]
+    np.testing.assert_allclose(memorization.mixed(params, x), by_hand, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["linf", "l2"])
+def test_certificates_are_below_every_attack(name, key):
+    norm, keys = NORMS[name], jax.random.split(key, 4)
+    x, y = jax.random.normal(keys[0], (40, 8)), jnp.sign(jax.random.normal(key, (40,)))
+    params = memorization.Mixed(
+        jax.random.normal(keys[1], (8,)),
+        jax.random.normal(keys[2], (6, 8)),
+        jax.random.normal(keys[3], (6,)),
+        0.5,
+    )
+    certified = memorization.certified_margin(params, x, y, 0.2, norm)
+    attack = attacks.best_of(
+        attacks.pgd(
+            norm,
+            num_steps=20,
+            rel_step_size=0.2,
+            start=attacks.in_ball(norm),
+            unroll=1,
+        ),
+        5,
+    )
+    _, info = attack(key, lambda x, y: -y * memorization.mixed(params, x), x, y, 0.2)
+    gap = -info.loss - certified
+    assert (gap >= -1e-4).all()
+    assert gap.min() < 0.1
+    at_zero = memorization.certified_margin(params, x, y, 0.0, norm)
+    np.testing.assert_allclose(at_zero, y * memorization.mixed(params, x), atol=1e-5)
+    alone = params._replace(a=jnp.zeros(6))
+    exact = y * (x @ params.w0) - 0.2 * norm.dual(params.w0)
+    found = memorization.certified_margin(alone, x, y, 0.2, norm)
+    np.testing.assert_allclose(found, exact, rtol=1e-5)
+
+
+def test_the_separable_mixture_has_its_margins(key):
+    target = norms.l2.steepest(jnp.arange(1.0, 51))
+    x, y, is_small = data.separable(key, 4000, target, 0.2, 10.0, 0.5)
+    np.testing.assert_allclose(
+        y * (x @ target), jnp.where(is_small, 0.5, 10.0), atol=1e-4
+    )
+    np.testing.assert_allclose(is_small.mean(), 0.2, atol=0.03)
+    np.testing.assert_allclose(y.mean(), 0, atol=0.06)
+    noise = x - jnp.outer(x @ target, target)
+    cov = noise.T @ noise / 4000
+    np.testing.assert_allclose(cov, jnp.eye(50) - jnp.outer(target, target), atol=0.12)
+    np.testing.assert_allclose(jnp.trace(cov), 49, rtol=0.01)
