@@ -43,6 +43,22 @@ def ratio(numerators: np.ndarray, denominators: np.ndarray) -> Interval:
     return Interval(value, float(value - 1.96 * error), float(value + 1.96 * error))
 
 
+def quotient(over: np.ndarray, under: np.ndarray) -> np.ndarray:
+    """Entry by entry; nan where ``under`` is not positive, without a warning."""
+    safe = np.where(under > 0, under, 1.0)
+    return np.where(under > 0, over / safe, np.nan)
+
+
+def geometric(over: np.ndarray, under: np.ndarray) -> Interval:
+    """The geometric mean of a ratio, with Student's interval of the logarithms.
+
+    nan where a value is not positive.
+    """
+    ratios = quotient(over, under)
+    logs = np.log(np.where(ratios > 0, ratios, 1.0))
+    return Interval(*np.exp(student(np.where(ratios > 0, logs, np.nan))))
+
+
 def spearman(a: np.ndarray, b: np.ndarray) -> Interval:
     """The rank correlation of paired values, within 95 % by Fisher's transformation.
 

@@ -18,6 +18,8 @@ import dataclasses
 import difflib
 from functools import partial
 
+import flax.linen as nn
+
 from advjax.models.adapters import from_function, from_linen, from_nnx
 from advjax.models.cnn import (
     VGG11,
@@ -46,6 +48,7 @@ __all__ = [
     "levels",
     "make",
     "memorizing_params",
+    "module",
     "relu_softplus",
 ]
 
@@ -84,6 +87,11 @@ def make(name: str, *, num_classes: int, **options) -> Model:
     Raises:
         ValueError: for an unknown name or option.
     """
+    return from_linen(module(name, num_classes=num_classes, **options))
+
+
+def module(name: str, *, num_classes: int, **options) -> nn.Module:
+    """As ``make``, the linen module itself, to be a part of another one."""
     if name not in _CONSTRUCTORS:
         raise ValueError(f"model = {name!r}: {_choose(name, _CONSTRUCTORS)}")
     constructor = _CONSTRUCTORS[name]
@@ -92,12 +100,12 @@ def make(name: str, *, num_classes: int, **options) -> Model:
         if option not in choices:
             msg = f"{option}: no option of the model {name}; {_choose(option, choices)}"
             raise ValueError(msg)
-    return from_linen(constructor(num_classes=num_classes, **options))
+    return constructor(num_classes=num_classes, **options)
 
 
 def _options(constructor):
-    module = getattr(constructor, "func", constructor)
-    fields = {field.name for field in dataclasses.fields(module)}
+    kind = getattr(constructor, "func", constructor)
+    fields = {field.name for field in dataclasses.fields(kind)}
     return fields - {"num_classes", "parent", "name"}
 
 

@@ -151,6 +151,11 @@ class Networks(Finished):
     __slots__ = ()
 
     @property
+    def eps(self) -> float:
+        """The radius of training."""
+        return self.config.eps[0]
+
+    @property
     def setting(self) -> str:
         """As ``setting``."""
         return setting(self.config)

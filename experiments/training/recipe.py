@@ -220,6 +220,11 @@ def read(config: ConfigDict, split: str) -> Batch:
 
 
 def network(config: ConfigDict, **options) -> Model:
+    """``module`` as a model."""
+    return models.from_linen(module(config, **options))
+
+
+def module(config: ConfigDict, **options) -> nn.Module:
     """The network, with the normalisation of its data set inside.
 
     Args:
@@ -238,7 +243,7 @@ def network(config: ConfigDict, **options) -> Model:
     num_classes = len(config.classes) or DATASETS[config.dataset]
     num_classes = 2 if config.positive_classes else num_classes
     try:
-        return models.make(config.model, num_classes=num_classes, **options | given)
+        return models.module(config.model, num_classes=num_classes, **options | given)
     except ValueError as error:
         raise checks.ConfigError(f"config.model = {config.model!r}: {error}") from None
 

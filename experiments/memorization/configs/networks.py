@@ -83,8 +83,9 @@ def _cpu(config, dataset):
 
 def _smoke(config, dataset):
     if dataset == "mnist":
-        config.dataset, config.model = "digits", "cnn_wong"
-    config.width = 4
+        config.dataset, config.model = "digits", "mlp"
+    else:
+        config.width = 4
     config.num_train, config.num_test = 60, 20
     config.num_measured = 20
     config.num_epochs = 2

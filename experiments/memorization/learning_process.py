@@ -1,0 +1,105 @@
+"""The learning process: Figure 2.
+
+The mean of the largest gradient norm in linf balls against the radius, one curve for
+each of some epochs of adversarial training, on training and on test images. The paper's
+claim is that the training curves fall inside the radius of training, and that the test
+curves fall on MNIST and rise on CIFAR-10.
+"""
+
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments import figures, intervals
+from experiments.memorization import networks, profiles
+from experiments.memorization.networks import Networks
+from experiments.workdir import Workdir
+
+SPLITS = ("train", "test")
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises ConfigError for a field that is wrong."""
+    profiles.validate(config)
+    networks.read(config)
+
+
+def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
+    """Measures the networks of all kept epochs, and reports."""
+    family = networks.read(config)
+    profile = profiles.measurer(config, family)
+    curves = {}
+    for split in SPLITS:
+        images = family.images(split, config.num_images, config.subset_seed)
+        found = [
+            workdir.stage(
+                f"{split}-{epoch}",
+                *(
+                    profiles.over_seeds,
+                    profile,
+                    family.of("adversarial", epoch),
+                    images,
+                ),
+            )
+            for epoch in family.config.kept_epochs
+        ]
+        curves[split] = np.stack([each["gradient"].mean(axis=-1) for each in found])
+    _figure(config, family, curves, workdir)
+    return _report(config, family, len(images.y), curves, workdir)
+
+
+def _figure(config: ConfigDict, family: Networks, curves: dict, workdir: Workdir):
+    figure, axes = figures.panels(2, sharey=True)
+    radii, epochs = np.array(config.radii) * family.eps, family.config.kept_epochs
+    for axis, split in zip(axes, SPLITS, strict=True):
+        colors = figures.shades(len(epochs))
+        for epoch, runs, color in zip(epochs, curves[split], colors, strict=True):
+            figures.band(axis, radii, runs.T, f"epoch {epoch}", color)
+        axis.axvline(family.eps, color="0.3", linewidth=0.8, linestyle=":")
+        axis.set(xlabel="radius ε (linf)", yscale="log", title=f"{split} images")
+    axes[0].set_ylabel("largest ‖∇ₓL‖₁, mean")
+    axes[0].legend()
+    workdir.save_figure(figure, "learning")
+
+
+def _report(
+    config: ConfigDict,
+    family: Networks,
+    num_images: int,
+    curves: dict,
+    workdir: Workdir,
+) -> dict[str, Any]:
+    epochs = family.config.kept_epochs
+    rows, lines, changes = [], [], {}
+    for split in SPLITS:
+        changes[split] = {}
+        for i, radius in enumerate(config.radii):
+            values = curves[split][:, :, i]
+            change = intervals.geometric(values[-1], values[0])
+            changes[split][f"{radius:g}"] = change
+            rows.append(
+                [
+                    *(split, f"{radius:g}"),
+                    *(f"{each.mean():.3g}" for each in values),
+                    f"{change:.2f}",
+                ]
+            )
+        lines.append(
+            f"{family.setting}, largest gradient on {split} images at the radius: "
+            f"epoch {epochs[-1]} over epoch {epochs[0]} {changes[split]['1']:.2f}"
+        )
+    header = ["images", "radius", *(f"epoch {epoch}" for epoch in epochs)]
+    header += [f"epoch {epochs[-1]} over {epochs[0]}"]
+    workdir.write_text(
+        "report.md",
+        f"## Flatness through adversarial training: {family.setting}\n\n"
+        "![largest gradient against the radius by epoch](learning.png)\n\n"
+        f"Largest ‖∇ₓL‖₁, means over {num_images} images and "
+        f"{family.config.num_seeds} seeds; bands: one sd over seeds. Radii are in "
+        "units of that of training, the dotted line. Last column: geometric mean over "
+        "seeds, in brackets Student's 95 % interval of the logarithms.\n\n"
+        + figures.table(header, rows)
+        + f"\nNetworks: {family.origin}.\n",
+    )
+    return {"summary": lines, "epochs": epochs, "curves": curves, "changes": changes}
