@@ -143,11 +143,11 @@ def profile(
     x: Array,
     y: Any,
     radii: Sequence[float] | Array,
-) -> Array:
+) -> Peak:
     """Peaks over increasing radii, ``[t, n]``, each sought from the one before too.
 
-    So they do not decrease, as the maxima do not. A Python loop over the radii: jit the
-    search, with ``measure`` static or closed over, not this.
+    So values do not decrease, as the maxima do not. A Python loop over the radii: jit
+    the search, with ``measure`` static or closed over, not this.
 
     Args:
         search: of ``largest``.
@@ -157,12 +157,11 @@ def profile(
         y: as ``measure`` takes it.
         radii: ``[t]``.
     """
-    delta, values = jnp.zeros_like(x), []
+    delta, peaks = jnp.zeros_like(x), []
     for eps in radii:
-        peak = search(key, measure, x, y, eps, delta)
-        delta = peak.delta
-        values.append(peak.value)
-    return jnp.stack(values)
+        peaks.append(search(key, measure, x, y, eps, delta))
+        delta = peaks[-1].delta
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *peaks)
 
 
 # --- two models in closed form ---

@@ -206,7 +206,7 @@ def _version(package: str) -> str:
 # starts from may move: its digest is among the other fields.
 _MACHINE = (
     *("data_dir", "dispatch", "hosts", "num_devices"),
-    *("grid", "grids", "networks"),
+    *("grid", "grids", "learning", "networks"),
 )
 
 

@@ -106,13 +106,18 @@ def test_profiles_do_not_fall_and_start_at_the_centre(network, key):
     loss_fn, x, y = network
     measure = flatness.gradient_norm(loss_fn, norms.linf)
     search = flatness.largest(norms.linf, num_steps=3, rel_step_size=0.5, unroll=1)
-    profile = flatness.profile(search, key, measure, x, y, RADII)
+    found = flatness.profile(search, key, measure, x, y, RADII)
+    profile = found.value
+    for i, eps in enumerate(RADII):
+        assert jnp.abs(found.delta[i]).max() <= eps * (1 + 1e-6)
+        at = measure(x + found.delta[i], y)
+        np.testing.assert_allclose(at, profile[i], rtol=1e-4)
     assert (jnp.diff(profile, axis=0) >= 0).all()
     np.testing.assert_allclose(profile[0], measure(x, y), rtol=1e-5)
     more = flatness.largest(
         norms.linf, num_steps=3, rel_step_size=0.5, num_starts=8, unroll=1
     )
-    better = flatness.profile(more, key, measure, x, y, RADII)
+    better = flatness.profile(more, key, measure, x, y, RADII).value
     assert better[-1].mean() > profile[-1].mean()
     # The end of an attack on the loss as one start more.
     attack = attacks.pgd(norms.linf, num_steps=5, rel_step_size=0.25, unroll=1)

@@ -8,121 +8,82 @@ constant), and its proof sets δ = N^(-1/(d+2)), which is far from the δ in use
 Proposition 6.4 says that an attack raises the test loss by Ω(δ E‖∇ₓL(x)‖₁).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from advjax import evaluate
-from advjax.types import Batch
-from experiments import devices, figures, intervals
-from experiments.memorization import networks, profiles
-from experiments.memorization.networks import Networks
-from experiments.training import recipe, testing
+from experiments import figures, intervals
+from experiments.training import finished
 from experiments.workdir import Workdir
 
-SPLITS = ("train", "test")
 PANELS = {
     "gap in loss": "robust test loss − robust training loss",
     "gap in error": "robust test error − robust training error, %",
 }
 
 
+class Learning(NamedTuple):
+    """What ``learning_process`` found, and where."""
+
+    results: dict[str, Any]
+    radii: tuple[float, ...]
+    origin: str
+
+
 def validate(config: ConfigDict) -> None:
     """Raises ConfigError for a field that is wrong."""
-    profiles.validate(config)
-    networks.read(config)
+    _read(config)
+
+
+def _read(config: ConfigDict) -> Learning:
+    wanted = "a finished experiments/memorization/configs/learning_process.py"
+    found = finished.read(
+        "learning", config.learning, "memorization.learning_process", wanted
+    )
+    finished.set_digest(config, "learning_digest", found.digest)
+    return Learning(found.results, found.config.radii, found.origin)
 
 
 def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
-    """Measures the networks of all kept epochs, and reports."""
-    family = networks.read(config)
-    images = {
-        split: family.images(split, config.num_images, config.subset_seed)
-        for split in SPLITS
-    }
-    measure = _Measure(config, family, images)
-    rows = [
-        workdir.stage(f"epoch-{epoch}", measure, epoch)
-        for epoch in family.config.kept_epochs
-    ]
-    found = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-    numbers = _numbers(family, found, images)
-    _figure(family, numbers, workdir)
-    return _report(family, numbers, len(images["test"].y), workdir)
+    """Reads the curves of the learning process, and reports."""
+    learning = _read(config)
+    numbers = _numbers(learning)
+    _figure(learning.results, numbers, workdir)
+    return _report(learning, numbers, workdir)
 
 
-class _Measure:
-    """What is measured at an epoch, by split and name, ``[seed]`` each."""
-
-    def __init__(self, config: ConfigDict, family: Networks, images: dict[str, Batch]):
-        self._config, self._family, self._images = config, family, images
-        self._profile = profiles.measurer(config, family)
-        attack = recipe.pgd(
-            "linf", config.loss_steps, 2.5 / config.loss_steps, "in_ball"
-        )
-        model = recipe.network(family.config, dtype=np.float32)
-        self._tests = {
-            split: testing.tester(
-                model, attack, part, devices.mesh(1), config.batch_size
-            )
-            for split, part in images.items()
-        }
-
-    def __call__(self, epoch: int) -> dict[str, dict[str, np.ndarray]]:
-        trained = self._family.of("adversarial", epoch)
-        return {split: self._of(split, trained) for split in SPLITS}
-
-    def _of(self, split: str, trained: list) -> dict[str, np.ndarray]:
-        profile = profiles.over_seeds(self._profile, trained, self._images[split])
-        at = self._config.radii.index(1)
-        key = jax.random.key(self._config.seed)
-        outcomes = [
-            evaluate.summary(self._tests[split](network, key, self._family.eps))
-            for network in trained
-        ]
-        # The profile's ascent goes on from smaller balls: its losses are the larger.
-        return {
-            "flatness": profile["gradient"][:, at].mean(axis=-1),
-            "gradient": profile["gradient"][:, 0].mean(axis=-1),
-            "loss": profile["loss"][:, 0].mean(axis=-1),
-            "robust loss": profile["loss"][:, at].mean(axis=-1),
-            "error": np.array([1 - each.accuracy.value for each in outcomes]),
-            "robust error": np.array(
-                [1 - each.robust_accuracy.value for each in outcomes]
-            ),
-        }
-
-
-def _numbers(family: Networks, found: dict, images) -> dict[str, np.ndarray]:
+def _numbers(learning: Learning) -> dict[str, np.ndarray]:
     """All ``[epoch, seed]``, but the factor of Theorem 6.3."""
-    train, test = (found[split] for split in SPLITS)
-    num_train = family.config.num_train or family.images("train").y.size
-    num_inputs = images["train"].x[0].size
-    first_order = family.eps * test["gradient"]
+    at, results = learning.radii.index(1), learning.results
+    train, test = (
+        {name: np.array(values) for name, values in results["curves"][split].items()}
+        for split in ("train", "test")
+    )
+    gaps = {name: test[name] - train[name] for name in ("loss", "error")}
+    rise = test["loss"][..., at] - test["loss"][..., 0]
+    first_order = results["eps"] * test["gradient"][..., 0]
     return {
-        "local flatness": train["flatness"],
-        "global flatness": test["flatness"],
-        "gap in loss": test["robust loss"] - train["robust loss"],
-        "gap in error": 100 * (test["robust error"] - train["robust error"]),
-        "clean gap in error": 100 * (test["error"] - train["error"]),
-        "rise of the test loss": test["robust loss"] - test["loss"],
+        "local flatness": train["gradient"][..., at],
+        "global flatness": test["gradient"][..., at],
+        "gap in loss": gaps["loss"][..., at],
+        "gap in error": 100 * gaps["error"][..., at],
+        "clean gap in error": 100 * gaps["error"][..., 0],
+        "robust test error": 100 * test["error"][..., at],
+        "rise of the test loss": rise,
         "first order": first_order,
-        "rise over first order": intervals.quotient(
-            test["robust loss"] - test["loss"], first_order
-        ),
-        "factor": np.array(num_train ** (-1 / (num_inputs + 2))),
+        "rise over first order": intervals.quotient(rise, first_order),
+        "factor": np.array(results["num_train"] ** (-1 / (results["num_inputs"] + 2))),
     }
 
 
-def _figure(family: Networks, numbers: dict, workdir: Workdir) -> None:
+def _figure(results: dict, numbers: dict, workdir: Workdir) -> None:
     figure, axes = figures.panels(3)
-    epochs = family.config.kept_epochs
+    epochs = results["epochs"]
     for name, color in zip(("local", "global"), figures.colors(2), strict=True):
         label = f"{name} ({'training' if name == 'local' else 'test'} images)"
         figures.band(axes[0], epochs, numbers[f"{name} flatness"], label, color)
-    axes[0].set(xlabel="epoch", ylabel=f"largest ‖∇ₓL‖₁ within {family.eps:.3g}")
+    axes[0].set(xlabel="epoch", ylabel=f"largest ‖∇ₓL‖₁ within {results['eps']:.3g}")
     axes[0].legend()
     shades = figures.shades(len(epochs))
     for axis, (name, label) in zip(axes[1:], PANELS.items(), strict=True):
@@ -134,11 +95,11 @@ def _figure(family: Networks, numbers: dict, workdir: Workdir) -> None:
     workdir.save_figure(figure, "gap")
 
 
-def _report(
-    family: Networks, numbers: dict, num_images: int, workdir: Workdir
-) -> dict[str, Any]:
+def _report(learning: Learning, numbers: dict, workdir: Workdir) -> dict[str, Any]:
+    results = learning.results
+    num_seeds = numbers["gap in loss"].shape[1]
     columns = [name for name, values in numbers.items() if values.ndim]
-    epochs = family.config.kept_epochs
+    epochs, setting = results["epochs"], results["setting"]
     rows = [
         [str(epoch), *(figures.plus_minus(numbers[name][i]) for name in columns)]
         for i, epoch in enumerate(epochs)
@@ -168,22 +129,22 @@ def _report(
         f"{ends[0]} in loss, {ends[1]} points in error",
         "rise of the test loss over δ E‖∇ₓL(x)‖₁ (Proposition 6.4)": f"{least:.2f} to "
         f"{most:.2f}; N^(-1/(d+2)) = {numbers['factor']:.4f} (Theorem 6.3) "
-        f"where δ is {family.eps:.4f}",
+        f"where δ is {results['eps']:.4f}",
     }
-    lines = [f"{family.setting}, {what}: {numbers}" for what, numbers in said.items()]
+    lines = [f"{setting}, {what}: {numbers}" for what, numbers in said.items()]
     workdir.write_text(
         "report.md",
-        f"## Flatness and the robust generalisation gap: {family.setting}\n\n"
+        f"## Flatness and the robust generalisation gap: {setting}\n\n"
         "![flatness by epoch, and gaps against global flatness](gap.png)\n\n"
-        f"At the radius of training, by {num_images} training and as many test images; "
-        f"mean ± sd over {family.config.num_seeds} seeds. Errors in points. First "
+        f"At the radius of training, by {results['num_images']} training and as many "
+        f"test images; mean ± sd over {num_seeds} seeds. Errors in points. First "
         "order: δ E‖∇ₓL(x)‖₁ on test images. Rank correlations are over all epochs and "
         "seeds, whose points are not independent; intervals of growth are Student's "
         "over seeds.\n\n"
         + figures.table(["epoch", *columns], rows)
         + "\n"
         + "\n".join(f"- {line}" for line in lines)
-        + f"\n\nNetworks: {family.origin}.\n",
+        + f"\n\nFrom: {learning.origin}.\n",
     )
     return {
         "summary": lines,

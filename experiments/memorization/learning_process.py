@@ -3,7 +3,8 @@
 The mean of the largest gradient norm in linf balls against the radius, one curve for
 each of some epochs of adversarial training, on training and on test images. The paper's
 claim is that the training curves fall inside the radius of training, and that the test
-curves fall on MNIST and rise on CIFAR-10.
+curves fall on MNIST and rise on CIFAR-10. Losses and errors are kept as well, for
+``generalization_gap``.
 """
 
 from typing import Any
@@ -32,7 +33,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     curves = {}
     for split in SPLITS:
         images = family.images(split, config.num_images, config.subset_seed)
-        found = [
+        rows = [
             workdir.stage(
                 f"{split}-{epoch}",
                 *(
@@ -44,7 +45,9 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
             )
             for epoch in family.config.kept_epochs
         ]
-        curves[split] = np.stack([each["gradient"].mean(axis=-1) for each in found])
+        curves[split] = {
+            name: np.stack([row[name] for row in rows]) for name in profiles.NAMES
+        }
     _figure(config, family, curves, workdir)
     return _report(config, family, len(images.y), curves, workdir)
 
@@ -54,7 +57,9 @@ def _figure(config: ConfigDict, family: Networks, curves: dict, workdir: Workdir
     radii, epochs = np.array(config.radii) * family.eps, family.config.kept_epochs
     for axis, split in zip(axes, SPLITS, strict=True):
         colors = figures.shades(len(epochs))
-        for epoch, runs, color in zip(epochs, curves[split], colors, strict=True):
+        for epoch, runs, color in zip(
+            epochs, curves[split]["gradient"], colors, strict=True
+        ):
             figures.band(axis, radii, runs.T, f"epoch {epoch}", color)
         axis.axvline(family.eps, color="0.3", linewidth=0.8, linestyle=":")
         axis.set(xlabel="radius ε (linf)", yscale="log", title=f"{split} images")
@@ -75,7 +80,7 @@ def _report(
     for split in SPLITS:
         changes[split] = {}
         for i, radius in enumerate(config.radii):
-            values = curves[split][:, :, i]
+            values = curves[split]["gradient"][:, :, i]
             change = intervals.geometric(values[-1], values[0])
             changes[split][f"{radius:g}"] = change
             rows.append(
@@ -102,4 +107,14 @@ def _report(
         + figures.table(header, rows)
         + f"\nNetworks: {family.origin}.\n",
     )
-    return {"summary": lines, "epochs": epochs, "curves": curves, "changes": changes}
+    return {
+        "summary": lines,
+        "setting": family.setting,
+        "eps": family.eps,
+        "epochs": epochs,
+        "num_images": num_images,
+        "num_train": family.images("train").y.size,
+        "num_inputs": family.images("test", 1).x.size,
+        "curves": curves,
+        "changes": changes,
+    }

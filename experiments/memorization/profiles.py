@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -52,37 +53,47 @@ def validate(config: ConfigDict) -> None:
     checks.seed(config)
 
 
+NAMES = ("gradient", "loss", "error")
+
 Profile = Callable[[tuple[Params, Params], Batch], dict[str, np.ndarray]]
-"""``(network, images) -> {"gradient": [t, n], "loss": [t, n]}``, the largest."""
+"""``(network, images) -> {"gradient", "loss", "error"}``, all ``[t, n]``: the largest
+of the first two, and whether the image, or the point of largest loss, is misclassified.
+"""
 
 
 def measurer(config: ConfigDict, networks: Networks) -> Profile:
     """What measures any network of the family; compiles once."""
-    network_config = ConfigDict(networks.config.to_dict())
-    network_config.dtype = "float32"
-    model = recipe.network(network_config)
+    model = recipe.network(networks.config, dtype=jnp.float32)
     radii = [radius * networks.eps for radius in config.radii]
-    searches = [jax.jit(partial(find, config, model)) for find in (_steepest, _highest)]
+    steepest, highest = (
+        jax.jit(partial(find, config, model)) for find in (_steepest, _highest)
+    )
+    is_wrong = jax.jit(partial(_is_wrong, model))
 
     def profile(network, images):
         keys = example_keys(jax.random.key(config.seed), len(images.y))
         parts = []
         for first in range(0, len(images.y), config.batch_size):
             rows = slice(first, first + config.batch_size)
-            arrays = (
-                keys[rows],
-                None,
-                *jax.device_put((images.x[rows], images.y[rows])),
+            x, y = jax.device_put((images.x[rows], images.y[rows]))
+            gradient, loss = (
+                flatness.profile(
+                    partial(search, network), keys[rows], None, x, y, radii
+                )
+                for search in (steepest, highest)
             )
-            values = [
-                flatness.profile(partial(search, network), *arrays, radii)
-                for search in searches
-            ]
-            parts.append(jax.device_get(values))
-        both = [np.concatenate(part, axis=1) for part in zip(*parts, strict=True)]
-        return dict(zip(("gradient", "loss"), both, strict=True))
+            error = [is_wrong(network, x, delta, y) for delta in loss.delta]
+            part = {"gradient": gradient.value, "loss": loss.value, "error": error}
+            parts.append(jax.tree.map(np.asarray, part | {"error": np.stack(error)}))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
 
     return profile
+
+
+def _is_wrong(model: Model, network, x, delta, y):
+    logits = (model.apply(*network, at, train=False)[0] for at in (x, x + delta))
+    clean, attacked = (jnp.argmax(each, axis=1) != y for each in logits)
+    return clean | attacked
 
 
 def _steepest(config, model: Model, network, key, measure, x, y, eps, delta):
@@ -135,6 +146,6 @@ def _bounds(config: ConfigDict):
 def over_seeds(
     profile: Profile, networks: list, images: Batch
 ) -> dict[str, np.ndarray]:
-    """Profiles of several networks, ``[seed, t, n]`` each."""
+    """Means over images of several networks, ``[seed, t]`` each."""
     found = [profile(network, images) for network in networks]
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
+    return jax.tree.map(lambda *leaves: np.stack(leaves).mean(axis=-1), *found)

@@ -37,8 +37,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
             training, profiles.over_seeds, profile, family.of(training), images
         )
         rise = found["loss"] - found["loss"][:, :1]
-        means = {"gradient": found["gradient"], "rise": rise}
-        curves[training] = {kind: each.mean(axis=-1) for kind, each in means.items()}
+        curves[training] = {"gradient": found["gradient"], "rise": rise}
     _figure(config, family, curves, workdir)
     return _report(config, family, len(images.y), curves, workdir)
 
