@@ -45,6 +45,25 @@ def families(tmp_path_factory):
     return paths
 
 
+@pytest.fixture(scope="session")
+def memorizers(tmp_path_factory):
+    """The work directory of networks of the memorization studies on the digits."""
+    path = tmp_path_factory.mktemp("memorizers") / "w"
+    config = ROOT / "experiments/memorization/configs/networks.py"
+    assert run.main([f"--config={config}:smoke", f"--workdir={path}"]) == 0
+    return path
+
+
+@pytest.fixture(scope="session")
+def learning(memorizers, tmp_path_factory):
+    """The work directory of the flatness of these networks over epochs."""
+    path = tmp_path_factory.mktemp("learning") / "w"
+    config = ROOT / "experiments/memorization/configs/learning_process.py"
+    arguments = [f"--config={config}:smoke", f"--config.networks={memorizers}"]
+    assert run.main([*arguments, f"--workdir={path}"]) == 0
+    return path
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)

@@ -296,6 +296,23 @@ def test_the_maximum_of_a_linear_model_is_reached_and_never_passed(
 
 
 @pytest.mark.parametrize("norm_name", NORMS)
+def test_climbs_go_on_where_attacks_end(norm_name):
+    norm, eps = NORMS[norm_name], EPS[norm_name]
+    whole = _call(_pgd(norm, num_steps=6), eps)
+    half, _ = _call(_pgd(norm, num_steps=3), eps)
+    climb = attacks.climb(norm, num_steps=3, rel_step_size=0.4, bounds=BOX, unroll=1)
+    go_on = jax.jit(lambda eps, delta: climb(_loss, X, Y, eps, delta))
+    chex.assert_trees_all_close(go_on(eps, half - X), whole, atol=1e-5)
+    # From outside of the ball they start on it.
+    x_adv, info = go_on(eps, jnp.full_like(X, 9.0))
+    lengths = jax.vmap(norm.value)(x_adv - X)
+    assert (lengths <= eps * (1 + 1e-5)).all()
+    np.testing.assert_allclose(info.loss, _loss(x_adv, Y), rtol=1e-5)
+    from_zero = jax.jit(lambda eps: climb(_loss, X, Y, eps))(eps)
+    chex.assert_trees_all_equal(from_zero, _call(_pgd(norm, num_steps=3), eps))
+
+
+@pytest.mark.parametrize("norm_name", NORMS)
 def test_more_restarts_are_never_weaker(norm_name):
     base = _pgd(NORMS[norm_name], start=attacks.in_ball(NORMS[norm_name]))
     previous = jnp.full(N, -jnp.inf)

@@ -74,6 +74,10 @@ def _needed(path, tmp_path, request):
         binary = path.stem in ("influential", "weight_effects")
         families = request.getfixturevalue("families")
         return [f"--config.networks={families['adversarial' if binary else 'clean']}"]
+    if path.stem in ("learning_process", "representation", "robust_memorization"):
+        return [f"--config.networks={request.getfixturevalue('memorizers')}"]
+    if path.stem == "generalization_gap":
+        return [f"--config.learning={request.getfixturevalue('learning')}"]
     if path.stem == "comparison":
         grid = request.getfixturevalue("grid")
         return [f"--config.grids=('{grid}', '{grid}')"]
