@@ -151,17 +151,34 @@ def profile(
 
     Args:
         search: of ``largest``.
-        key: one key, or ``[n]`` keys.
+        key: one key, or ``[n]`` keys; random starts are the same at every radius, but
+            for their length.
         measure: what is measured.
         x: ``[n, ...]``.
         y: as ``measure`` takes it.
-        radii: ``[t]``.
+        radii: ``[t]``; a sequence of numbers is checked to increase.
+
+    Raises:
+        ValueError: for a sequence of radii that falls somewhere.
     """
-    delta, peaks = jnp.zeros_like(x), []
+    if isinstance(radii, Sequence) and list(radii) != sorted(radii):
+        msg = f"radii = {radii!r}: give them in increasing order"
+        raise ValueError(msg)
+    peaks = []
     for eps in radii:
-        peaks.append(search(key, measure, x, y, eps, delta))
-        delta = peaks[-1].delta
+        last = peaks[-1] if peaks else None
+        start = last.delta if last else jnp.zeros_like(x)
+        peak = search(key, measure, x, y, eps, start)
+        # Evaluated once more, the same point may differ by rounding.
+        peaks.append(_larger(last, peak) if last else peak)
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *peaks)
+
+
+def _larger(a: Peak, b: Peak) -> Peak:
+    a_wins = a.value > b.value
+    return jax.tree.map(
+        lambda one, other: jax.vmap(jnp.where)(a_wins, one, other), a, b
+    )
 
 
 # --- two models in closed form ---

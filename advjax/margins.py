@@ -72,13 +72,8 @@ class Boundary(NamedTuple):
 
 
 def boundary(
-    attack: Attack,
-    norm: Norm,
-    score: LossFn,
-    *,
-    max_eps: float,
-    num_halvings: int = 10,
-) -> Callable[[Key, Array, Any], Boundary]:
+    attack: Attack, norm: Norm, *, num_halvings: int = 10
+) -> Callable[[Key, LossFn, Array, Any, Array | float], Boundary]:
     """The nearest point of another class, by bisecting the radius of an attack.
 
     The attack is tried at ``max_eps`` and then in the middle between a radius at which
@@ -89,22 +84,22 @@ def boundary(
     Args:
         attack: raises the negative score.
         norm: of the distance.
-        score: positive where an example is classified correctly.
-        max_eps: largest radius.
         num_halvings: radii are told apart to max_eps / 2^num_halvings.
 
     Returns:
-        ``(key, x, y) -> Boundary``, a Python loop over one compiled attack.
+        ``(key, score, x, y, max_eps) -> Boundary``, a Python loop over one attack,
+        which is compiled once for a score. Random starts are the same at every radius,
+        but for their length.
 
     Raises:
-        ValueError: unless max_eps is positive and num_halvings at least 0.
+        ValueError: unless num_halvings is an integer of at least 0.
     """
-    if not (max_eps > 0 and num_halvings >= 0):
-        msg = f"max_eps = {max_eps!r}, num_halvings = {num_halvings!r}"
-        raise ValueError(f"{msg}: choose a positive radius and at least 0 halvings")
+    if not isinstance(num_halvings, int) or num_halvings < 0:
+        msg = f"num_halvings = {num_halvings!r}: choose an integer of at least 0"
+        raise ValueError(msg)
 
-    @jax.jit
-    def tried(key, x, y, eps, best):
+    @partial(jax.jit, static_argnums=1)
+    def tried(key, score, x, y, eps, best):
         x_adv, _ = attack(key, _negative(score), x, y, eps)
         delta = x_adv - x
         new = Boundary(jax.vmap(norm.value)(delta), delta)
@@ -112,7 +107,7 @@ def boundary(
         is_nearer = has_crossed & (new.distance < best.distance)
         return has_crossed, jax.tree.map(partial(_where, is_nearer), new, best)
 
-    def find(key, x, y):
+    def find(key, score, x, y, max_eps):
         best = Boundary(jnp.full(len(x), jnp.inf, x.dtype), jnp.zeros_like(x))
         failed, succeeded = (
             jnp.zeros(len(x), x.dtype),
@@ -120,7 +115,7 @@ def boundary(
         )
         eps = succeeded
         for _ in range(num_halvings + 1):
-            has_crossed, best = tried(key, x, y, eps, best)
+            has_crossed, best = tried(key, score, x, y, eps, best)
             failed = jnp.where(has_crossed, failed, eps)
             succeeded = jnp.minimum(succeeded, best.distance)
             eps = (failed + succeeded) / 2

@@ -1,13 +1,15 @@
 """The classifier that memorises: robust where it was trained, clean everywhere else.
 
-    f_adv = memorization.classifier(predict, centers, targets, radius, norms.linf)
+    f_adv = memorization.classifier(predict, centres, targets, radius, norms.linf)
 
     f_adv(x) = Σ_i y_i 1{‖x - x_i‖ ≤ δ}  +  f_clean(x) 1{min_i ‖x - x_i‖ > δ}
 
-with i over the training examples of small margin under f_clean (``margins``). No attack
-of radius δ on a training example succeeds, f_clean decides on every clean test example
-that is not within δ of a memorised one, and attacks on test examples succeed as they do
-on f_clean. ``models.memorizing`` is the ReLU network of it.
+with i over the training examples of small margin under f_clean (``margins``). If these
+are all of them, and examples of different classes are more than 2δ apart
+(``separation``), no attack of radius δ on a training example succeeds. Outside of the
+memorised balls f_clean decides, so clean test examples there are classified as before,
+and attacks that stay there succeed as before. ``models.Memorizing`` is the ReLU network
+of it.
 
 Also the learner of Section 4, a linear function and neurons that each memorise one
 example, with a certificate of its robustness; and the number of parameters that the
@@ -34,7 +36,7 @@ from advjax.types import Array
 
 def classifier(
     predict: Callable[[Array], Array],
-    centers: Array,
+    centres: Array,
     targets: Array,
     radius: float,
     norm: Norm,
@@ -46,7 +48,7 @@ def classifier(
 
     Args:
         predict: f_clean, ``x[n, ...] -> logits[n, k]`` or ``[n]``.
-        centers: ``[m, ...]``, the memorised examples.
+        centres: ``[m, ...]``, the memorised examples.
         targets: what is answered there, ``[m, k]`` or ``[m]`` as ``predict`` answers:
             one-hot labels, or signs.
         radius: δ.
@@ -54,11 +56,11 @@ def classifier(
 
     Returns:
         ``x -> like predict(x)``. Its cost beside ``predict`` is one distance to every
-        center; memory is a few times that of ``x``.
+        centre; memory is a few times that of ``x``.
     """
 
     def predict_adv(x):
-        inside = is_inside(x, centers, radius, norm).astype(targets.dtype)
+        inside = is_inside(x, centres, radius, norm).astype(targets.dtype)
         clean = predict(x)
         free = jnp.all(inside == 0, axis=1).astype(clean.dtype)
         memorised = jnp.tensordot(inside, targets, axes=1)
@@ -67,38 +69,46 @@ def classifier(
     return predict_adv
 
 
-def is_inside(x: Array, centers: Array, radius: Array | float, norm: Norm) -> Array:
-    """Whether ``x[n, ...]`` are in the balls about ``centers[m, ...]``, ``[n, m]``.
+def is_inside(x: Array, centres: Array, radius: Array | float, norm: Norm) -> Array:
+    """Whether ``x[n, ...]`` are in the balls about ``centres[m, ...]``, ``[n, m]``."""
+    return distances(x, centres, norm) <= reach(x, radius, norm)[:, None]
 
-    A point that an attack placed on the surface is inside, though x - x_i rounds.
+
+def reach(x: Array, radius: Array | float, norm: Norm) -> Array:
+    """The radius up to which ``x[n, ...]`` count as inside, ``[n]``.
+
+    Above ``radius`` by the rounding of x - x_i and of the norm, so that a point which
+    an attack placed on the surface is inside: u (4 ‖x‖ + √d radius) for d entries and
+    the precision u. In single precision some 1e-5 of the radius.
     """
-    rounding = 4 * jnp.finfo(x.dtype).eps * (radius + jnp.max(jnp.abs(x)))
-    return distances(x, centers, norm) <= radius + rounding
+    size = jax.vmap(norm.value)(x)
+    d = x[0].size
+    return radius + jnp.finfo(x.dtype).eps * (4 * size + d**0.5 * radius)
 
 
-def distances(x: Array, centers: Array, norm: Norm) -> Array:
-    """‖x_i - c_j‖, ``[n, m]``, of ``x[n, ...]`` and ``centers[m, ...]``."""
+def distances(x: Array, centres: Array, norm: Norm) -> Array:
+    """‖x_i - c_j‖, ``[n, m]``, of ``x[n, ...]`` and ``centres[m, ...]``."""
 
-    def to(center):
-        return jax.vmap(lambda one: norm.value(one - center))(x)
+    def to(centre):
+        return jax.vmap(lambda one: norm.value(one - centre))(x)
 
-    return jax.lax.map(to, centers).T
+    return jax.lax.map(to, centres).T
 
 
-def separation(x: Array, y: Array, centers: Array, labels: Array, norm: Norm) -> Array:
-    """The distance of examples to the nearest center of another class, ``[n]``.
+def separation(x: Array, y: Array, centres: Array, labels: Array, norm: Norm) -> Array:
+    """The distance of examples to the nearest centre of another class, ``[n]``.
 
     Balls of radius δ about examples of different classes are disjoint if it is above
-    2δ; inf where all centers have the example's class.
+    2δ; inf where all centres have the example's class.
     """
 
-    def nearer(least, center):
-        point, label = center
+    def nearer(least, centre):
+        point, label = centre
         distance = jax.vmap(lambda one: norm.value(one - point))(x)
         return jnp.minimum(least, jnp.where(y == label, jnp.inf, distance)), None
 
     least = jnp.full(len(x), jnp.inf, x.dtype)
-    return jax.lax.scan(nearer, least, (centers, labels))[0]
+    return jax.lax.scan(nearer, least, (centres, labels))[0]
 
 
 # --- the learner of Section 4 ---
@@ -163,48 +173,53 @@ def num_clean(widths: Sequence[int]) -> int:
 
 def num_memorizing(
     num_inputs: int,
-    num_centers: int,
+    num_centres: int,
     num_outputs: int,
     num_levels: int | None,
     clean: int,
 ) -> int:
-    """Parameters of ``models.memorizing``, each non-zero weight and each bias once.
+    """Parameters of ``models.Memorizing``: every weight that is not zero, and biases.
 
-    m(10d + 4) + k(16s + 12) + 5s - 1 + clean for d inputs, m centers and k outputs with
-    one target other than zero each, and s levels of Yarotsky's multiplication; with
-    exact gates, ``num_levels=None``, m(10d + 4) + 9k + 1 + clean. Weights that a
+    m(10d + 4) + k(16s + 11) + 5s - 1 + clean for d inputs, m centres with one target
+    other than zero each, k outputs, and s levels of Yarotsky's multiplication; with
+    exact gates, ``num_levels=None``, m(10d + 4) + 8k + 1 + clean. Weights that a
     network layer by layer would need to hand values on do not count, as in Yarotsky
-    2017.
-    So it is at most 14 m d + O(k log(B/ε)) + clean, the Õ(μ N d + poly(d)) of Theorem
-    3.3, with log(B/ε) for its log².
+    2017, and ``clean`` is taken as it is given: parameters of a convolutional network
+    are shared, and its pooling has none. At most 14 m d + 27 k s + 5 s + clean, the
+    Õ(μ N d + poly(d)) of Theorem 3.3, with s = log(B/ε)/log 4 for its log².
     """
-    d, m, k = num_inputs, num_centers, num_outputs
-    # Of a center: 2d units with a bias for |x_j - c_j|; d - 1 matches of two units for
+    d, m, k = num_inputs, num_centres, num_outputs
+    # Of a centre: 2d units with a bias for |x_j - c_j|; d - 1 matches of two units for
     # the maximum, with 4 and 2 weights; two units of 2 weights and a bias for the
     # indicator; from each a weight to the gate, and one to an output.
-    of_center = 4 * d + 6 * (d - 1) + 6 + 2 + 2
+    of_centre = 4 * d + 6 * (d - 1) + 6 + 2 + 2
     gate = 1
     if num_levels is None:
-        # Two units of 2 weights and a bias, two weights and the bias of an output.
-        return m * of_center + gate + k * (6 + 2 + 1) + clean
+        # Two units of 2 weights and a bias, and two weights of an output.
+        return m * of_centre + gate + k * (6 + 2) + clean
     s = num_levels
-    # Of an output: its bias, |z + g| and |z| of 4 and 2 weights, a chain of teeth for
-    # each, and the weights from there and from the gate's own chain.
-    of_output = 1 + 6 + 2 * 5 * s + (2 * (2 + 2 * s) + (1 + 2 * s))
-    return m * of_center + gate + (5 * s - 2) + k * of_output + clean
+    # Of an output: |z + g| and |z| of 4 and 2 weights, a chain of teeth for each, and
+    # the weights from there and from the gate's own chain.
+    of_output = 6 + 2 * 5 * s + (2 * (2 + 2 * s) + (1 + 2 * s))
+    return m * of_centre + gate + (5 * s - 2) + k * of_output + clean
 
 
 def robust_log10(num_inputs: int, eps: float, depth: int) -> float:
-    """log10 of a lower bound of the parameters of a robust classifier, Theorem 3.5.
+    """log10 of a lower bound of the parameters of robust classifiers, as Theorem 3.5.
 
-    For a distribution that has every labelling of a grid of points 2 eps apart on the
-    hyperplane x_d = 1/2 of the cube [0, 1]^d, each point off it by its label: n =
-    (⌊1/(2 eps)⌋ + 1)^(d-1) points which one linear function classifies, and which
-    networks of W parameters that are robust for every labelling would have to shatter.
-    By Warren's bound layer by layer a ReLU network of L layers and at most W units has
-    at most 2^L (2e n L W)^(LW) sign patterns on n points (Bartlett et al. 2019), so
+    A grid of n = (⌊1/(2 eps)⌋ + 1)^(d-1) points 2 eps apart lies on the hyperplane
+    x_d = 1/2 of the cube [0, 1]^d, and data are these points, each moved off the
+    hyperplane by at most r < eps to the side of its label. x_d classifies them. A
+    classifier that is robust to linf attacks of radius r, without any error, has the
+    label's sign at the grid point itself, which is within r. There are 2^n labellings;
+    networks of L layers, W weights and at most W units have at most (W + d)^(2W)
+    wirings of 2^L (2e n L W)^(LW) sign patterns each (Warren's bound layer by layer, as
+    in Bartlett et al. 2019). So if for every labelling there is such a network,
 
-        n ≤ L + L W log2(2e n L W),  and  W ≥ min(n, (n - L) / (L log2(2e L n²))).
+        n ≤ L + L W log2(2e n L W) + 2W log2(W + d),
+
+    and, where W ≤ n, W ≥ (n - L) / (L log2(2e L n²) + 2 log2(2n)). The theorem's bound
+    holds for a small error too, with constants that it does not name.
 
     Args:
         num_inputs: d, at least 2.
@@ -218,8 +233,7 @@ def robust_log10(num_inputs: int, eps: float, depth: int) -> float:
         msg = f"d = {num_inputs}, eps = {eps}, depth = {depth}"
         raise ValueError(f"{msg}: choose d ≥ 2, 0 < eps ≤ 1/2, depth ≥ 1")
     log2_n = (num_inputs - 1) * math.log2(math.floor(1 / (2 * eps)) + 1)
-    log2_patterns = math.log2(2 * math.e * depth) + 2 * log2_n
+    bits = depth * (math.log2(2 * math.e * depth) + 2 * log2_n) + 2 * (log2_n + 1)
     # n - L of an n beyond the range of floats is n.
     log2_rest = math.log2(max(2**log2_n - depth, 1)) if log2_n < 500 else log2_n
-    log2_bound = log2_rest - math.log2(depth * log2_patterns)
-    return max(0.0, min(log2_n, log2_bound)) * math.log10(2)
+    return max(0.0, min(log2_n, log2_rest - math.log2(bits))) * math.log10(2)

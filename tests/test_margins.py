@@ -38,8 +38,8 @@ def test_margins_of_a_linear_model_are_exact(name, problem, key):
 def test_the_boundary_of_a_linear_model_is_found_from_above(name, problem, key):
     norm, (theta, x, y) = NORMS[name], problem
     score = margins.score(lambda x: x @ theta)
-    find = margins.boundary(_pgd(norm), norm, score, max_eps=2.0, num_halvings=12)
-    found, exact = find(key, x, y), margins.linear(theta, 0.0, x, y, norm)
+    find = margins.boundary(_pgd(norm), norm, num_halvings=12)
+    found, exact = find(key, score, x, y, 2.0), margins.linear(theta, 0.0, x, y, norm)
     wrong, far = exact <= 0, exact > 2
     assert wrong.any()
     assert (~wrong & ~far).any()
@@ -92,7 +92,7 @@ def test_margins_of_a_network_fall_with_the_radius(key):
     assert (jnp.diff(values, axis=0) <= 1e-6).all()
 
 
-def test_bad_radii_are_refused():
-    score = margins.score(lambda x: x[:, 0])
-    with pytest.raises(ValueError, match="max_eps = 0"):
-        margins.boundary(_pgd(norms.l2), norms.l2, score, max_eps=0)
+def test_bad_numbers_of_halvings_are_refused():
+    for number in (-1, 2.5):
+        with pytest.raises(ValueError, match=f"num_halvings = {number}"):
+            margins.boundary(_pgd(norms.l2), norms.l2, num_halvings=number)

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,59 +18,59 @@ RADIUS = 0.1
 
 @pytest.fixture
 def memory(key):
-    """A clean network, and centers on a grid, so that balls are disjoint."""
+    """A clean network, and centres on a grid, so that balls are disjoint."""
     module = models.MLP(num_classes=3, hidden=(8,))
     grid = itertools.product((0.2, 0.8), repeat=3)
-    centers = jnp.array(list(grid))[:5]
+    centres = jnp.array(list(grid))[:5]
     targets = jax.nn.one_hot(jnp.arange(5) % 3, 3)
-    params = module.init(key, centers)["params"]
+    params = module.init(key, centres)["params"]
     params = jax.tree.map(lambda leaf: 5 * leaf, params)
-    return module, params, centers, targets
+    return module, params, centres, targets
 
 
-def _reference(clean, x, centers, targets, order):
+def _reference(clean, x, centres, targets, order):
     inside = np.array(
-        [[np.linalg.norm(a - c, order) <= RADIUS for c in centers] for a in x]
+        [[np.linalg.norm(a - c, order) <= RADIUS for c in centres] for a in x]
     )
     return inside @ targets + clean * ~inside.any(axis=1)[:, None]
 
 
 @pytest.mark.parametrize("name", NORMS)
 def test_the_classifier_is_its_formula(name, memory, key):
-    module, params, centers, targets = memory
+    module, params, centres, targets = memory
     x = jnp.concatenate(
         [
             jax.random.uniform(key, (50, 3)),
-            centers,
-            centers + 0.9 * RADIUS / 3,
-            centers - 1.1 * RADIUS,
+            centres,
+            centres + 0.9 * RADIUS / 3,
+            centres - 1.1 * RADIUS,
         ]
     )
 
     def predict(x):
         return module.apply({"params": params}, x)
 
-    f_adv = memorization.classifier(predict, centers, targets, RADIUS, NORMS[name])
+    f_adv = memorization.classifier(predict, centres, targets, RADIUS, NORMS[name])
     order = {"linf": np.inf, "l2": 2, "l1": 1}[name]
-    expected = _reference(*map(np.asarray, (predict(x), x, centers, targets)), order)
+    expected = _reference(*map(np.asarray, (predict(x), x, centres, targets)), order)
     np.testing.assert_allclose(f_adv(x), expected, atol=1e-6)
     # The same with one output and signs.
     signs = jnp.array([1.0, -1, 1, -1, 1])
     one = memorization.classifier(
-        lambda x: predict(x)[:, 0], centers, signs, RADIUS, NORMS[name]
+        lambda x: predict(x)[:, 0], centres, signs, RADIUS, NORMS[name]
     )
     expected = _reference(
-        *map(np.asarray, (predict(x)[:, :1], x, centers, signs[:, None])), order
+        *map(np.asarray, (predict(x)[:, :1], x, centres, signs[:, None])), order
     )
     np.testing.assert_allclose(one(x), expected[:, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NORMS)
 def test_no_attack_on_what_is_memorised_succeeds(name, memory, key):
-    _, _, centers, targets = memory
+    _, _, centres, targets = memory
     norm, labels = NORMS[name], jnp.argmax(targets, axis=1)
     f_adv = memorization.classifier(
-        lambda x: 9.0 * jnp.ones((len(x), 3)), centers, targets, RADIUS, norm
+        lambda x: 9.0 * jnp.ones((len(x), 3)), centres, targets, RADIUS, norm
     )
     attack = attacks.pgd(
         norm, num_steps=3, rel_step_size=1.0, start=attacks.in_ball(norm), unroll=1
@@ -80,7 +81,7 @@ def test_no_attack_on_what_is_memorised_succeeds(name, memory, key):
         def loss_fn(x, y):
             return jnp.sum(x, axis=1) * (-1.0) ** y
 
-        return f_adv(attack(key, loss_fn, centers, labels, RADIUS)[0])
+        return f_adv(attack(key, loss_fn, centres, labels, RADIUS)[0])
 
     for i in range(20):
         found = attacked(jax.random.fold_in(key, i))
@@ -105,9 +106,9 @@ def test_separation_is_the_distance_to_other_classes(key):
 @pytest.mark.parametrize("d", [1, 2, 3, 7, 8, 13])
 def test_the_tournament_is_the_distance(d, key):
     x = jax.random.normal(key, (20, d))
-    center = jax.random.normal(jax.random.key(1), (d,))
-    expected = jnp.max(jnp.abs(x - center[None]), axis=1)
-    np.testing.assert_allclose(linf_distance(x, center), expected, rtol=1e-6)
+    centre = jax.random.normal(jax.random.key(1), (d,))
+    expected = jnp.max(jnp.abs(x - centre[None]), axis=1)
+    np.testing.assert_allclose(linf_distance(x, centre), expected, rtol=1e-6)
 
 
 @pytest.mark.usefixtures("x64")
@@ -135,7 +136,7 @@ def test_gates_are_exact_at_both_ends():
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("num_levels", [None, 8])
 def test_the_network_is_the_classifier_off_its_shells(num_levels, memory, key):
-    module, params, centers, targets = memory
+    module, params, centres, targets = memory
     outer, bound = 0.15, 20.0
     network = models.Memorizing(
         module, 5, 3, RADIUS, outer, bound=bound, num_levels=num_levels
@@ -143,11 +144,11 @@ def test_the_network_is_the_classifier_off_its_shells(num_levels, memory, key):
     x = jnp.concatenate(
         [
             jax.random.uniform(key, (400, 3)),
-            jnp.repeat(centers, 40, axis=0)
+            jnp.repeat(centres, 40, axis=0)
             + 0.2 * jax.random.uniform(key, (200, 3), minval=-1, maxval=1),
         ]
     )
-    network_params = models.memorizing_params(params, centers, targets)
+    network_params = models.memorizing_params(params, centres, targets)
     shapes = jax.tree.map(jnp.shape, network.init(key, x)["params"])
     assert shapes == jax.tree.map(jnp.shape, network_params)
 
@@ -155,8 +156,8 @@ def test_the_network_is_the_classifier_off_its_shells(num_levels, memory, key):
         return module.apply({"params": params}, x)
 
     assert jnp.abs(predict(x)).max() < bound
-    f_adv = memorization.classifier(predict, centers, targets, RADIUS, norms.linf)
-    least = jnp.min(memorization.distances(x, centers, norms.linf), axis=1)
+    f_adv = memorization.classifier(predict, centres, targets, RADIUS, norms.linf)
+    least = jnp.min(memorization.distances(x, centres, norms.linf), axis=1)
     on_shell = (least > RADIUS) & (least < outer)
     assert (least <= RADIUS).any()
     assert on_shell.any()
@@ -190,14 +191,14 @@ class _Net:
         return self.unit(terms, bias, activation=float)
 
 
-def _unit_by_unit(x, centers, targets, logits, inner, outer, bound, s):
+def _unit_by_unit(x, centres, targets, logits, inner, outer, bound, s):
     """What ``Memorizing`` computes, and how many parameters it takes."""
     net, width = _Net(), outer - inner
     drops = []
-    for center in centers:
+    for centre in centres:
         values = [
             (net.unit([(1, a)], -c), net.unit([(-1, a)], c))
-            for a, c in zip(x, center, strict=True)
+            for a, c in zip(x, centre, strict=True)
         ]
         while len(values) > 1:
             half = len(values) // 2
@@ -209,14 +210,12 @@ def _unit_by_unit(x, centers, targets, logits, inner, outer, bound, s):
                 for a, b in zip(values[:half], values[half : 2 * half], strict=True)
             ] + values[2 * half :]
         pair = [(1, v) for v in values[0]]
-        drops.append((net.unit(pair, -inner), net.unit(pair, -outer)))
-    m = len(centers)
+        pair = [(-v / width, at) for v, at in pair]
+        drops.append((net.unit(pair, outer / width), net.unit(pair, inner / width)))
     to_gate = [
-        (sign / width, v)
-        for pair in drops
-        for sign, v in zip((1, -1), pair, strict=True)
+        (-sign, v) for pair in drops for sign, v in zip((1, -1), pair, strict=True)
     ]
-    free = net.unit(to_gate, 1.0 - m)
+    free = net.unit(to_gate, 1.0)
 
     def chain(terms):
         """Teeth of a value given by ``terms``, with its weights in the square."""
@@ -235,7 +234,7 @@ def _unit_by_unit(x, centers, targets, logits, inner, outer, bound, s):
     outputs = []
     for k, z in enumerate(logits):
         terms = [
-            (-sign * targets[i][k] / width, v)
+            (sign * targets[i][k], v)
             for i, pair in enumerate(drops)
             for sign, v in zip((1, -1), pair, strict=True)
         ]
@@ -249,7 +248,7 @@ def _unit_by_unit(x, centers, targets, logits, inner, outer, bound, s):
             alone = chain(size([(1 / bound, z)]))
             squares = ((2 * bound, both), (-2 * bound, alone), (-2 * bound, of_free))
             terms += [(c * w, v) for c, square in squares for w, v in square]
-        outputs.append(net.output(terms, sum(target[k] for target in targets)))
+        outputs.append(net.output(terms))
     return outputs, net.count
 
 
@@ -258,18 +257,18 @@ def _unit_by_unit(x, centers, targets, logits, inner, outer, bound, s):
 @pytest.mark.parametrize("d", [1, 2, 5])
 def test_the_parameters_are_those_of_the_network_unit_by_unit(num_levels, d, key):
     module = models.MLP(num_classes=3, hidden=(4,))
-    centers = jnp.stack([jnp.full(d, 0.1), jnp.full(d, 0.5), jnp.full(d, 0.9)])
+    centres = jnp.stack([jnp.full(d, 0.1), jnp.full(d, 0.5), jnp.full(d, 0.9)])
     targets = jax.nn.one_hot(jnp.array([2, 0, 0]), 3, dtype=float)
-    x = jnp.concatenate([jax.random.uniform(key, (20, d), float), centers + 0.07])
+    x = jnp.concatenate([jax.random.uniform(key, (20, d), float), centres + 0.07])
     clean = module.init(key, x)["params"]
     options = {"inner": 0.05, "outer": 0.1, "bound": 20.0}
     network = models.Memorizing(module, 3, 3, **options, num_levels=num_levels)
-    params = models.memorizing_params(clean, centers, targets)
+    params = models.memorizing_params(clean, centres, targets)
     found = network.apply({"params": params}, x)
     logits = module.apply({"params": clean}, x)
     for i in range(len(x)):
         arguments = [
-            np.asarray(a).tolist() for a in (x[i], centers, targets, logits[i])
+            np.asarray(a).tolist() for a in (x[i], centres, targets, logits[i])
         ]
         outputs, count = _unit_by_unit(*arguments, *options.values(), num_levels)
         np.testing.assert_allclose(found[i], outputs, atol=1e-9)
@@ -279,10 +278,52 @@ def test_the_parameters_are_those_of_the_network_unit_by_unit(num_levels, d, key
     assert count + num_own == expected
 
 
+def test_the_rounding_of_thousands_of_centres_does_not_add_up(key):
+    # In single precision and with logits of 20.
+    d, m = 30, 2000
+    centres = jax.random.uniform(key, (m, d))
+    targets = jax.nn.one_hot(jnp.arange(m) % 3, 3)
+    clean = _Constant()
+    network = models.Memorizing(clean, m, 3, 0.05, 0.075, bound=32.0)
+    params = {"centres": centres, "targets": targets}
+    x = jnp.concatenate([1 - centres[:50], centres[:50] + 0.049])
+    found = jax.jit(lambda x: network.apply({"params": params}, x))(x)
+    np.testing.assert_allclose(found[:50], 20.0, rtol=1e-6)
+    np.testing.assert_allclose(found[50:], targets[:50], atol=2e-5)
+
+
+class _Constant(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        del train
+        return jnp.full((len(x), 3), 20.0)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_points_on_the_surface_are_inside_whatever_the_batch(name, key):
+    norm, radius = NORMS[name], {"linf": 0.1, "l2": 1.0, "l1": 10.0}[name]
+    x = jax.random.uniform(key, (300, 784))
+    far = jax.random.normal(jax.random.key(1), x.shape)
+    delta = jax.vmap(norm.project, (0, None))(100 * far, radius)
+    diagonal = jnp.arange(300)
+    inside = memorization.is_inside(x + delta, x, radius, norm)
+    assert inside[diagonal, diagonal].all()
+    beyond = memorization.is_inside(x + 1.0001 * delta, x, radius, norm)
+    assert not beyond.any()
+    large = jnp.concatenate([x + 1.0001 * delta, jnp.full((1, 784), 1e4)])
+    assert not memorization.is_inside(large, x, radius, norm).any()
+
+
 def test_bad_shells_are_refused(memory, key):
-    module, _, centers, _ = memory
+    module, _, centres, _ = memory
+    with pytest.raises(ValueError, match="num_levels = 0"):
+        models.Memorizing(module, 5, 3, 0.1, 0.2, bound=1.0, num_levels=0).init(
+            key, centres
+        )
+    with pytest.raises(ValueError, match="choose positive"):
+        models.levels(1.0, 0.0)
     with pytest.raises(ValueError, match="inner < outer"):
-        models.Memorizing(module, 5, 3, 0.2, 0.1, bound=1.0).init(key, centers)
+        models.Memorizing(module, 5, 3, 0.2, 0.1, bound=1.0).init(key, centres)
 
 
 def test_a_robust_classifier_needs_exponentially_many_parameters():
@@ -294,7 +335,11 @@ def test_a_robust_classifier_needs_exponentially_many_parameters():
     d, eps, depth = 6, 0.1, 2
     n = 6 ** (d - 1)
     w = 10 ** memorization.robust_log10(d, eps, depth)
-    assert depth + depth * w * math.log2(2 * math.e * n * depth * w) <= n
+    patterns = depth + depth * w * math.log2(2 * math.e * n * depth * w)
+    assert patterns + 2 * w * math.log2(w + d) <= n
+    w *= 2
+    patterns = depth + depth * w * math.log2(2 * math.e * n * depth * w)
+    assert patterns + 2 * w * math.log2(w + d) > n
     assert memorization.robust_log10(2, 0.5, 50) == 0
     with pytest.raises(ValueError, match="choose d ≥ 2"):
         memorization.robust_log10(5, 0.6, 3)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from advjax import losses
 from experiments import intervals, run
@@ -127,7 +128,8 @@ def test_f_adv_keeps_its_promises_on_images(memorizers, tmp_path):
     results = _results(arguments, tmp_path / "w")
     found, percent = results["found"], results["found"]["percent"]
     assert max(percent["robust training error, f_adv"]) == 0
-    assert min(percent["robust training error, f_clean"]) > 0
+    assert max(percent["robust training error, points memorised for"]) == 0
+    assert min(percent["small margins, μ"]) > 0
     assert percent["clean test error, f_adv"] == percent["clean test error, f_clean"]
     assert min(percent["robust test error, f_adv"]) > 0
     assert min(found["separation"]) > 0.2
@@ -135,9 +137,16 @@ def test_f_adv_keeps_its_promises_on_images(memorizers, tmp_path):
         assert max(found[name]["error off shells"]) < 1e-3
         assert max(found[name]["error on shells"]) > 0.1
         assert min(found[name]["points on shells"]) > 0
+    relu = found["relu"]
+    assert max(relu["robust training error"]) == 0
+    assert relu["clean test error"] == percent["clean test error, f_clean"]
+    assert min(relu["robust test error"]) > 0
     pairs = zip(found["products"]["parameters"], results["bounds"], strict=True)
     assert all(count <= bound for count, bound in pairs)
-    assert representation.bound(1, 1, 1, 1, 0) == 47
+    assert "above 2δ = 0.200 (f_adv) and above 2.5δ" in results["summary"][1]
+    assert "NOT above 2δ" in representation._condition(
+        ConfigDict({"shell": 1.5}), 0.1, 0.19
+    )
 
 
 @pytest.mark.parametrize(

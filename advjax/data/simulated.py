@@ -96,7 +96,7 @@ def separable(
     Args:
         key: random key.
         num_examples: n.
-        target: w*, ``[d]``, of length 1.
+        target: w*, ``[d]``, of length 1; margins are others with another length.
         small_share: μ.
         large: α.
         small: β.

@@ -19,21 +19,22 @@ from advjax.types import Array
 class Memorizing(nn.Module):
     """f_adv of a clean network, of maxima, soft indicators and products of ReLUs.
 
-    Parameters are the ``clean`` network's, ``centers[m, d]`` and ``targets[m, k]``; all
+    Parameters are the ``clean`` network's, ``centres[m, d]`` and ``targets[m, k]``; all
     other weights are constants. ``memorization.num_memorizing`` counts them all.
 
     Attributes:
         clean: linen module ``x[n, ...] -> logits[n, k]``.
-        num_centers: m.
+        num_centres: m.
         num_outputs: k.
         inner: distance up to which an indicator is 1, δ.
         outer: distance from which it is 0, at most R - δ.
-        bound: B ≥ |logits| of the clean network.
+        bound: B ≥ |logits| of the clean network wherever it is used; larger ones pass a
+            closed gate.
         num_levels: s of the multiplication; None for an exact gate. See ``levels``.
     """
 
     clean: nn.Module
-    num_centers: int
+    num_centres: int
     num_outputs: int
     inner: float
     outer: float
@@ -45,19 +46,27 @@ class Memorizing(nn.Module):
         """The logits, ``[n, k]``.
 
         Raises:
-            ValueError: unless 0 ≤ inner < outer and bound > 0.
+            ValueError: unless 0 ≤ inner < outer, bound > 0 and num_levels ≥ 1.
         """
         if not (0 <= self.inner < self.outer and self.bound > 0):
             values = (self.inner, self.outer, self.bound)
             msg = f"inner, outer, bound = {values}: choose 0 ≤ inner < outer, bound > 0"
             raise ValueError(msg)
+        if self.num_levels is not None and self.num_levels < 1:
+            msg = f"num_levels = {self.num_levels}: choose at least 1, or None"
+            raise ValueError(msg)
         flat = x.reshape(len(x), -1)
         zeros = nn.initializers.zeros
-        centers = self.param("centers", zeros, (self.num_centers, flat.shape[1]))
-        targets = self.param("targets", zeros, (self.num_centers, self.num_outputs))
-        distance = jax.lax.map(lambda center: linf_distance(flat, center), centers).T
-        drop = nn.relu(distance - self.inner) - nn.relu(distance - self.outer)
-        indicators = 1 - drop / (self.outer - self.inner)
+        centres = self.param("centres", zeros, (self.num_centres, flat.shape[1]))
+        targets = self.param("targets", zeros, (self.num_centres, self.num_outputs))
+        distance = jax.lax.map(lambda centre: linf_distance(flat, centre), centres).T
+        # Falling from outer to inner, so that all but a few are exactly zero: the
+        # rounding of thousands would add up.
+        inner, outer = (
+            end / (self.outer - self.inner) for end in (self.inner, self.outer)
+        )
+        scaled = distance / (self.outer - self.inner)
+        indicators = nn.relu(outer - scaled) - nn.relu(inner - scaled)
         free = nn.relu(1 - jnp.sum(indicators, axis=1, keepdims=True))
         logits = self.clean(x, train=train)
         free = jnp.broadcast_to(free, logits.shape)
@@ -68,30 +77,37 @@ class Memorizing(nn.Module):
         return indicators @ targets + gated
 
 
-def memorizing_params(clean: Any, centers: Array, targets: Array) -> dict[str, Any]:
+def memorizing_params(clean: Any, centres: Array, targets: Array) -> dict[str, Any]:
     """Parameters of ``Memorizing`` from those of the clean network.
 
-    ``centers[m, ...]`` and ``targets[m, k]`` are as of ``memorization.classifier``.
+    ``centres[m, ...]`` and ``targets[m, k]`` are as of ``memorization.classifier``.
     """
     return {
         "clean": clean,
-        "centers": centers.reshape(len(centers), -1),
+        "centres": centres.reshape(len(centres), -1),
         "targets": targets,
     }
 
 
 def levels(bound: float, error: float) -> int:
-    """The least s for which B z̃g is within ``error`` of B z g: B 4^-s ≤ error."""
+    """The least s for which B z̃g is within ``error`` of B z g: B 4^-s ≤ error.
+
+    Raises:
+        ValueError: unless both are positive.
+    """
+    if not (bound > 0 and error > 0):
+        msg = f"bound = {bound}, error = {error}: choose positive numbers"
+        raise ValueError(msg)
     return max(1, math.ceil(math.log(bound / error, 4)))
 
 
-def linf_distance(x: Array, center: Array) -> Array:
+def linf_distance(x: Array, centre: Array) -> Array:
     """‖x - c‖_∞, ``[n]``, of ``x[n, d]``: a tournament of max(a, b) = σ(a - b) + σ(b).
 
     ``σ(b) = b`` since all entries are |x_j - c_j| = σ(x_j - c_j) + σ(c_j - x_j).
     """
-    center = channels(center, x)
-    values = nn.relu(x - center) + nn.relu(center - x)
+    centre = channels(centre, x)
+    values = nn.relu(x - centre) + nn.relu(centre - x)
     while values.shape[1] > 1:
         half = values.shape[1] // 2
         a, b, bye = values[:, :half], values[:, half : 2 * half], values[:, 2 * half :]

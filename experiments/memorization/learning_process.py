@@ -30,9 +30,10 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     """Measures the networks of all kept epochs, and reports."""
     family = networks.read(config)
     profile = profiles.measurer(config, family)
-    curves = {}
+    curves, numbers = {}, {}
     for split in SPLITS:
         images = family.images(split, config.num_images, config.subset_seed)
+        numbers[split] = len(images.y)
         rows = [
             workdir.stage(
                 f"{split}-{epoch}",
@@ -49,7 +50,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
             name: np.stack([row[name] for row in rows]) for name in profiles.NAMES
         }
     _figure(config, family, curves, workdir)
-    return _report(config, family, len(images.y), curves, workdir)
+    return _report(config, family, numbers, curves, workdir)
 
 
 def _figure(config: ConfigDict, family: Networks, curves: dict, workdir: Workdir):
@@ -71,7 +72,7 @@ def _figure(config: ConfigDict, family: Networks, curves: dict, workdir: Workdir
 def _report(
     config: ConfigDict,
     family: Networks,
-    num_images: int,
+    numbers: dict[str, int],
     curves: dict,
     workdir: Workdir,
 ) -> dict[str, Any]:
@@ -100,7 +101,8 @@ def _report(
         "report.md",
         f"## Flatness through adversarial training: {family.setting}\n\n"
         "![largest gradient against the radius by epoch](learning.png)\n\n"
-        f"Largest ‖∇ₓL‖₁, means over {num_images} images and "
+        f"Largest ‖∇ₓL‖₁, means over {numbers['train']} training and {numbers['test']} "
+        "test images and "
         f"{family.config.num_seeds} seeds; bands: one sd over seeds. Radii are in "
         "units of that of training, the dotted line. Last column: geometric mean over "
         "seeds, in brackets Student's 95 % interval of the logarithms.\n\n"
@@ -112,7 +114,7 @@ def _report(
         "setting": family.setting,
         "eps": family.eps,
         "epochs": epochs,
-        "num_images": num_images,
+        "num_images": numbers,
         "num_train": family.images("train").y.size,
         "num_inputs": family.images("test", 1).x.size,
         "curves": curves,

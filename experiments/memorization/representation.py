@@ -25,23 +25,31 @@ from experiments.training import recipe
 from experiments.workdir import Workdir
 
 PERCENT = {
-    "share of small margins, μ": "training images",
+    "small margins, μ": "memorised training images",
     "clean training error": "f_clean",
-    "robust training error, f_clean": "the attack of the split",
-    "robust training error, f_adv": "both attacks, and random points",
-    "robust training error, stronger attack": "of f_adv, before what it finds is added",
-    "clean test error, f_clean": "test images",
-    "clean test error, f_adv": "test images",
+    "robust training error, points memorised for": "0 by construction where R > 2δ",
+    "robust training error, f_adv": "attacks and points not used to build it",
+    "missed by the first attack": "found by the stronger attack alone",
+    "clean test error, f_clean": "",
+    "clean test error, f_adv": "",
     "robust test error, f_clean": "PGD on f_clean",
     "robust test error, f_adv": "PGD on f_clean",
+}
+RELU_PERCENT = {
+    "robust training error": "points not used to build it",
+    "robust training error, PGD on it": "first images memorised",
+    "clean test error": "first test images",
+    "robust test error": "PGD on f_clean, first test images",
+    "robust test error, PGD on it": "first test images",
 }
 
 
 def validate(config: ConfigDict) -> None:
     """Raises ConfigError for a field that is wrong."""
-    counts = ("split_steps", "strong_steps", "num_restarts", "batch_size")
-    checks.integers(config, *counts, "num_random")
-    checks.single(config, *counts, "num_random", "shell", "error")
+    counts = ("split_steps", "strong_steps", "num_restarts", "batch_size", "num_random")
+    counts += ("num_test", "num_compared", "num_attacked")
+    checks.integers(config, *counts)
+    checks.single(config, *counts, "shell", "error")
     checks.numbers(config, "shell", above=1)
     checks.numbers(config, "error", above=0)
     checks.seed(config)
@@ -73,43 +81,44 @@ def _of_network(config: ConfigDict, family: Networks, network) -> dict[str, Any]
     attacked = partial(_attacked, config, predict, family.eps)
     weak = attacked(train, config.split_steps, "margin", 0)
     strong = attacked(train, config.strong_steps, "loss", 1)
-    wrong = {"split": _wrong(config, predict, weak, train.y)}
-    wrong["strong"] = _wrong(config, predict, strong, train.y)
-    first = _small(train, wrong["split"])
-    small = _small(train, wrong["split"] | wrong["strong"])
-    f_first, f_adv = (
-        _classifier(predict, memory, family.eps) for memory in (first, small)
-    )
-    clean_wrong = _wrong(config, predict, train.x, train.y)
-    again = attacked(train, config.strong_steps, "margin", 2)
-    points = [weak, strong, again, *_random(config, family.eps, train)]
-    of_adv = [_wrong(config, f_adv, x, train.y) for x in points]
+    own = [train.x, weak, strong]
+    broken = [_wrong(config, predict, x, train.y) for x in own]
+    small = _small(train, np.any(broken, axis=0))
+    f_adv = _classifier(predict, small, family.eps)
+    new = [
+        attacked(train, config.strong_steps, "margin", 2),
+        *_random(config, family.eps, train),
+    ]
     on_test = attacked(test, config.strong_steps, "margin", 3)
     shares = (
-        len(first.y) / len(train.y),
-        clean_wrong.mean(),
-        wrong["split"].mean(),
-        np.any(of_adv, axis=0).mean(),
-        _wrong(config, f_first, strong, train.y).mean(),
-        _wrong(config, predict, test.x, test.y).mean(),
-        _wrong(config, f_adv, test.x, test.y).mean(),
-        _wrong(config, predict, on_test, test.y).mean(),
-        _wrong(config, f_adv, on_test, test.y).mean(),
+        len(small.y) / len(train.y),
+        broken[0].mean(),
+        np.any([_wrong(config, f_adv, x, train.y) for x in own], axis=0).mean(),
+        np.any([_wrong(config, f_adv, x, train.y) for x in new], axis=0).mean(),
+        (broken[2] & ~broken[1] & ~broken[0]).mean(),
+        *(_wrong(config, f, test.x, test.y).mean() for f in (predict, f_adv)),
+        *(_wrong(config, f, on_test, test.y).mean() for f in (predict, f_adv)),
     )
-    percent = {name: 100 * v for name, v in zip(PERCENT, shares, strict=True)}
-    separation = _separations(train, test, small)
-    points += [test.x, on_test, _on_shells(config, family.eps, small)]
-    relu = _relu_network(config, family, network, small, f_adv, points)
+    shells = _on_shells(config, family.eps, small)
+    points = [*own, *new, test.x, on_test, shells]
+    memory = _Memory(config, family, network, small, f_adv)
     return {
-        "percent": percent,
+        "percent": _percent(PERCENT, shares),
         "num_small": np.array(len(small.y)),
         "num_inputs": np.array(train.x[0].size),
-        **separation,
-        **relu,
+        **_separations(train, test, small),
+        **memory.compared(points),
+        "relu": memory.errors(train, new, test, on_test),
     }
 
 
-def _attacked(config, predict, eps, part: Batch, num_steps: int, kind: str, seed: int):
+def _percent(names, shares) -> dict[str, np.ndarray]:
+    return {name: 100 * np.array(v) for name, v in zip(names, shares, strict=True)}
+
+
+def _attacked(
+    config, predict, eps, part: Batch, num_steps, kind: str, seed: int, unroll=None
+) -> np.ndarray:
     """The images under PGD with restarts on the margin or the cross-entropy."""
     loss = {"margin": losses.margin, "loss": losses.cross_entropy}[kind]
     attack = attacks.best_of(
@@ -120,6 +129,7 @@ def _attacked(config, predict, eps, part: Batch, num_steps: int, kind: str, seed
             start=attacks.in_ball(norms.linf),
             bounds=(0.0, 1.0),
             keep_best=True,
+            unroll=unroll,
         ),
         config.num_restarts,
     )
@@ -186,57 +196,106 @@ def _separations(train: Batch, test: Batch, small: Batch) -> dict[str, np.ndarra
 # --- its ReLU network ---
 
 
-def _relu_network(config, family: Networks, network, small: Batch, f_adv, points):
-    """Largest differences to f_adv, off the shells and on them, and parameters."""
-    eps, num_classes = family.eps, recipe.DATASETS[family.config.dataset]
-    plain = recipe.network(family.config, dtype=jnp.float32)
-    predict = jax.jit(lambda x: plain.apply(*network, x, train=False)[0])
-    logits = [_in_batches(config, predict, x) for x in points]
-    bound = float(2 ** np.ceil(np.log2(max(np.abs(each).max() for each in logits))))
-    num_clean = sum(leaf.size for leaf in jax.tree.leaves(network[0]))
-    num_levels = models.levels(bound, config.error)
-    targets = jax.nn.one_hot(small.y, num_classes)
-    params = models.memorizing_params(network[0], jnp.asarray(small.x), targets)
-    distances = jax.jit(
-        lambda x: memorization.distances(x, jnp.asarray(small.x), norms.linf).min(
-            axis=1
-        )
-    )
-    stats = {"batch_stats": {"clean": network[1]}} if network[1] else {}
-    found = {"bound": np.array(bound), "levels": np.array(num_levels)}
-    for name, levels in (("products", num_levels), ("gates", None)):
+class _Memory:
+    """The ReLU network of one f_adv: differences, errors and parameters."""
+
+    def __init__(self, config, family: Networks, network, small: Batch, f_adv):
+        self._config, self._eps, self._small = config, family.eps, small
+        self._family, self._network, self._f_adv = family, network, f_adv
+        self._centres = jnp.asarray(small.x)
+        self._num_classes = recipe.DATASETS[family.config.dataset]
+        plain = recipe.network(family.config, dtype=jnp.float32)
+        self._clean = jax.jit(lambda x: plain.apply(*network, x, train=False)[0])
+
+    def _relu(self, bound: float, num_levels: int | None):
+        params, stats = self._network
         module = models.Memorizing(
-            recipe.module(family.config, dtype=jnp.float32),
-            *(len(small.y), num_classes, eps, config.shell * eps, bound, levels),
+            recipe.module(self._family.config, dtype=jnp.float32),
+            *(len(self._small.y), self._num_classes, self._eps),
+            *(self._config.shell * self._eps, bound, num_levels),
         )
-        relu = partial(module.apply, {"params": params, **stats})
-        apart = jax.jit(lambda x, relu=relu: jnp.abs(relu(x) - f_adv(x)).max(axis=1))
-        off, on, num_off, num_on = 0.0, 0.0, 0, 0
-        for x in points:
-            x = x[: config.num_compared]
-            least = _in_batches(config, distances, x)
-            difference = _in_batches(config, apart, x)
-            # f_adv counts points on the surface, up to rounding, as inside.
-            is_on = (least > eps * (1 + 1e-5)) & (least < config.shell * eps)
-            off = max(off, difference[~is_on].max(initial=0))
-            on = max(on, difference[is_on].max(initial=0))
-            num_off, num_on = num_off + (~is_on).sum(), num_on + is_on.sum()
-        found[name] = {
-            "error off shells": np.array(off),
-            "error on shells": np.array(on),
-            "points off shells": np.array(num_off),
-            "points on shells": np.array(num_on),
-            "parameters": np.array(
-                memorization.num_memorizing(
-                    small.x[0].size, len(small.y), num_classes, levels, num_clean
-                )
-            ),
+        targets = jax.nn.one_hot(self._small.y, self._num_classes)
+        own = models.memorizing_params(params, self._centres, targets)
+        stats = {"batch_stats": {"clean": stats}} if stats else {}
+        return partial(module.apply, {"params": own, **stats})
+
+    def _bound(self, points: list[np.ndarray]) -> float:
+        """A power of two that logits at these points stay below."""
+        logits = (np.abs(_in_batches(self._config, self._clean, x)) for x in points)
+        return float(2 ** np.ceil(np.log2(max(each.max() for each in logits))))
+
+    def compared(self, points: list[np.ndarray]) -> dict[str, Any]:
+        """Largest differences to f_adv, off the shells and on them, and parameters."""
+        config, eps = self._config, self._eps
+        points = [x[: config.num_compared] for x in points]
+        bound = self._bound(points)
+        num_clean = sum(leaf.size for leaf in jax.tree.leaves(self._network[0]))
+        num_levels = models.levels(bound, config.error)
+        found = {
+            "bound": np.array(bound),
+            "levels": np.array(num_levels),
+            "clean parameters": np.array(num_clean),
         }
-    found["clean parameters"] = np.array(num_clean)
-    return found
+
+        @jax.jit
+        def on_shell(x):
+            least = memorization.distances(x, self._centres, norms.linf).min(axis=1)
+            is_out = least > memorization.reach(x, eps, norms.linf)
+            return is_out & (least < config.shell * eps)
+
+        is_on = np.concatenate([_in_batches(config, on_shell, x) for x in points])
+        for name, levels in (("products", num_levels), ("gates", None)):
+            relu = self._relu(bound, levels)
+            apart = jax.jit(
+                lambda x, relu=relu: jnp.abs(relu(x) - self._f_adv(x)).max(axis=1)
+            )
+            differences = np.concatenate(
+                [_in_batches(config, apart, x) for x in points]
+            )
+            size = (self._small.x[0].size, len(self._small.y))
+            found[name] = {
+                "error off shells": differences[~is_on].max(initial=0),
+                "error on shells": differences[is_on].max(initial=0),
+                "points off shells": np.array((~is_on).sum()),
+                "points on shells": np.array(is_on.sum()),
+                "parameters": np.array(
+                    memorization.num_memorizing(
+                        *size, self._num_classes, levels, num_clean
+                    )
+                ),
+            }
+        return found
+
+    def errors(self, train: Batch, new, test: Batch, on_test) -> dict[str, np.ndarray]:
+        """Corollary 3.4: errors of the ReLU network itself, with exact gates."""
+        config, few = self._config, slice(self._config.num_compared)
+        bound = self._bound([x[few] for x in (*new, test.x, on_test)])
+        relu = jax.jit(self._relu(bound, None))
+        first = slice(config.num_attacked)
+        memorised = Batch(self._small.x[first], self._small.y[first])
+        tested = Batch(test.x[first], test.y[first])
+        own = [
+            _attacked(config, relu, self._eps, part, config.split_steps, "margin", 4, 1)
+            for part in (memorised, tested)
+        ]
+
+        def wrong(x, y):
+            return _wrong(config, relu, x, y)
+
+        shares = (
+            np.any([wrong(x[few], train.y[few]) for x in new], axis=0).mean(),
+            wrong(own[0], memorised.y).mean(),
+            wrong(test.x[few], test.y[few]).mean(),
+            wrong(on_test[few], test.y[few]).mean(),
+            wrong(own[1], tested.y).mean(),
+        )
+        return _percent(RELU_PERCENT, shares)
 
 
 # --- parameters over d and N ---
+
+
+_DEPTH = 50  # more than the layers of the memorising network, 2 log2 d + s + 5
 
 
 def _counts(family: Networks, found: dict) -> dict[str, Any]:
@@ -245,7 +304,7 @@ def _counts(family: Networks, found: dict) -> dict[str, Any]:
     The clean classifier is a network of width d and two hidden layers; the share of
     small margins is the one measured.
     """
-    share = found["percent"]["share of small margins, μ"].mean() / 100
+    share = found["percent"]["small margins, μ"].mean() / 100
     levels, k = int(found["levels"].max()), recipe.DATASETS[family.config.dataset]
     d0, n0 = found["num_inputs"][0], family.images("train").y.size
     grids = {"N": 10.0 ** np.arange(2, 9), "d": 2 ** np.arange(3, 13)}
@@ -258,7 +317,7 @@ def _counts(family: Networks, found: dict) -> dict[str, Any]:
             own = memorization.num_memorizing(
                 int(d), max(1, round(share * n)), k, levels, clean
             )
-            robust = memorization.robust_log10(int(d), family.eps, depth=4)
+            robust = memorization.robust_log10(int(d), family.eps, _DEPTH)
             rows.append((np.log10(clean), np.log10(own), robust))
         counts[over] = {"grid": grid, "log10": np.array(rows)}
     return counts
@@ -281,11 +340,6 @@ _SIZES = ("num_small", "levels", "clean parameters")
 _SIDES = ("off", "on")
 
 
-def bound(m: int, d: int, k: int, s: int, clean: int) -> int:
-    """What the number of parameters is at most: Õ(m d + log(B/ε)) + clean."""
-    return 14 * m * d + 28 * k * s + 5 * s + clean
-
-
 def _report(
     config: ConfigDict, family: Networks, found: dict, counts: dict, workdir: Workdir
 ) -> dict[str, Any]:
@@ -296,7 +350,7 @@ def _report(
     ]
     k, d = recipe.DATASETS[family.config.dataset], int(found["num_inputs"][0])
     sizes = np.stack([found[name] for name in _SIZES], axis=1).tolist()
-    bounds = [bound(m, d, k, s, clean) for m, s, clean in sizes]
+    bounds = [14 * m * d + 27 * k * s + 5 * s + clean for m, s, clean in sizes]
     relu = [
         [
             name,
@@ -306,15 +360,17 @@ def _report(
         ]
         for name in ("products", "gates")
     ]
+    relu_rows = [
+        [name, figures.plus_minus(found["relu"][name], 2), how]
+        for name, how in RELU_PERCENT.items()
+    ]
     header = ["multiplication by", *(f"error {side} shells" for side in _SIDES)]
     header += [*(f"points {side} shells" for side in _SIDES), "parameters"]
-    safe = found["separation"].min()
     off = found["products"]["error off shells"].max()
-    most = (found["products"]["parameters"] / np.array(bounds)).max()
     small, of_adv, clean, of_clean, robust = (
         figures.plus_minus(percent[name], 2)
         for name in (
-            "share of small margins, μ",
+            "small margins, μ",
             "robust training error, f_adv",
             "clean test error, f_adv",
             "clean test error, f_clean",
@@ -326,37 +382,51 @@ def _report(
     )
     numbers = f"robust training error {of_adv} %, clean test error {clean} % (f_clean "
     numbers += f"{of_clean} %), robust test error {robust} %"
-    relu_line = f"within {off:.1e} off the shells, {most:.2f} of the bound's parameters"
+    condition = _condition(config, family.eps, found["separation"].min())
     lines = [
         f"{network}, μ = {small} %: {numbers}",
-        f"its ReLU network: {relu_line}; R = {safe:.3f}, 2δ = {2 * family.eps:.3f}",
+        f"its ReLU network is within {off:.1e} off the shells; {condition}",
     ]
     workdir.write_text(
         "report.md",
         f"## The memorising classifier: clean {family.config.model} on "
         f"{family.config.dataset}, δ = {family.eps:.4g}\n\n"
         f"{config.num_images} training and {config.num_test} test images, in %, mean ± "
-        f"sd over {len(bounds)} networks. The split is by PGD-{config.split_steps} on "
-        f"the margin, and what PGD-{config.strong_steps} on the cross-entropy finds is "
-        f"added; both with {config.num_restarts} starts. The robust training error is "
-        f"under both, under PGD-{config.strong_steps} on the margin from other starts, "
-        f"and at {config.num_random} random points a ball.\n\n"
+        f"sd over {len(bounds)} networks. Memorised is what is misclassified, or broken"
+        f" by PGD-{config.split_steps} on the margin or PGD-{config.strong_steps} on "
+        f"the cross-entropy, {config.num_restarts} starts each. Not used to build it: "
+        f"PGD-{config.strong_steps} on the margin from other starts, and "
+        f"{config.num_random} random points a ball.\n\n"
         + figures.table(["", "%", "by"], rows)
-        + f"\nMemorised: {', '.join(map(str, found['num_small']))} images. Least "
-        f"distance to a training image of another class R = {safe:.4f}, above 2δ = "
-        f"{2 * family.eps:.4g}; to a test image "
-        f"{found['nearest test image'].min():.4f}.\n\n"
+        + f"\nMemorised: {', '.join(map(str, found['num_small']))} images. With R the "
+        f"least distance to a training image of another class: {condition}. Least "
+        f"distance to a test image {found['nearest test image'].min():.4f}.\n\n"
         "### Its ReLU network\n\n"
-        f"Indicators fall from δ to {config.shell:g} δ; |logits| ≤ "
-        f"{found['bound'].max():g}, {found['levels'].max()} levels for an error of "
-        f"{config.error:g}. Largest difference of a logit over {config.num_compared} "
-        "images of each kind: attacked and random training images, test images, clean "
-        "and attacked, and points amid the shells. Bound, 14 m d + 28 k s + 5 s + "
-        f"clean: {' / '.join(f'{b:,}' for b in bounds)}.\n\n"
+        f"Indicators fall from δ to {config.shell:g} δ; logits stay below "
+        f"{found['bound'].max():g} at all points here, {found['levels'].max()} levels "
+        f"for an error of {config.error:g}. Largest difference of a logit over "
+        f"{config.num_compared} images of each kind: training images, attacked, and "
+        "random, test images, clean and attacked, and points amid the shells. "
+        "Parameters of the clean network are those that it shares, its pooling has "
+        "none. Bound of Theorem 3.3, 14 m d + 27 k s + 5 s + clean: "
+        f"{' / '.join(f'{b:,}' for b in bounds)}.\n\n"
         + figures.table(header, relu)
+        + f"\nCorollary 3.4, of {config.num_compared} images, or {config.num_attacked} "
+        f"where PGD-{config.split_steps} attacks the ReLU network itself, in %:\n\n"
+        + figures.table(["", "%", "of"], relu_rows)
         + "\n### Parameters\n\n![parameters over N and d](parameters.png)\n\n"
-        "Clean: width d, two hidden layers. Memorising: with the measured μ. Robust: "
-        f"bounded below as in Theorem 3.5, four layers, points {2 * family.eps:.3g} "
-        f"apart (`memorization.robust_log10`).\n\nNetworks: {family.origin}.\n",
+        "Clean: width d, two hidden layers. Memorising: with the measured μ. Robust, "
+        f"for {_DEPTH} layers and robust error 0: points {2 * family.eps:.3g} apart "
+        f"(`memorization.robust_log10`).\n\nNetworks: {family.origin}.\n",
     )
     return {"summary": lines, "found": found, "bounds": bounds, "counts": counts}
+
+
+def _condition(config: ConfigDict, eps: float, separation: float) -> str:
+    """What f_adv and its ReLU network need, as it is."""
+    needed = {"2δ": 2 * eps, f"{1 + config.shell:g}δ": (1 + config.shell) * eps}
+    said = [
+        f"{'above' if separation > size else 'NOT above'} {name} = {size:.3f}"
+        for name, size in needed.items()
+    ]
+    return f"R = {separation:.3f} is {said[0]} (f_adv) and {said[1]} (ReLU network)"

@@ -89,6 +89,17 @@ def _report(
             f"{family.setting}, {training} training, largest gradient on training "
             f"images: {figures.plus_minus(gradient[:, at[1]])} at the radius; {said}"
         )
+    steps = [
+        curves[training]["gradient"][:, at[2]] / curves[training]["gradient"][:, at[1]]
+        for training in TRAININGS
+        if 2 in at
+    ]
+    if steps:
+        found = ratios["adversarial over clean"] = intervals.geometric(*steps)
+        lines.append(
+            f"{family.setting}: the ratio of gradients at 2 and 1 radii, adversarial "
+            f"over clean training: {found:.2f}"
+        )
     box = "images" if config.bounded else "points, also outside the cube of images"
     workdir.write_text(
         "report.md",

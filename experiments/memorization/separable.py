@@ -2,9 +2,9 @@
 
 First FGSM with the exponential loss trains the linear part w_0 on the examples of large
 margin, from zero, by full-batch gradient descent. Then every example of small margin is
-memorised by a neuron. Reported are the angle between w_0 and the target w*, the robust
-training error, which a certificate brackets together with PGD, and errors on test data,
-of large and of small margin.
+memorised by a neuron. Which margins are small is known from the mixture. Reported are
+the angle between w_0 and the target w*, the robust training error, which a certificate
+brackets together with PGD, and errors on test data, of large and of small margin.
 """
 
 from functools import partial
@@ -198,7 +198,8 @@ def _report(config: ConfigDict, found: dict, workdir: Workdir) -> dict[str, Any]
         "![angle to the target](direction.png)\n\n"
         f"{config.num_replicates} data sets; {config.num_steps} steps of "
         f"{config.step_size:g} by FGSM, threshold d/2; {config.num_test} for tests. "
-        "Certified: an upper bound of the error, by bounding each term of the learner; "
+        "Which margins are small is known from the mixture. Certified: an upper bound "
+        "of the error, by bounding each term of the learner; "
         f"PGD-{config.attack_steps}: a lower bound.\n\n"
         + figures.table(["", "mean ± sd over data sets", "worst"], rows),
     )

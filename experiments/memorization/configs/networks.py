@@ -7,7 +7,7 @@ where FILE is ``experiments/memorization/configs/networks.py``.
 A data set and a size, joined by commas, and optionally ``long`` or ``classic``.
 ``mnist``: LeNet5, 20 epochs, eps = 0.1, Adam with a triangular rate; ``classic`` takes
 that of LeCun et al. 1998. ``cifar10``: ResNet9, 15 epochs, eps = 8/255, SGD with a
-triangular rate; ``long`` has 60 epochs. Sizes: ``paper``, all images, in bfloat16;
+triangular rate. ``long`` has 60 epochs. Sizes: ``paper``, all images, in bfloat16;
 ``cpu``, 20 000 images of MNIST (an hour on one core), and 5000 of CIFAR-10 with a
 quarter of the width, in batches of 50 (an hour); ``smoke``, seconds long, for tests.
 

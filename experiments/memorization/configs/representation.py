@@ -23,6 +23,7 @@ def get_config(variant=""):
     config.num_images = 5000
     config.num_test = 1000
     config.num_compared = 500
+    config.num_attacked = 100
     config.split_steps = 20
     config.strong_steps = 40
     config.num_restarts = 2
@@ -33,6 +34,7 @@ def get_config(variant=""):
     config.seed = 0
     if "smoke" in words:
         config.num_images, config.num_test, config.num_compared = 40, 20, 20
+        config.num_attacked = 20
         config.split_steps = config.strong_steps = 3
         config.batch_size = 20
     return config.lock()

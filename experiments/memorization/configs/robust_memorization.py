@@ -5,7 +5,7 @@
 where FILE is ``experiments/memorization/configs/robust_memorization.py`` and the
 networks are those of ``networks.py``.
 
-Variants: ``paper``, 1000 images of each part; ``cpu``, the default, 200; ``smoke``,
+Variants: ``paper``, 1000 training images; ``cpu``, the default, 200; ``smoke``,
 small, for tests.
 """
 
