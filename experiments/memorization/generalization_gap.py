@@ -148,9 +148,9 @@ def _report(learning: Learning, numbers: dict, workdir: Workdir) -> dict[str, An
         f"At the radius of training, by {num_images['train']} training and "
         f"{num_images['test']} test images; mean ± sd over {num_seeds} seeds. Errors "
         "in points. First order: δ E‖∇ₓL(x)‖₁ on test images. In brackets Student's "
-        "95 % intervals over seeds, of rank correlations too, each over the epochs of a "
-        "seed: what drifts with the epochs correlates. The constant of Theorem 6.3 is unknown, so "
-        "that the bound itself cannot be tested.\n\n"
+        "95 % intervals over seeds, also of rank correlations, each over the epochs of "
+        "one seed: whatever drifts with the epochs correlates. The constant of Theorem "
+        "6.3 is unknown, so that the bound itself cannot be tested.\n\n"
         + figures.table(["epoch", *columns], rows)
         + "\n"
         + "\n".join(f"- {line}" for line in lines)
