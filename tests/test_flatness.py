@@ -41,28 +41,37 @@ def _search(norm, **options):
 @pytest.mark.parametrize("name", NORMS)
 def test_the_gradient_norm_is_the_dual_norm_of_each_gradient(name, network):
     loss_fn, x, y = network
-    found = flatness.gradient_norm(loss_fn, NORMS[name])(x, y)
+    found = jax.jit(flatness.gradient_norm(loss_fn, NORMS[name]))(x, y)
     order = {"linf": 1, "l2": 2, "l1": np.inf}[name]
+    one = jax.jit(jax.grad(lambda x, y: loss_fn(x[None], y[None])[0]))
     for i in range(len(x)):
-        g = jax.grad(lambda one, i=i: loss_fn(one[None], y[i][None])[0])(x[i])
+        g = one(x[i], y[i])
         np.testing.assert_allclose(found[i], np.linalg.norm(g, order), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", NORMS)
-@pytest.mark.parametrize("eps", RADII)
-def test_peaks_of_logistic_and_linear_models_are_exact(name, eps, problem, key):
+def test_peaks_of_logistic_and_linear_models_are_exact(name, problem, key):
     norm, (theta, x, y) = NORMS[name], problem
+    search, radii = _search(norm), jnp.array(RADII)
     cases = {
         flatness.logistic: lambda x, y: losses.logistic(x @ theta, y),
         flatness.linear: lambda x, y: losses.squared_error(x @ theta, y),
     }
+
     for exact, loss_fn in cases.items():
-        expected = exact(theta, x, y, eps, norm)
         measure = flatness.gradient_norm(loss_fn, norm)
-        found = _search(norm)(key, measure, x, y, eps)
-        np.testing.assert_allclose(found.value, expected.gradient_norm, rtol=1e-4)
-        rise = _search(norm)(key, loss_fn, x, y, eps).rise
-        np.testing.assert_allclose(rise, expected.rise, rtol=1e-4, atol=1e-5)
+
+        @jax.jit
+        @jax.vmap
+        def found(eps, loss_fn=loss_fn, measure=measure):
+            steepest = search(key, measure, x, y, eps).value
+            return steepest, search(key, loss_fn, x, y, eps).rise
+
+        steepest, rise = found(radii)
+        for i, eps in enumerate(RADII):
+            expected = exact(theta, x, y, eps, norm)
+            np.testing.assert_allclose(steepest[i], expected.gradient_norm, rtol=1e-4)
+            np.testing.assert_allclose(rise[i], expected.rise, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.usefixtures("x64")
@@ -105,8 +114,14 @@ def test_peaks_lie_in_ball_and_box_and_have_their_value(name, network, key):
 def test_profiles_do_not_fall_and_start_at_the_centre(network, key):
     loss_fn, x, y = network
     measure = flatness.gradient_norm(loss_fn, norms.linf)
-    search = flatness.largest(norms.linf, num_steps=3, rel_step_size=0.5, unroll=1)
-    found = flatness.profile(search, key, measure, x, y, RADII)
+
+    def jitted(num_starts):
+        search = flatness.largest(
+            norms.linf, num_steps=3, rel_step_size=0.5, num_starts=num_starts, unroll=1
+        )
+        return jax.jit(search, static_argnums=1)
+
+    found = flatness.profile(jitted(1), key, measure, x, y, RADII)
     profile = found.value
     for i, eps in enumerate(RADII):
         assert jnp.abs(found.delta[i]).max() <= eps * (1 + 1e-6)
@@ -114,10 +129,7 @@ def test_profiles_do_not_fall_and_start_at_the_centre(network, key):
         np.testing.assert_allclose(at, profile[i], rtol=1e-4)
     assert (jnp.diff(profile, axis=0) >= 0).all()
     np.testing.assert_allclose(profile[0], measure(x, y), rtol=1e-5)
-    more = flatness.largest(
-        norms.linf, num_steps=3, rel_step_size=0.5, num_starts=8, unroll=1
-    )
-    better = flatness.profile(more, key, measure, x, y, RADII).value
+    better = flatness.profile(jitted(8), key, measure, x, y, RADII).value
     assert better[-1].mean() > profile[-1].mean()
     # The end of an attack on the loss as one start more.
     attack = attacks.pgd(norms.linf, num_steps=5, rel_step_size=0.25, unroll=1)
@@ -151,6 +163,7 @@ def test_radii_can_be_mapped_with_one_trace(network, key):
 def test_examples_do_not_depend_on_the_batch_or_on_the_label_of_others(network, key):
     loss_fn, x, y = network
     search = _search(norms.l2, num_starts=1)
+    search = jax.jit(search, static_argnums=1)
     whole = search(key, loss_fn, x, y, 0.2).value
     part = search(key, loss_fn, x[:4], y[:4], 0.2).value
     np.testing.assert_allclose(part, whole[:4], rtol=1e-4)
@@ -158,11 +171,12 @@ def test_examples_do_not_depend_on_the_batch_or_on_the_label_of_others(network, 
 
 def test_edge_cases(network, key):
     loss_fn, x, y = network
-    assert jnp.isnan(_search(norms.linf)(key, loss_fn, x, y, -0.1).value).all()
-    still = _search(norms.linf)(key, loss_fn, x, y, 0.0)
+    search = jax.jit(_search(norms.linf), static_argnums=1)
+    assert jnp.isnan(search(key, loss_fn, x, y, -0.1).value).all()
+    still = search(key, loss_fn, x, y, 0.0)
     np.testing.assert_array_equal(still.delta, 0)
     np.testing.assert_allclose(still.rise, 0, atol=1e-6)
-    flat = _search(norms.linf)(key, lambda x, y: 0 * x[:, 0] * y, x, y, 0.1)
+    flat = search(key, lambda x, y: 0 * x[:, 0] * y, x, y, 0.1)
     np.testing.assert_array_equal(flat.delta, 0)
     with pytest.raises(ValueError, match="num_starts = -1: choose"):
         flatness.largest(norms.linf, num_steps=1, rel_step_size=1, num_starts=-1)

@@ -4,6 +4,9 @@ import json
 import re
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
+
 from advjax import dynamics
 
 README = Path(__file__).parents[1] / "README.md"
@@ -14,13 +17,16 @@ def test_the_snippets_of_the_readme_run(capsys):
     namespace = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     assert capsys.readouterr().out.splitlines()[0].endswith(" 0")
     assert namespace["metrics"]["loss"].shape == (5, 3, 4)
     assert namespace["loss"].shape == (300,)
     assert {*namespace["unstable"]} == {"Dense_0/kernel", "Dense_1/kernel"}
     error = dynamics.matching_error(namespace["path"].delta, namespace["theory"].delta)
     assert error < 1e-4
+    assert (jnp.diff(namespace["peaks"].value, axis=0) >= 0).all()
+    at_edges = namespace["f_adv"](namespace["x"] + 0.1)[namespace["margin"] < 0]
+    np.testing.assert_array_equal(at_edges, namespace["targets"])
     assert (namespace["gap"] < 1e-2 * namespace["loss"]).all()
 
 
