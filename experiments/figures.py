@@ -117,12 +117,15 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def plus_minus(values, digits: int = 3) -> str:
-    """``mean ± sd`` over the runs that are not nan, with their number if not all."""
+def plus_minus(values, digits: int = 3, kind: str = "f") -> str:
+    """``mean ± sd`` over the runs that are not nan, with their number if not all.
+
+    ``digits`` are decimals, or significant ones with ``kind="g"``.
+    """
     every = np.asarray(values, float)
     values = every[np.isfinite(every)]
     if values.size == 0:
         return "none"
-    sd = f"{np.std(values, ddof=1):.{digits}f}" if values.size > 1 else "n/a"
+    sd = f"{np.std(values, ddof=1):.{digits}{kind}}" if values.size > 1 else "n/a"
     share = f" ({values.size} of {every.size})" if values.size < every.size else ""
-    return f"{np.mean(values):.{digits}f} ± {sd}{share}"
+    return f"{np.mean(values):.{digits}{kind}} ± {sd}{share}"

@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Most of the time goes into compiling small programs, which LLVM need not optimise.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import jax
 import pytest
 

@@ -88,12 +88,12 @@ def _report(
                 [
                     *(split, f"{radius:g}"),
                     *(f"{each.mean():.3g}" for each in values),
-                    f"{change:.2f}",
+                    f"{change:.3g}",
                 ]
             )
         lines.append(
             f"{family.setting}, largest gradient on {split} images at the radius: "
-            f"epoch {epochs[-1]} over epoch {epochs[0]} {changes[split]['1']:.2f}"
+            f"epoch {epochs[-1]} over epoch {epochs[0]} {changes[split]['1']:.3g}"
         )
     header = ["images", "radius", *(f"epoch {epoch}" for epoch in epochs)]
     header += [f"epoch {epochs[-1]} over {epochs[0]}"]

@@ -78,16 +78,16 @@ def _report(
             rows.append(
                 [
                     *(training, f"{radius:g} ({radius * family.eps:.4g})"),
-                    *(figures.plus_minus(each[:, i]) for each in (gradient, rise)),
+                    *(figures.plus_minus(v[:, i], 2, "g") for v in (gradient, rise)),
                 ]
             )
-        said = ", ".join(
-            f"at {name.replace(' over ', ' over that at ')} radii {value:.2f}"
-            for name, value in ratios[training].items()
+        said = "".join(
+            f", {value:.3g} times ({name})" for name, value in ratios[training].items()
         )
+        level = figures.plus_minus(gradient[:, at[1]], 2, "g")
         lines.append(
             f"{family.setting}, {training} training, largest gradient on training "
-            f"images: {figures.plus_minus(gradient[:, at[1]])} at the radius; {said}"
+            f"images: {level} within the radius; from radius to radius{said}"
         )
     steps = [
         curves[training]["gradient"][:, at[2]] / curves[training]["gradient"][:, at[1]]
@@ -98,7 +98,7 @@ def _report(
         found = ratios["adversarial over clean"] = intervals.geometric(*steps)
         lines.append(
             f"{family.setting}: the ratio of gradients at 2 and 1 radii, adversarial "
-            f"over clean training: {found:.2f}"
+            f"over clean training: {found:.3g}"
         )
     box = "images" if config.bounded else "points, also outside the cube of images"
     workdir.write_text(
