@@ -56,6 +56,16 @@ def band(axis, x, runs, label: str, color: str, marker: str = "o") -> None:
     axis.fill_between(x, mean - sd, mean + sd, color=color, alpha=0.2, linewidth=0)
 
 
+def span(axis, x, runs, label: str, color: str) -> None:
+    """The mean over the last axis of ``runs[x, r]``, between the least and the largest.
+
+    For logarithmic axes, where a deviation may reach below zero.
+    """
+    axis.plot(x, np.mean(runs, -1), marker="o", markersize=4, color=color, label=label)
+    ends = np.min(runs, axis=-1), np.max(runs, axis=-1)
+    axis.fill_between(x, *ends, color=color, alpha=0.2, linewidth=0)
+
+
 def bands(axis, x, runs, labels) -> None:
     """One ``band`` without markers for each label, of ``runs[r, label, x]``."""
     for j, (label, color) in enumerate(zip(labels, colors(len(labels)), strict=True)):

@@ -116,17 +116,17 @@ def _report(learning: Learning, numbers: dict, workdir: Workdir) -> dict[str, An
         for i, epoch in enumerate(epochs)
     ]
     flat = {name: numbers[f"{name} flatness"] for name in ("local", "global")}
-    correlations = {
-        gap: intervals.student(_correlations(flat["global"], numbers[gap]))
-        for gap in PANELS
-    }
+    correlations = {gap: _correlations(flat["global"], numbers[gap]) for gap in PANELS}
     growth = {
         name: intervals.student(values[-1] - values[0]) for name, values in flat.items()
     }
     faster = intervals.student(
         np.diff([v[-1] - v[0] for v in flat.values()], axis=0)[0]
     )
-    ranks = ", ".join(f"{gap} {value:.2f}" for gap, value in correlations.items())
+    ranks = ", ".join(
+        f"{gap} {np.mean(each):.2f} (seeds {min(each):.2f} to {max(each):.2f})"
+        for gap, each in correlations.items()
+    )
     ratio = numbers["rise over first order"]
     least, most = ratio.min(), ratio.max()
     ends = [figures.plus_minus(numbers[gap][-1]) for gap in PANELS]
@@ -148,8 +148,8 @@ def _report(learning: Learning, numbers: dict, workdir: Workdir) -> dict[str, An
         f"At the radius of training, by {num_images['train']} training and "
         f"{num_images['test']} test images; mean ± sd over {num_seeds} seeds. Errors "
         "in points. First order: δ E‖∇ₓL(x)‖₁ on test images. In brackets Student's "
-        "95 % intervals over seeds, also of rank correlations, each over the epochs of "
-        "one seed: whatever drifts with the epochs correlates. The constant of Theorem "
+        "95 % intervals over seeds. Rank correlations are over the epochs of one seed "
+        "each: whatever drifts with the epochs correlates. The constant of Theorem "
         "6.3 is unknown, so that the bound itself cannot be tested.\n\n"
         + figures.table(["epoch", *columns], rows)
         + "\n"

@@ -18,6 +18,7 @@ from experiments.memorization.networks import Networks
 from experiments.workdir import Workdir
 
 SPLITS = ("train", "test")
+_NAMES = {"train": "training", "test": "test"}
 
 
 def validate(config: ConfigDict) -> None:
@@ -61,9 +62,11 @@ def _figure(config: ConfigDict, family: Networks, curves: dict, workdir: Workdir
         for epoch, runs, color in zip(
             epochs, curves[split]["gradient"], colors, strict=True
         ):
-            figures.band(axis, radii, runs.T, f"epoch {epoch}", color)
+            figures.span(axis, radii, runs.T, f"epoch {epoch}", color)
         axis.axvline(family.eps, color="0.3", linewidth=0.8, linestyle=":")
-        axis.set(xlabel="radius ε (linf)", yscale="log", title=f"{split} images")
+        axis.set(
+            xlabel="radius ε (linf)", yscale="log", title=f"{_NAMES[split]} images"
+        )
     axes[0].set_ylabel("largest ‖∇ₓL‖₁, mean")
     axes[0].legend()
     workdir.save_figure(figure, "learning")
@@ -92,7 +95,7 @@ def _report(
                 ]
             )
         lines.append(
-            f"{family.setting}, largest gradient on {split} images at the radius: "
+            f"{family.setting}, largest gradient on {_NAMES[split]} images: "
             f"epoch {epochs[-1]} over epoch {epochs[0]} {changes[split]['1']:.3g}"
         )
     header = ["images", "radius", *(f"epoch {epoch}" for epoch in epochs)]
@@ -102,10 +105,10 @@ def _report(
         f"## Flatness through adversarial training: {family.setting}\n\n"
         "![largest gradient against the radius by epoch](learning.png)\n\n"
         f"Largest ‖∇ₓL‖₁, means over {numbers['train']} training and {numbers['test']} "
-        "test images and "
-        f"{family.config.num_seeds} seeds; bands: one sd over seeds. Radii are in "
-        "units of that of training, the dotted line. Last column: geometric mean over "
-        "seeds, in brackets Student's 95 % interval of the logarithms.\n\n"
+        f"test images and {family.config.num_seeds} seeds; bands from the least to the "
+        "largest seed. Radii are in units of that of training, the dotted line. Last "
+        "column: geometric mean over seeds, in brackets Student's 95 % interval of the "
+        "logarithms.\n\n"
         + figures.table(header, rows)
         + f"\nNetworks: {family.origin}.\n",
     )

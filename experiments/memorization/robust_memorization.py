@@ -48,7 +48,7 @@ def _figure(config: ConfigDict, family: Networks, curves: dict, workdir: Workdir
         for training, color in zip(TRAININGS, figures.colors(2), strict=True):
             radii = np.array(config.radii) * family.eps
             name = "clean" if training == "standard" else training
-            figures.band(
+            figures.span(
                 axis, radii, curves[training][kind].T, f"{name} training", color
             )
         axis.axvline(family.eps, color="0.3", linewidth=0.8, linestyle=":")
@@ -106,9 +106,10 @@ def _report(
         f"## Flatness around training images: {family.setting}\n\n"
         "![largest gradient and rise against the radius](flatness.png)\n\n"
         f"Means over {num_images} training images, mean ± sd over "
-        f"{family.config.num_seeds} seeds; the dotted line is the radius of training. "
-        f"Lower bounds of maxima over {box}. Radii are in units of that of training, "
-        "and as they are; intervals over seeds are Student's of logarithms.\n\n"
+        f"{family.config.num_seeds} seeds; bands from the least to the largest seed, "
+        f"the dotted line is the radius of training. Lower bounds of maxima over {box}."
+        " Radii are in units of that of training, and as they are; intervals are "
+        "Student's of logarithms, over seeds.\n\n"
         + figures.table(["training", "radius", *KINDS.values()], rows)
         + "\n"
         + "\n".join(f"- {line}" for line in lines)
