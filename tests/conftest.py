@@ -3,9 +3,6 @@
 import os
 from pathlib import Path
 
-# Most of the time goes into compiling small programs, which LLVM need not optimise.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-
 import jax
 import pytest
 
@@ -25,6 +22,14 @@ def forget_compiled_programs():
     """Each compiled program maps memory, and a process may map only so much of it."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def unoptimised():
+    """For a module whose time goes into compiling many small programs."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

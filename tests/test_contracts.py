@@ -16,6 +16,8 @@ from jax.flatten_util import ravel_pytree
 from advjax import attacks, losses, norms, objectives
 from advjax.types import AttackInfo, Batch, Model, example_keys
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 NORMS = {"l1": norms.l1, "l2": norms.l2, "linf": norms.linf}
 BOX = (0.0, 1.0)
 

@@ -7,6 +7,8 @@ import pytest
 
 from advjax import attacks, losses, margins, models, norms
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 NORMS = {"linf": norms.linf, "l2": norms.l2, "l1": norms.l1}
 
 

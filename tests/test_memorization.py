@@ -12,6 +12,8 @@ import pytest
 from advjax import attacks, data, memorization, models, norms
 from advjax.models.memorizing import gate, linf_distance, product, square
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 NORMS = {"linf": norms.linf, "l2": norms.l2, "l1": norms.l1}
 RADIUS = 0.1
 

@@ -14,6 +14,8 @@ from experiments import intervals, run
 from experiments.memorization import networks, representation
 from experiments.training import checkpoints, finished, recipe
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "experiments/memorization/configs"
 
