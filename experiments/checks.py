@@ -27,7 +27,7 @@ def variants(argument: str | None, choices: Collection[str]) -> set[str]:
     words = [word for word in (argument or "").split(",") if word]
     for word in words:
         if word not in choices:
-            raise ConfigError(f"variant {word!r} of config: {_choose(word, choices)}")
+            raise ConfigError(f"variant {word!r} of config: {choose(word, choices)}")
     return set(words)
 
 
@@ -54,7 +54,7 @@ def one_each(
 def one_of(config: ConfigDict, field: str, choices: Collection[str]) -> None:
     """The field is one of the choices."""
     if config[field] not in choices:
-        raise _error(config, field, _choose(config[field], choices))
+        raise _error(config, field, choose(config[field], choices))
 
 
 def numbers(
@@ -186,7 +186,7 @@ def known_fields(given: Iterable[str], fields: Collection[str]) -> None:
     """Every field given on the command line exists."""
     for field in given:
         if field not in fields:
-            reason = f"no such field; {_choose(field, fields)}"
+            reason = f"no such field; {choose(field, fields)}"
             raise ConfigError(f"config.{field}: {reason}")
 
 
@@ -195,7 +195,8 @@ def _is_number(value: Any) -> bool:
     return is_number and math.isfinite(value)
 
 
-def _choose(value: Any, choices: Collection[str]) -> str:
+def choose(value: Any, choices: Collection[str]) -> str:
+    """What to choose from, and what may have been meant."""
     close = difflib.get_close_matches(str(value), choices, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     return f"{hint}choose from {', '.join(sorted(choices))}"

@@ -239,15 +239,14 @@ def _figure(config, networks, workdir) -> None:
     workdir.save_figure(figure, "curve")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str], *, own_process: bool = False) -> int:
     """``evaluate FILE [--config.field=value …] [--workdir=…]``."""
-    arguments = sys.argv[1:] if argv is None else argv
-    if not arguments or arguments[0].startswith("-"):
+    if not argv or argv[0].startswith("-"):
         print(__doc__)
-        return 0 if {"-h", "--help"} & {*arguments} else 2
-    fixed = [f"--config={CONFIG}", f"--config.checkpoint={arguments[0]}"]
-    return command_line.main([*fixed, *arguments[1:]], own_process=argv is None)
+        return 0 if {"-h", "--help"} & {*argv} else 2
+    fixed = [f"--config={CONFIG}", f"--config.checkpoint={argv[0]}"]
+    return command_line.main([*fixed, *argv[1:]], own_process=own_process)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:], own_process=True))

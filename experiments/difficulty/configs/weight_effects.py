@@ -1,11 +1,12 @@
 """Table 2, and the identities of Theorems 3 to 5, on the ten networks.
 
-    python -m experiments.run --config=FILE --config.networks=runs/NETWORKS
+Size: 300 images of MNIST, odd against even; ten networks. Time: 2 minutes.
 
-where FILE is ``experiments/difficulty/configs/weight_effects.py`` and the networks are
-those of ``networks.py:adversarial,table``.
+    advjax run difficulty/weight_effects --config.networks=runs/NETWORKS
 
-Two minutes on 2 CPU cores. At strength 0.001 kappa' is between 2e-7 and 6e-7.
+where the networks are those of ``networks.py:adversarial,table``.
+
+At strength 0.001 kappa' is between 2e-7 and 6e-7.
 
 Variants: ``cpu``, the default, on 300 images; ``paper``, on 1000; ``smoke``, small, for
 tests.

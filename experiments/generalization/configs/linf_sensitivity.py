@@ -1,12 +1,13 @@
 """Section 4's remark on linf attacks, as a measurement. The sizes are ours.
 
-    python -m experiments.run \
-        --config=experiments/generalization/configs/linf_sensitivity.py
+Size: n = 1000, d to 300, 20 replicates. Time: 27 seconds.
+
+    advjax run generalization/linf_sensitivity
 
 Variants: ``smoke``, seconds long, for tests.
 
-27 seconds on 2 CPU cores. At xi = 0.1 the l2 length left of the linf attack goes from
-0.74 at d = 10 to 0.41 at d = 300, that of the l2 attack stays at 0.96.
+At xi = 0.1 the l2 length left of the linf attack goes from 0.74 at d = 10 to 0.41 at d
+= 300, that of the l2 attack stays at 0.96.
 """
 
 from ml_collections import ConfigDict

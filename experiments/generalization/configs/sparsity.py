@@ -1,11 +1,12 @@
 """Proposition 8 and Example 1: block against full covariance. The sizes are ours.
 
-    python -m experiments.run --config=experiments/generalization/configs/sparsity.py
+Size: d = 20, n = 1000, 100 replicates. Time: 11 seconds.
+
+    advjax run generalization/sparsity
 
 Variants: ``smoke``, seconds long, for tests.
 
-Eleven seconds on 2 CPU cores. The largest inactive coefficient of θ* is 0 with block
-and 0.160 with full covariance.
+The largest inactive coefficient of θ* is 0 with block and 0.160 with full covariance.
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,10 @@
 """Figure 3: flatness and the robust generalisation gap.
 
-    python -m experiments.run --config=FILE --config.learning=runs/LEARNING
+Size: that of ``learning_process``. Time: seconds.
 
-where FILE is ``experiments/memorization/configs/generalization_gap.py`` and the work
-directory is one of ``learning_process.py``, whose numbers it reads. Seconds.
+    advjax run memorization/generalization_gap --config.learning=runs/LEARNING
+
+where the work directory is one of ``learning_process.py``, whose numbers it reads.
 """
 
 from ml_collections import ConfigDict

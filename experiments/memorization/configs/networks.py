@@ -1,15 +1,16 @@
 """The networks that the studies of this folder measure; Table 1 for them.
 
-    python -m experiments.run --config=FILE:mnist --workdir=runs/memorization-mnist
+Size: 20 000 images of MNIST, or 5000 of CIFAR-10 and a quarter of the width; 3 seeds.
+Time: an hour and a half on one core.
 
-where FILE is ``experiments/memorization/configs/networks.py``.
+    advjax run memorization/networks:mnist --workdir=runs/memorization-mnist
 
 A data set and a size, joined by commas, and optionally ``long`` or ``classic``.
 ``mnist``: LeNet5, 20 epochs, eps = 0.1, Adam with a triangular rate; ``classic`` takes
 that of LeCun et al. 1998. ``cifar10``: ResNet9, 15 epochs, eps = 8/255, SGD with a
 triangular rate. ``long`` has 60 epochs. Sizes: ``paper``, all images, in bfloat16;
-``cpu``, 20 000 images of MNIST (an hour on one core), and 5000 of CIFAR-10 with a
-quarter of the width, in batches of 50 (an hour); ``smoke``, seconds long, for tests.
+``cpu``, 20 000 images of MNIST, and 5000 of CIFAR-10 with a quarter of the width, in
+batches of 50; ``smoke``, seconds long, for tests.
 
 The paper says architectures, epochs, radii and "cyclical learning rates" after Wong et
 al. 2020, whose peak rates, batches and PGD-7 these are; PGD-10 on MNIST is our choice.

@@ -1,6 +1,8 @@
 """Theorems 4.1 and 4.2: two-stage adversarial training on separable data.
 
-    python -m experiments.run --config=experiments/memorization/configs/separable.py
+Size: d = N = 1000, 20 data sets. Time: 9 seconds.
+
+    advjax run memorization/separable
 
 The paper prints no sizes: d = N = 1000, μ = 0.2, α = 10, β = 0.5, δ = 1 are ours, and
 20 data sets. Variant ``smoke``: small, for tests.

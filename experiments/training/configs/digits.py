@@ -1,8 +1,10 @@
 """An MLP on the digits, which need no download; the engine in seconds.
 
-    python -m experiments.run --config=experiments/training/configs/digits.py
+Size: 1437 digits. Time: a quarter of a minute.
 
-Variant ``smoke``, for tests. A quarter of a minute on 2 CPU cores.
+    advjax run training/digits
+
+Variant ``smoke``, for tests.
 """
 
 from experiments import checks

@@ -1,6 +1,9 @@
 """PGD-50 with ten restarts, and a curve over eps, on released networks.
 
-    python -m experiments.evaluate runs/mnist/best.npz
+Size: 10 000 test images, PGD-50 from ten starts. Time: 2.5 minutes a network of
+``mnist.py``.
+
+    advjax evaluate runs/mnist/best.npz
 
 Fields are overridden there as everywhere, ``--config.num_restarts=1``. Variant
 ``smoke``, for tests.

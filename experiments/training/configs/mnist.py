@@ -1,16 +1,16 @@
 """Wong et al.'s network on MNIST, at eps = 0.3 in linf.
 
-    python -m experiments.run --config=experiments/training/configs/mnist.py
-    python -m experiments.run --config=experiments/training/configs/mnist.py:fgsm
-    python -m experiments.run --config=experiments/training/configs/mnist.py:clean
+Size: 60 000 images, 10 epochs, 3 seeds. Time: 4 minutes a seed.
+
+    advjax run training/mnist
+    advjax run training/mnist:fgsm
+    advjax run training/mnist:clean
 
 Variants, joined by commas: ``fgsm``, single-step training from a random start, instead
 of PGD-10; ``clean``; ``cold``, without the warm-up of eps; ``smoke``, seconds long, for
 tests.
 
-On 2 CPU cores four minutes a seed, tests included: 98.7 % clean, and 91.6 to 92.6 %
-under PGD-50 from ten starts (``python -m experiments.evaluate``, two and a half minutes
-each).
+98.7 % clean, and 91.6 to 92.6 % under PGD-50 from ten starts (``advjax evaluate``).
 """
 
 from experiments import checks

@@ -1,9 +1,10 @@
 """eps* of several grids beside each other: Figure A.1, and differences with intervals.
 
-    python -m experiments.run --config=FILE '--config.grids=("runs/A", "runs/B")'
+Size: those of the grids. Time: seconds.
 
-where FILE is ``experiments/transition/configs/comparison.py``, and A and B are finished
-grids of ``classifier_grid.py``. Seconds long.
+    advjax run transition/comparison '--config.grids=("runs/A", "runs/B")'
+
+where A and B are finished grids of ``classifier_grid.py``.
 """
 
 from ml_collections import ConfigDict

@@ -1,13 +1,15 @@
 """Curves between clean and adversarially trained networks: Figure 4.
 
-    python -m experiments.run --config=FILE:mnist --config.grid=runs/GRID
-    python -m experiments.run --config=FILE:cifar10,gpu --config.grid=runs/GRID
+Size: 4 pairs at 4 radii on MNIST. Time: 20 minutes on one core.
 
-where FILE is ``experiments/transition/configs/connectivity.py`` and GRID a finished
-grid of ``classifier_grid.py`` with at least two seeds, whose networks are joined.
+    advjax run transition/connectivity:mnist --config.grid=runs/GRID
+    advjax run transition/connectivity:cifar10,gpu --config.grid=runs/GRID
 
-Of the MNIST grid at ``cpu`` twenty minutes on one core: barriers of 0.04 and less
-along the curves, and above eps* no low-loss region beside the robust network.
+where GRID is a finished grid of ``classifier_grid.py`` with at least two seeds, whose
+networks are joined.
+
+Of the MNIST grid at ``cpu`` barriers are 0.04 and less along the curves, and above eps*
+no low-loss region beside the robust network.
 
 Variants, joined by commas: ``cifar10``, the radii of the figure, ``mnist`` or
 ``digits``; ``polychain`` for the Bezier curve; ``adversarial`` for its objective;

@@ -1,13 +1,14 @@
 """eps* of an MLP on the digits, from scratch and by fine-tuning.
 
-    python -m experiments.run --config=experiments/transition/configs/digits.py
-    python -m experiments.run --config=experiments/transition/configs/digits.py:l2
+Size: 1437 digits, 8 radii × 10 seeds, 200 epochs. Time: 59 seconds, ``l2`` 90.
+
+    advjax run transition/digits
+    advjax run transition/digits:l2
 
 Variants, joined by commas: ``l2`` instead of linf; ``demo``, 80 epochs and 5 seeds
 instead of 200 and 10; ``smoke``, seconds long, for tests.
 
-On 2 CPU cores one minute for linf and a minute and a half for l2; eps* = 0.079 ± 0.009
-and 0.363 ± 0.049, sd over 10 seeds.
+eps* = 0.079 ± 0.009 and, for l2, 0.363 ± 0.049, sd over 10 seeds.
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,11 @@
 """Figure 2 left at the sizes of Table B.1: 100 replicates, both regimes.
 
-    python -m experiments.run --config=experiments/transition/configs/linear_paths.py
+Size: the paper's, 100 replicates. Time: 3 seconds.
 
-Variants: ``smoke``, seconds long, for tests. Three seconds on 2 CPU cores; the relative
-differences at step 100 are 0.008, 0.016, 0.175 and 0.009, 0.585, 0.879.
+    advjax run transition/linear_paths
+
+Variants: ``smoke``, seconds long, for tests. The relative differences at step 100 are
+0.008, 0.016, 0.175 and 0.009, 0.585, 0.879.
 """
 
 from ml_collections import ConfigDict

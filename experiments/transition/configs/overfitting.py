@@ -1,10 +1,12 @@
 """The generalisation gap after the first drop of the rate: Figure 5.
 
-    python -m experiments.run --config=FILE --config.grid=runs/GRID
+Size: that of the grid. Time: seconds.
 
-where FILE is ``experiments/transition/configs/overfitting.py`` and GRID a finished grid
-of ``classifier_grid.py``. Seconds long: it reads the curves of the grid. Figure 5 is
-that of the row ``cifar10``. The size, ``paper``, ``gpu`` or ``smoke``, is the grid's.
+    advjax run transition/overfitting --config.grid=runs/GRID
+
+where GRID is a finished grid of ``classifier_grid.py``. It reads the curves of the
+grid. Figure 5 is that of the row ``cifar10``. The size, ``paper``, ``gpu`` or
+``smoke``, is the grid's.
 """
 
 from ml_collections import ConfigDict

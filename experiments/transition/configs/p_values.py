@@ -1,9 +1,11 @@
 """Figures 2 right and 3: n = 100, d in {2, 5, 10}, 300 clean replicates.
 
-    python -m experiments.run --config=experiments/transition/configs/p_values.py
+Size: the paper's, 300 clean and 500 adversarial runs a point. Time: 12 seconds.
 
-Variants: ``smoke``, seconds long, for tests. A quarter of a minute on 2 CPU cores; eps*
-by loss crossing is 0.026, 0.067 and 0.129, each ± 0.004 (standard error).
+    advjax run transition/p_values
+
+Variants: ``smoke``, seconds long, for tests. eps* by loss crossing is 0.026, 0.067 and
+0.129, each ± 0.004 (standard error).
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,8 @@
 """Tables 3 and 4, re-derived from the printed losses; seconds, on any machine.
 
-    python -m experiments.run --config=experiments/transition/configs/published.py
+Size: the printed tables. Time: seconds.
+
+    advjax run transition/published
 
 There are no variants: ``smoke`` is the same.
 """

@@ -1,11 +1,12 @@
 """Proposition 1: sigmoid networks of up to 3000 hidden units. The sizes are ours.
 
-    python -m experiments.run --config=experiments/transition/configs/wide_limit.py
+Size: to 3000 hidden units, 20 replicates. Time: 23 seconds.
+
+    advjax run transition/wide_limit
 
 Variants: ``smoke``, seconds long, for tests.
 
-23 seconds on 2 CPU cores. The difference falls with h as h to the power -0.89 ± 0.03,
-at eps = 0.5 -0.92 ± 0.09.
+The difference falls with h as h to the power -0.89 ± 0.03, at eps = 0.5 -0.92 ± 0.09.
 """
 
 from ml_collections import ConfigDict

@@ -1,0 +1,144 @@
+"""The command ``advjax``: experiments by their names.
+
+    advjax list [NAME]            experiments, with their figures, sizes and times; with
+                                  a name, its commands, its variants and what comes out
+    advjax run NAME[:VARIANTS]    runs one, as in
+                                  advjax run transition/digits:l2 --config.num_seeds=5
+    advjax evaluate FILE.npz      attacks trained networks
+    advjax report [DIRECTORY]     one page of what is in a directory of runs
+
+Any field of an experiment is overridden by --config.FIELD=VALUE; --workdir=DIRECTORY
+says where it writes. Run again, it resumes. Exit status: 0 done, 1 the loss diverged,
+2 wrong input.
+"""
+
+import ast
+import difflib
+import re
+import sys
+from importlib import util
+from pathlib import Path
+
+from experiments.checks import ConfigError, choose
+
+FOLDER = Path(__file__).parent
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one subcommand and returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(__doc__)
+        return 0 if argv else 2
+    name, *rest = argv
+    try:
+        if name not in _COMMANDS:
+            raise ConfigError(f"command {name!r}: {choose(name, _COMMANDS)}")
+        return _COMMANDS[name](rest)
+    except ConfigError as error:
+        print(f"advjax: error: {error}", file=sys.stderr)
+        return 2
+
+
+def experiments() -> dict[str, Path]:
+    """The configuration file of every experiment, by name: ``transition/digits``."""
+    files = sorted(FOLDER.glob("*/configs/*.py"))
+    return {f"{file.parts[-3]}/{file.stem}": file for file in files}
+
+
+def find(name: str) -> Path:
+    """The file of an experiment, by its name or by the last part of it.
+
+    Raises:
+        ConfigError: for an unknown name, or one that several experiments have.
+    """
+    known = experiments()
+    matches = [file for full, file in known.items() if name in (full, file.stem)]
+    if len(matches) > 1:
+        full = " or ".join(full for full, file in known.items() if file in matches)
+        raise ConfigError(f"experiment {name!r}: which one, {full}?")
+    if not matches:
+        stems = [file.stem for file in known.values()]
+        close = difflib.get_close_matches(name, [*known, *stems], n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise ConfigError(f"experiment {name!r}: {hint}advjax list shows all")
+    return matches[0]
+
+
+def description(file: Path) -> tuple[str, str, str]:
+    """What a configuration is of, its size and its time, from its docstring."""
+    title, size, *_ = _docstring(file).split("\n\n")
+    found = re.fullmatch(r"Size: (.*)\. Time: (.*)\.", " ".join(size.split()))
+    if not found:
+        msg = f"the second paragraph of {file} is not 'Size: …. Time: ….'"
+        raise ValueError(msg)
+    return title.rstrip("."), found[1].replace("``", ""), found[2].replace("``", "")
+
+
+def _docstring(file: Path) -> str:
+    # Parsed, not imported: a list should not wait for jax.
+    return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+
+
+def _list(argv: list[str]) -> int:
+    folders = {file.parts[-3] for file in experiments().values()}
+    if argv and argv[0] not in folders:
+        print(_docstring(find(argv[0])))
+        return 0
+    for folder in sorted({*argv} & folders) or sorted(folders):
+        print(_docstring(FOLDER / folder / "__init__.py") + "\n")
+        for name, file in experiments().items():
+            if file.parts[-3] == folder:
+                title, size, time = description(file)
+                print(
+                    f"  {name}\n      {title}\n      Size: {size}\n      Time: {time}\n"
+                )
+    print("Times are of 2 CPU cores. advjax list NAME shows commands and variants.")
+    return 0
+
+
+def _run(argv: list[str]) -> int:
+    if not argv:
+        raise ConfigError("run what? advjax list shows the experiments")
+    first, *rest = argv
+    if first in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    if not first.startswith("-"):
+        name, colon, variants = first.partition(":")
+        file = name if name.endswith(".py") else find(name)
+        first = f"--config={file}{colon}{variants}"
+    _require_extras()
+    from experiments import run
+
+    return run.main([first, *rest], own_process=True)
+
+
+def _evaluate(argv: list[str]) -> int:
+    _require_extras()
+    from experiments import evaluate
+
+    return evaluate.main(argv, own_process=True)
+
+
+def _report(argv: list[str]) -> int:
+    _require_extras()
+    from experiments import report
+
+    return report.main(argv)
+
+
+def _require_extras() -> None:
+    """Before hours of computing, and not at its first figure."""
+    needed = ("markdown_it", "matplotlib", "orbax", "scipy", "sklearn", "tqdm")
+    missing = [name for name in needed if util.find_spec(name) is None]
+    if missing:
+        extra = "pip install 'advjax[experiments]'"
+        raise ConfigError(f"{', '.join(missing)} cannot be imported: {extra}")
+
+
+_COMMANDS = {"evaluate": _evaluate, "list": _list, "report": _report, "run": _run}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""The command ``advjax`` finds experiments by name, and says what is wrong."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import command, evaluate, run
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_list_has_every_configuration_with_figures_size_and_time(capsys):
+    assert command.main(["list"]) == 0
+    printed = capsys.readouterr().out
+    files = sorted((ROOT / "experiments").glob("*/configs/*.py"))
+    assert set(command.experiments().values()) == set(files)
+    for name, file in command.experiments().items():
+        title, size, time = command.description(file)
+        entry = f"  {name}\n      {title}\n      Size: {size}\n      Time: {time}\n"
+        assert entry in printed
+        assert re.search(r"second|minute|hour", time), name
+
+
+def test_a_docstring_names_its_own_experiment_and_existing_files(capsys):
+    for name, file in command.experiments().items():
+        assert command.main(["list", name]) == 0
+        text = capsys.readouterr().out
+        commands = re.findall(r"^    advjax run ([\w/]+)", text, re.MULTILINE)
+        assert set(commands) <= {name}, name
+        assert commands or name == "training/evaluation"
+        for other in re.findall(r"``(\w+\.py)", text):
+            assert list(file.parent.glob(other)), (name, other)
+
+
+def test_a_folder_and_a_unique_last_part_are_enough(capsys):
+    assert command.main(["list", "training"]) == 0
+    printed = capsys.readouterr().out
+    assert "training/mnist" in printed
+    assert "transition/" not in printed
+    assert command.find("p_values") == command.experiments()["transition/p_values"]
+
+
+WRONG = {
+    "no such command": (
+        ["rum"],
+        "command 'rum': did you mean run? choose from evaluate",
+    ),
+    "no such experiment": (
+        ["run", "tansition/digits"],
+        "experiment 'tansition/digits': did you mean transition/digits? advjax list",
+    ),
+    "one of two": (
+        ["run", "digits"],
+        "which one, training/digits or transition/digits?",
+    ),
+    "nothing to run": (["run"], "run what? advjax list shows the experiments"),
+    "variant": (["run", "p_values:smokee"], "variant 'smokee' of config: did you mean"),
+    "field": (["run", "p_values", "--config.sed=1"], "config.sed: no such field; did"),
+    "file": (["evaluate", "none.npz"], "none.npz holds no released parameters"),
+    "directory": (["report", "nowhere"], "nowhere holds no results.json"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_use_is_one_line_and_status_2(name, capsys, monkeypatch):
+    monkeypatch.setattr(run.devices, "prepare", lambda _: None)
+    arguments, words = WRONG[name]
+    assert command.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("advjax: error: ")
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_missing_extras_are_named_before_anything_runs(capsys, monkeypatch):
+    find = command.util.find_spec
+    monkeypatch.setattr(
+        command.util, "find_spec", lambda name: None if name == "tqdm" else find(name)
+    )
+    assert command.main(["run", "published"]) == 2
+    assert "tqdm cannot be imported: pip install 'advjax[ex" in capsys.readouterr().err
+
+
+def test_without_arguments_there_is_help(capsys):
+    assert command.main([]) == 2
+    assert command.main(["--help"]) == 0
+    assert command.main(["run", "--help"]) == 0
+    assert "advjax list" in capsys.readouterr().out
+
+
+def test_arguments_reach_what_they_are_for(monkeypatch):
+    given = []
+    for module in (run, evaluate):
+        monkeypatch.setattr(module, "main", lambda argv, **_: given.append(argv) or 0)
+    digits = command.experiments()["transition/digits"]
+    own = "mine.py"
+    for argv in (
+        ["run", "transition/digits:l2,demo", "--config.seed=1"],
+        ["run", own],
+        ["run", f"--config={own}"],
+        ["evaluate", "best.npz"],
+    ):
+        assert command.main(argv) == 0
+    assert given == [
+        [f"--config={digits}:l2,demo", "--config.seed=1"],
+        [f"--config={own}"],
+        [f"--config={own}"],
+        ["best.npz"],
+    ]
+
+
+def test_the_installed_command_runs_from_any_directory(tmp_path):
+    script = Path(sys.executable).with_name("advjax")
+    done = subprocess.run(
+        [script, "run", "transition/published", "--workdir=w"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "published tables: 9 of 12 rows" in done.stdout
+    assert (tmp_path / "w" / "results.json").exists()
