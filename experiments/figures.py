@@ -1,5 +1,6 @@
 """House style of figures. matplotlib is imported at the first use."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -33,10 +34,12 @@ _STYLE = {
 
 
 def panels(num_columns: int = 1, num_rows: int = 1, **options: Any):
-    """A figure and its axes row by row, ``[num_rows * num_columns]``."""
-    import matplotlib as mpl
+    """A figure and its axes row by row, ``[num_rows * num_columns]``.
 
-    mpl.use("Agg")
+    Without a display, unless the environment has another backend, as notebooks do.
+    """
+    os.environ.setdefault("MPLBACKEND", "agg")
+    import matplotlib as mpl
     import matplotlib.pyplot as plt
 
     mpl.rcParams.update(_STYLE)
