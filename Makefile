@@ -5,7 +5,7 @@ OLDEST ?= .venv-oldest
 # Processes that run the tests; a file of tests stays within one.
 JOBS ?= 2
 
-.PHONY: demo test test-oldest lint clean
+.PHONY: demo test test-oldest lint report docs notebooks clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python -m experiments.demo
@@ -18,12 +18,24 @@ test: $(VENV)/installed
 test-oldest: $(OLDEST)/installed
 	$(OLDEST)/bin/python -m pytest -n $(JOBS) --dist loadfile
 
+# All committed results as one page.
+report: $(VENV)/installed
+	$(VENV)/bin/python -m experiments.report experiments/results \
+	  --guide=experiments/README.md --output=build/report.html
+
+docs: $(VENV)/installed
+	$(VENV)/bin/python docs/build.py build/docs
+
+# The notebooks from their scripts.
+notebooks: $(VENV)/installed
+	$(VENV)/bin/python colab/pair.py
+
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) $(OLDEST) .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) build .pytest_cache .ruff_cache
 
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

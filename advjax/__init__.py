@@ -3,30 +3,31 @@
 Everything is a pure function of arrays. Modules are imported by name, as in
 ``from advjax import attacks, norms``; importing the package alone imports nothing.
 
-=============  ==================================================================
-types          the contracts on one page; read this first
-norms          the l1, l2 and linf balls, for one example
-losses         per-example losses
-attacks        fgsm, pgd, best_of, smooth: factories of attacks
-objectives     what training minimises: standard, adversarial, TRADES, MART
-penalties      which parameters a penalty takes, and LASSO with exact zeros
-linear         linear regression under attack: closed forms, risks, the optimum
-lazy           two-layer networks with a fixed output layer, and the linear limit
-descent        full-batch gradient and proximal descent, and what to keep of its path
-solvers        minimisers of the empirical problems, with a certified gap
-replicates     one function over any number of replicates, in chunks, on all devices
-models         networks, and adapters for networks written elsewhere
-data           Gaussian designs and small real data sets
-train          the state, the step, and two ways of dispatching steps
-evaluate       clean and robust accuracy and loss, with intervals
-curves         curves of low loss between two networks, and their plane
-spectrum       eigenpairs, traces and densities of Hessians, from their products
-dynamics       ascent without normalisation, its closed form, fixed gates
-flatness       the largest gradient and rise of a loss around an example
-margins        distances to the decision boundary, and who is close to it
-memorization   the classifier that memorises, its learner, parameter counts
-influence      what training on attacked inputs adds to the change of the weights
-transition     eps*: where the adversarial training loss crosses a threshold
-inference      p-values against replicates
-=============  ==================================================================
+| module | what it has |
+| --- | --- |
+| `types` | the contracts on one page; read this first |
+| `norms` | the l1, l2 and linf balls, for one example |
+| `losses` | per-example losses |
+| `attacks` | fgsm, pgd, best_of, smooth: factories of attacks |
+| `objectives` | what training minimises: standard, adversarial, TRADES, MART |
+| `penalties` | which parameters a penalty takes, and LASSO with exact zeros |
+| `linear` | linear regression under attack: closed forms, risks, the optimum |
+| `lazy` | two-layer networks with a fixed output layer, and the linear limit |
+| `descent` | full-batch gradient and proximal descent, and what to keep of its path |
+| `solvers` | minimisers of the empirical problems, with a certified gap |
+| `replicates` | one function over any number of replicates, in chunks, on all devices |
+| `models` | networks, and adapters for networks written elsewhere |
+| `data` | Gaussian designs and small real data sets |
+| `augmentation` | crops, flips and rotations of a batch of images |
+| `train` | the state, the step, and two ways of dispatching steps |
+| `evaluate` | clean and robust accuracy and loss, with intervals |
+| `curves` | curves of low loss between two networks, and their plane |
+| `spectrum` | eigenpairs, traces and densities of Hessians, from their products |
+| `dynamics` | ascent without normalisation, its closed form, fixed gates |
+| `flatness` | the largest gradient and rise of a loss around an example |
+| `margins` | distances to the decision boundary, and who is close to it |
+| `memorization` | the classifier that memorises, its learner, parameter counts |
+| `influence` | what training on attacked inputs adds to the change of the weights |
+| `transition` | eps*: where the adversarial training loss crosses a threshold |
+| `inference` | p-values against replicates |
 """

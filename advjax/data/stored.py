@@ -14,17 +14,15 @@ from advjax.types import Array, Batch
 def load(name: str, *, split: str, data_dir: str | os.PathLike | None = None) -> Batch:
     """A real data set as NumPy arrays; nothing is downloaded, and nothing written.
 
-    ==============  ============================================================
-    "digits"        1797 handwritten digits, 8×8×1 in [0, 1], 10 classes; 1437
-                    for training and 360 for testing, split stratified by class
-    "diabetes"      442 patients, 10 measurements and the disease's progression,
-                    353 and 89; each column and the target standardised by the
-                    training rows
-    "mnist"         handwritten digits, 28×28×1, 10 classes; 60 000 and 10 000
-    "cifar10"       photographs, 32×32×3, 10 classes; 50 000 and 10 000
-    "cifar100"      photographs, 32×32×3, 100 classes; 50 000 and 10 000
-    "svhn_cropped"  house numbers, 32×32×3, 10 classes; 73 257 and 26 032
-    ==============  ============================================================
+        "digits"        1797 handwritten digits, 8×8×1 in [0, 1], 10 classes; 1437
+                        for training and 360 for testing, split stratified by class
+        "diabetes"      442 patients, 10 measurements and the disease's progression,
+                        353 and 89; each column and the target standardised by the
+                        training rows
+        "mnist"         handwritten digits, 28×28×1, 10 classes; 60 000 and 10 000
+        "cifar10"       photographs, 32×32×3, 10 classes; 50 000 and 10 000
+        "cifar100"      photographs, 32×32×3, 100 classes; 50 000 and 10 000
+        "svhn_cropped"  house numbers, 32×32×3, 10 classes; 73 257 and 26 032
 
     The first two ship with scikit-learn and are float32; their test split is every
     fifth row in order of class, the same on every machine. The others are uint8 ``x``

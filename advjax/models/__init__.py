@@ -33,7 +33,6 @@ from advjax.models.cnn import (
 from advjax.models.layers import kaiming_normal, relu_softplus, torch_uniform
 from advjax.models.memorizing import Memorizing, levels, memorizing_params
 from advjax.models.mlp import MLP
-from advjax.models.network import NORMALISATION
 from advjax.models.preact import PreActResNet, WideResNet34
 from advjax.models.resnet import Bottleneck, ResNet, ResNet9
 from advjax.types import Model
@@ -51,6 +50,16 @@ __all__ = [
     "module",
     "relu_softplus",
 ]
+
+NORMALISATION = {
+    "cifar10": {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2471, 0.2435, 0.2616)},
+    "cifar100": {
+        "mean": (0.50708, 0.48655, 0.44092),
+        "std": (0.26733, 0.25644, 0.27615),
+    },
+    "svhn_cropped": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
+}
+"""Options ``mean`` and ``std`` by data set, as in the code of Rice et al. (2020)."""
 
 _bias_free_mlp = partial(MLP, use_bias=False, kernel_init=kaiming_normal)
 

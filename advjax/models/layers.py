@@ -81,17 +81,17 @@ def max_pool(x: Array, size: int = 2) -> Array:
     return functools.reduce(jnp.maximum, (x[:, :, :, j] for j in range(size)))
 
 
-@jax.custom_jvp
 def relu_softplus(x: Array) -> Array:
     """max(x, 0), with the derivative sigmoid(10 x) of log(1 + exp(10 x))/10.
 
     The hybrid of Xie et al. (2020): the forward pass of ReLU, and in the backward pass
     a softplus. Higher derivatives are those of the sigmoid.
     """
-    return nn.relu(x)
+    return _relu_softplus(x)
 
 
-relu_softplus.defjvps(lambda tangent, _, x: jax.nn.sigmoid(10 * x) * tangent)
+_relu_softplus = jax.custom_jvp(nn.relu)
+_relu_softplus.defjvps(lambda tangent, _, x: jax.nn.sigmoid(10 * x) * tangent)
 
 
 class Conv(nn.Module):

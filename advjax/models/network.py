@@ -9,16 +9,6 @@ import jax.numpy as jnp
 from advjax.models.layers import Dense, channels
 from advjax.types import Array
 
-NORMALISATION = {
-    "cifar10": {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2471, 0.2435, 0.2616)},
-    "cifar100": {
-        "mean": (0.50708, 0.48655, 0.44092),
-        "std": (0.26733, 0.25644, 0.27615),
-    },
-    "svhn_cropped": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
-}
-"""Options ``mean`` and ``std`` by data set, as in the code of Rice et al. (2020)."""
-
 
 class Network(nn.Module, kw_only=True):
     """Base of the networks: ``x[n, ...] -> logits[n, num_classes]``.
