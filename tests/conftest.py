@@ -1,6 +1,7 @@
 """Strict numerics for all tests, and the fixtures that they share."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import jax
@@ -15,6 +16,14 @@ ROOT = Path(__file__).parents[1]
 STORED = ROOT / "../shared/data/tfds"
 if STORED.is_dir():
     os.environ.setdefault("TFDS_DATA_DIR", str(STORED.resolve()))
+
+
+# What one test has compiled, another one loads: of this process alone, since files are
+# not written at once. Programs that tests start compile for themselves.
+COMPILED = tempfile.TemporaryDirectory(prefix="advjax-tests-")
+jax.config.update("jax_compilation_cache_dir", COMPILED.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(autouse=True, scope="module")

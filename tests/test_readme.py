@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax import dynamics
+from experiments import command
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -35,8 +36,26 @@ def test_every_file_that_the_readme_names_exists():
     text = README.read_text()
     for name in re.findall(r"--config=(\S+?\.py)", text):
         assert (root / name).exists(), name
-    for name in re.findall(r"!\[.*?\]\((.*?)\)", text):
-        assert (root / name).exists(), name
+    for name in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        assert name.startswith("https://") or (root / name).exists(), name
+
+
+def test_the_commands_of_the_readme_name_experiments_and_targets():
+    text = README.read_text()
+    for name in re.findall(r"advjax (?:run|list) (\w+/\w+)", text):
+        assert command.find(name)
+    makefile = (README.parent / "Makefile").read_text()
+    for target in re.findall(r"\bmake ([a-z-]+)", text):
+        assert f"\n{target}:" in makefile, target
+
+
+def test_links_into_the_table_of_results_have_their_headings():
+    table = (README.parent / "experiments" / "README.md").read_text()
+    titles = re.findall(r"^## (.*)$", table, re.MULTILINE)
+    anchors = {title.lower().replace(" ", "-") for title in titles}
+    links = re.findall(r"experiments/README\.md#([\w-]+)", README.read_text())
+    assert len(links) == 4
+    assert {*links} <= anchors
 
 
 def test_the_table_of_results_quotes_its_files():
