@@ -161,14 +161,11 @@ for name, attack, cost in (("PGD", pgd, NUM_STEPS + 1), ("FGM", fgm, 2)):
         eps = jnp.array([0.0, *TUNED_RADII[rows]])
         points = jnp.concatenate([loss[:1], tuned[name][rows]])
         line = jax.vmap(transition.extrapolate, (None, 1, 0))(eps, points, threshold)
-        error = np.abs(line.eps_star / found.eps_star - 1)
-        share = (NUM_EPOCHS + (len(eps) - 1) * TUNED_EPOCHS * cost) / of_grid
-        estimate, error = (
-            figures.plus_minus(line.eps_star, 4),
-            figures.plus_minus(error, 2),
-        )
-        print(f"{name}, {len(eps) - 1} radii: {estimate}, {error} off", end=", ")
-        print(f"{share:.1%} of the gradients")
+        error = 100 * np.abs(line.eps_star / found.eps_star - 1)
+        share = 100 * (NUM_EPOCHS + (len(eps) - 1) * TUNED_EPOCHS * cost) / of_grid
+        estimate = figures.plus_minus(line.eps_star, 4)
+        print(f"{name}, radii {TUNED_RADII[rows]}: eps* = {estimate}", end=", ")
+        print(f"{figures.plus_minus(error, 0)} % off, {share:.1f} % of the gradients")
 
 figure, (axis,) = figures.panels()
 args = (axis, RADII, loss, threshold, found.eps_star)

@@ -257,9 +257,7 @@ def param_eigs(params, key):
 found = jax.jit(jax.vmap(input_eigs))(jax.random.split(next(keys), len(few.y)), *few)
 value, residual, exact = (np.array(each) / found[2].max() for each in found)
 error = np.abs(value - exact).max()
-print(
-    f"{len(few.y)} inputs, in units of the largest eigenvalue: Lanczos at most", end=" "
-)
+print(f"{len(few.y)} inputs, relative to the largest: Lanczos at most", end=" ")
 print(f"{error:.0e} off, residuals at most {residual.max():.0e}")
 
 over_all = jax.jit(jax.vmap(jax.vmap(param_eigs), (0, None)))

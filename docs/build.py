@@ -1,6 +1,8 @@
 """Builds the pages of the API from the docstrings.
 
-python docs/build.py [directory]        # or: make docs
+    python docs/build.py [directory]        # or: make docs
+
+Every public symbol is there, which ``tests/test_documentation.py`` checks.
 """
 
 import ast
