@@ -9,6 +9,8 @@ import pytest
 from advjax import attacks, curves, losses, models, norms, objectives, train
 from advjax.types import Batch
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 RNG = np.random.default_rng(0)
 
 

@@ -9,6 +9,8 @@ import pytest
 from experiments import intervals, run
 from experiments.difficulty import growth, influential, printed
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "experiments/difficulty/configs"
 

@@ -11,6 +11,8 @@ import scipy.linalg
 
 from advjax import dynamics, losses, models, norms, spectrum
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 RNG = np.random.default_rng(0)
 
 

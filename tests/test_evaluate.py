@@ -9,6 +9,8 @@ from scipy import stats
 from advjax import attacks, evaluate, losses, norms
 from advjax.types import example_keys
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 RNG = np.random.default_rng(0)
 W = jnp.asarray(RNG.normal(size=(4, 3)), jnp.float32)
 X = jnp.asarray(RNG.normal(size=(23, 4)), jnp.float32)

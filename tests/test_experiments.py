@@ -17,6 +17,8 @@ from experiments import checks, demo, figures, run
 from experiments.transition import digits, published
 from experiments.workdir import Workdir, WorkdirError
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "experiments").glob("*/configs/*.py"))
 DIGITS = f"--config={ROOT}/experiments/transition/configs/digits.py"

@@ -18,6 +18,8 @@ from experiments.generalization import lasso_mnist, wide_resnet
 from experiments.training import checkpoints, recipe
 from experiments.transition import published
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 CONFIGS = Path(__file__).parents[1] / "experiments" / "generalization" / "configs"
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from advjax import dynamics, influence, losses, models, spectrum
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 RNG = np.random.default_rng(0)
 
 

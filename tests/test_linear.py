@@ -10,6 +10,8 @@ from scipy import integrate, optimize
 
 from advjax import attacks, data, descent, linear, losses, norms, solvers
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 NORMS = {"l1": norms.l1, "l2": norms.l2, "linf": norms.linf}
 each_norm = pytest.mark.parametrize("name", NORMS)
 EPS = 0.3

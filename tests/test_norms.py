@@ -10,6 +10,8 @@ from scipy import stats
 
 from advjax import norms
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 NORMS = {"l1": norms.l1, "l2": norms.l2, "linf": norms.linf}
 ORDERS = {"l1": 1, "l2": 2, "linf": np.inf}
 DUALS = {"l1": np.inf, "l2": 2, "linf": 1}

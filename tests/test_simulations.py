@@ -8,6 +8,8 @@ import pytest
 
 from experiments import run
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
@@ -65,21 +67,24 @@ def test_low_dimension_reaches_the_optimal_risk(results):
 
 
 def test_the_linear_network_ends_near_the_optimal_risk(results):
-    found = results("generalization/two_layer", num_replicates=6, num_observations=20)
+    fields = {"num_replicates": 4, "num_observations": 4, "steps_between": 500}
+    found = results("generalization/two_layer", **fields)
     risk, least = np.array(found["linear"]["test"]["mean"]), found["optimal_risk"]
     assert (least < risk).all()
     assert (risk < 1.1 * np.array(least)).all()
 
 
 def test_two_layer_networks_interpolate_in_high_dimension(results):
-    found = results("generalization/two_layer:high", num_replicates=4)
+    # The last of the 100 steps is what is looked at.
+    fields = {"num_replicates": 4, "num_observations": 2, "steps_between": 50}
+    found = results("generalization/two_layer:high", **fields)
     for name in ("linear", "sigmoid", "relu"):
         assert (np.array(found[name]["train_share"]["largest"]) < 0.1).all()
         assert (np.array(found[name]["test"]["mean"]) > 1).all()
 
 
 def test_block_covariance_keeps_the_zeros_and_full_covariance_does_not(results):
-    found = results("generalization/sparsity", num_replicates=4)
+    found = results("generalization/sparsity", num_replicates=4, num_measured=2)
     assert found["block"]["largest_inactive"] < 1e-6
     assert found["full"]["largest_inactive"] > 0.1
     for name, size in (("block", 0), ("full", found["full"]["largest_inactive"])):
@@ -98,7 +103,7 @@ def test_lasso_is_consistent_and_beats_no_penalty(results):
 
 
 def test_the_linf_surrogate_loses_its_length_as_d_grows(results):
-    fields = {"num_replicates": 2, "d": "(10,100)", "num_steps": 100}
+    fields = {"num_replicates": 2, "d": "(10,100)", "n": 300, "num_steps": 30}
     found = results("generalization/linf_sensitivity", **fields)
     linf, l2 = (np.array(found[name]["left"]["mean"])[:, -1] for name in ("linf", "l2"))
     assert linf[1] < linf[0] - 0.1
@@ -115,13 +120,14 @@ def test_corrected_moments_hold_and_the_printed_ones_do_not(results):
 
 
 def test_the_two_criteria_scale_differently_where_d_is_small(results):
-    small = {"small_n": "(200,1000,1000)", "small_d": "(10,10,40)"}
-    moderate = {"moderate_n": "(100,200)", "moderate_d": "(30,50)"}
-    large = {"large_n": "(20,20)", "large_d": "(200,400)"}
+    small = {"small_n": "(100,500,500)", "small_d": "(5,5,20)"}
+    # Other regimes are not looked at here.
+    moderate = {"moderate_n": "(20,10)", "moderate_d": "(10,15)"}
+    large = {"large_n": "(5,5)", "large_d": "(50,100)"}
     found = results(
         "transition/scaling",
         num_replicates=60,
-        num_points=13,
+        num_points=9,
         num_resamples=200,
         **small,
         **moderate,

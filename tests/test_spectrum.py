@@ -16,6 +16,8 @@ from matfree import decomp
 
 from advjax import losses, models, spectrum
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 RNG = np.random.default_rng(0)
 
 

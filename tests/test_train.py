@@ -13,6 +13,8 @@ import reference
 from advjax import attacks, losses, models, norms, objectives, train
 from advjax.types import Batch, Model
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.normal(size=(20, 5)), jnp.float32)
 Y = jnp.asarray(RNG.integers(0, 3, 20))

@@ -24,7 +24,11 @@ from experiments.training import checkpoints, classifier, engine, recipe
 from experiments.training.checkpoints import Checkpoints, Released
 from experiments.workdir import Workdir, WorkdirError
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 ROOT = Path(__file__).parents[1]
+# What ``unoptimised`` is to the programs that tests start.
+UNOPTIMISED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 CONFIG = f"--config={ROOT}/experiments/training/configs/digits.py"
 # Of full batches only, since another size compiles another program.
 SMALL = [
@@ -59,7 +63,7 @@ def _start(arguments, path, **environment):
         return subprocess.Popen(
             [*command, f"--workdir={path}"],
             cwd=ROOT,
-            env=os.environ | environment,
+            env=os.environ | UNOPTIMISED | environment,
             stdout=log,
             stderr=log,
         )
@@ -72,10 +76,16 @@ def _finished(process, path):
 def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(tmp_path):
     arguments = [*SMALL, "--config.num_epochs=20", "--config.checkpoint_steps=2"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    _finished(_start(arguments, whole), whole)
+    # Compiled by the first process for all.
+    compiled = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    _finished(_start(arguments, whole, **compiled), whole)
     generator, reached = np.random.default_rng(0), []
     for _ in range(2):
-        process = _start(arguments, parts)
+        process = _start(arguments, parts, **compiled)
         while (step := _newest(parts)) <= max(reached, default=0):
             assert process.poll() is None, parts.with_suffix(".log").read_text()
             time.sleep(0.01)
@@ -83,7 +93,7 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(tmp_path):
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "finished before it was killed"
         reached.append(step)
-    _finished(_start(arguments, parts), parts)
+    _finished(_start(arguments, parts, **compiled), parts)
     assert _results(whole) == _results(parts)
     _same_parameters(whole, parts)
 
@@ -163,7 +173,7 @@ def test_eight_devices_share_a_batch_without_a_difference():
     done = subprocess.run(
         [sys.executable, "-c", PARALLEL],
         cwd=ROOT,
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": "8"},
+        env=os.environ | UNOPTIMISED | {"JAX_NUM_CPU_DEVICES": "8"},
         capture_output=True,
         text=True,
         check=False,
@@ -340,6 +350,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, *SMALL, f"--workdir={tmp_path}/w"],
         cwd=ROOT,
+        env=os.environ | UNOPTIMISED,
         capture_output=True,
         text=True,
         check=False,

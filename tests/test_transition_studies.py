@@ -34,6 +34,8 @@ from experiments.transition import (
     readings,
 )
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "experiments" / "transition" / "configs"
 
