@@ -13,7 +13,8 @@ CORE = $(wildcard $(patsubst advjax/%,tests/test_%.py,$(basename $(wildcard advj
   tests/test_contracts.py tests/test_networks.py tests/test_layers.py
 QUICKSTART = tests/test_notebooks.py -k quickstart
 
-.PHONY: demo test test-core test-oldest test-colab lint report docs notebooks clean
+.PHONY: demo test test-core test-oldest test-colab test-setup \
+ lint report docs notebooks clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m experiments.demo
@@ -38,6 +39,17 @@ test-oldest:
 test-colab:
 	$(MAKE) test-core VENV=.venv-colab CONSTRAINTS=tests/colab.txt
 
+# The notebooks as Colab meets them: its jax, no advjax, and the set-up cell unchanged.
+EMPTY = .venv-empty/bin
+test-setup:
+	rm -rf .venv-empty
+	$(PYTHON) -m venv .venv-empty
+	$(EMPTY)/python -m pip install --quiet -c tests/colab.txt jax flax numpy ipykernel nbclient
+	cd colab && for notebook in *.ipynb; do \
+	  ADVJAX=git+file://localhost$(CURDIR) ../$(EMPTY)/jupyter execute --timeout=1200 $$notebook || exit 1; \
+	done
+	$(EMPTY)/python -c 'import jax; assert jax.__version__ == "0.7.2", jax.__version__'
+
 # All committed results as one page.
 report: $(VENV)/installed
 	$(BIN)/python -m experiments.report experiments/results \
@@ -55,7 +67,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-oldest .venv-colab build .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest .venv-colab .venv-empty build .pytest_cache .ruff_cache
 
 $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -6,6 +6,7 @@ Every public symbol is there, which ``tests/test_documentation.py`` checks.
 """
 
 import ast
+import contextlib
 import inspect
 import sys
 import warnings
@@ -18,17 +19,26 @@ from advjax import types
 
 def build(directory: Path) -> None:
     """Writes ``index.html`` and a page for every module; they need no network."""
-    # jax.Array, which has an alias there, is jax's to document.
-    types.__all__ = [name for name in _defined(types) if name != "Array"]
     pdoc.render.configure(docformat="google", footer_text="advjax")
     with warnings.catch_warnings():
         # Types that other packages name and do not export are shown as they are.
         warnings.filterwarnings("ignore", message="Error parsing type annotation")
-        pdoc.pdoc("advjax", output_directory=directory)
+        with _without_array():
+            pdoc.pdoc("advjax", output_directory=directory)
     for page in directory.rglob("*.html"):
         # Where jax.Array is defined is nobody's business.
         text = page.read_text(encoding="utf-8")
         page.write_text(text.replace("jax.jaxlib._jax.Array", "jax.Array"), "utf-8")
+
+
+@contextlib.contextmanager
+def _without_array():
+    """``types.Array`` is jax.Array, which is jax's to document."""
+    types.__all__ = [name for name in _defined(types) if name != "Array"]
+    try:
+        yield
+    finally:
+        del types.__all__
 
 
 def _defined(module) -> list[str]:

@@ -16,7 +16,7 @@ import ast
 import difflib
 import re
 import sys
-from importlib import util
+from importlib import metadata, util
 from pathlib import Path
 
 from experiments.checks import ConfigError, choose
@@ -27,9 +27,13 @@ FOLDER = Path(__file__).parent
 def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand and returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help", "help"):
+    wants_help = {"-h", "--help"} & {*argv}
+    if not argv or wants_help:
         print(__doc__)
-        return 0 if argv else 2
+        return 0 if wants_help else 2
+    if argv == ["--version"]:
+        print(f"advjax {metadata.version('advjax')}")
+        return 0
     name, *rest = argv
     try:
         if name not in _COMMANDS:
@@ -81,11 +85,13 @@ def _docstring(file: Path) -> str:
 
 
 def _list(argv: list[str]) -> int:
-    folders = {file.parts[-3] for file in experiments().values()}
+    if len(argv) > 1:
+        raise ConfigError(f"one name at a time, not {' '.join(argv)}")
+    folders = sorted({file.parts[-3] for file in experiments().values()})
     if argv and argv[0] not in folders:
-        print(_docstring(find(argv[0])))
+        print(_docstring(find(argv[0].partition(":")[0])))
         return 0
-    for folder in sorted({*argv} & folders) or sorted(folders):
+    for folder in argv or folders:
         print(_docstring(FOLDER / folder / "__init__.py") + "\n")
         for name, file in experiments().items():
             if file.parts[-3] == folder:
@@ -93,7 +99,8 @@ def _list(argv: list[str]) -> int:
                 print(
                     f"  {name}\n      {title}\n      Size: {size}\n      Time: {time}\n"
                 )
-    print("Times are of 2 CPU cores. advjax list NAME shows commands and variants.")
+    print("Times are of 2 CPU cores, or of one where it is said.")
+    print("advjax list NAME shows commands, variants and what comes out.")
     return 0
 
 
@@ -101,9 +108,6 @@ def _run(argv: list[str]) -> int:
     if not argv:
         raise ConfigError("run what? advjax list shows the experiments")
     first, *rest = argv
-    if first in ("-h", "--help"):
-        print(__doc__)
-        return 0
     if not first.startswith("-"):
         name, colon, variants = first.partition(":")
         file = name if name.endswith(".py") else find(name)
@@ -130,11 +134,21 @@ def _report(argv: list[str]) -> int:
 
 def _require_extras() -> None:
     """Before hours of computing, and not at its first figure."""
-    needed = ("markdown_it", "matplotlib", "orbax", "scipy", "sklearn", "tqdm")
-    missing = [name for name in needed if util.find_spec(name) is None]
+    missing = [name for name in _EXTRAS if util.find_spec(name) is None]
     if missing:
-        extra = "pip install 'advjax[experiments]'"
-        raise ConfigError(f"{', '.join(missing)} cannot be imported: {extra}")
+        packages = " ".join(_EXTRAS[name] for name in missing)
+        raise ConfigError(f"{', '.join(missing)} not found: pip install {packages}")
+
+
+_EXTRAS = {
+    "PIL": "pillow",
+    "markdown_it": "markdown-it-py",
+    "matplotlib": "matplotlib",
+    "orbax": "orbax-checkpoint",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
+    "tqdm": "tqdm",
+}
 
 
 _COMMANDS = {"evaluate": _evaluate, "list": _list, "report": _report, "run": _run}

@@ -1,7 +1,7 @@
 """One page of all results in a directory: figures, tables, and what is behind them.
 
-    python -m experiments.report experiments/results --guide=experiments/README.md
     advjax report runs --output=runs/report.html
+    advjax report experiments/results --guide=experiments/README.md
 
 The page is one file that needs no network. With a guide, a Markdown page that links to
 the reports, its sections order them, and its tables of printed against obtained numbers
@@ -13,8 +13,12 @@ import base64
 import html
 import io
 import json
+import re
+import shlex
 import sys
+import urllib.parse
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +28,9 @@ from experiments.workdir import environment, replacing
 
 STYLE = Path(__file__).with_name("report.css")
 _MARK = '<meta name="generator" content="advjax report">'
+
+
+_MADE = ("commit", "python", "versions", "device", "cores", "arguments")
 
 
 class Result(NamedTuple):
@@ -41,8 +48,8 @@ class Result(NamedTuple):
 
     @property
     def anchor(self) -> str:
-        """Where the page shows it."""
-        return "result-" + self.name.replace("/", "-")
+        """Where the page shows it: of letters, digits and marks that others lack."""
+        return "result-" + urllib.parse.quote(self.name, safe="").replace("%", "_")
 
 
 class Section(NamedTuple):
@@ -69,7 +76,8 @@ def collect(directory: Path) -> list[Result]:
         name = file.parent.relative_to(directory).as_posix()
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            _ = content["environment"]["commit"], content["results"]["summary"]
+            _ = content["results"]["summary"], content["config"], content["stages"]
+            _ = [content["environment"][field] for field in _MADE]
         except (ValueError, KeyError, TypeError) as error:
             raise checks.ConfigError(f"{file} is not of a run: {error!r}") from error
         found.append(
@@ -111,7 +119,7 @@ def page(results: list[Result], guide: Path | None = None) -> str:
     body = [
         "<header><h1>advjax: results</h1><p>",
         f"{len(results)} results of {len(commits)} commits, each with its command, ",
-        "configuration, versions, hardware and time. Collected by commit ",
+        "configuration, versions and hardware. Collected by commit ",
         f"<code>{html.escape(made['commit'])}</code>, advjax {version}.</p></header>",
         '<nav aria-label="Contents">',
         *map(_contents, parts),
@@ -163,6 +171,10 @@ def _section(part: Section, guide: Path | None, by_path: dict[Path, Result]) -> 
     )
 
 
+def _no_link(_: str) -> tuple[str, str]:
+    return "", ""
+
+
 def _no_image(name: str) -> dict[str, str]:
     raise checks.ConfigError(f"the guide shows {name}: only reports have figures")
 
@@ -174,7 +186,8 @@ def _article(result: Result) -> str:
         for line in result.content["results"]["summary"]
         if line not in report
     )
-    text = rendered(report, 1, lambda _: ("", ""), lambda name: _figure(result, name))
+    figure = partial(_figure, result)
+    text = rendered(report, 1, _no_link, figure, result.name)
     return (
         f'<article id="{result.anchor}"><p class="name">{html.escape(result.name)}</p>'
         f'{text}<ul class="summary">{summary}</ul>{_provenance(result)}</article>'
@@ -187,11 +200,10 @@ def _provenance(result: Result) -> str:
     seconds = sum(stage["seconds"] for stage in stages.values())
     versions = ", ".join(f"{k} {v}" for k, v in made["versions"].items())
     rows = {
-        "command": "python -m experiments.run " + " ".join(made["arguments"]),
+        "command": command(made["arguments"]),
         "commit": made["commit"],
         "seed": config.get("seed", "none"),
-        "size": _size(config),
-        "hardware": f"{made['device']}, {made['cores']} cores",
+        "hardware": f"{made['device']} ({made['cores']} CPU cores usable)",
         "time": f"{seconds:.0f} s of stages" if stages else "not recorded by stage",
         "versions": f"Python {made['python']}, {versions}",
     }
@@ -211,16 +223,15 @@ def _provenance(result: Result) -> str:
     return f'<dl class="made">{terms}</dl>{details}'
 
 
-_SIZES = (
-    *("dataset", "model", "models", "num_train", "num_test", "num_images", "n", "d"),
-    *("num_epochs", "num_seeds", "num_replicates", "num_repetitions", "num_data_sets"),
-)
-
-
-def _size(config: dict[str, Any]) -> str:
-    """The fields that say how large a run is."""
-    found = [f"{name} = {config[name]}" for name in _SIZES if config.get(name)]
-    return ", ".join(found) or "see the configuration"
+def command(arguments: list[str]) -> str:
+    """What to type for a run that was given these arguments."""
+    if arguments and arguments[0] in ("run", "evaluate"):
+        program = "advjax"
+    elif any(argument.startswith("--config=") for argument in arguments):
+        program = "python -m experiments.run"
+    else:
+        program = "python -m experiments.evaluate"
+    return f"{program} {shlex.join(arguments)}"
 
 
 def _details(title: str, header: list[str], rows: Iterable[list[str]]) -> str:
@@ -238,9 +249,12 @@ def _details(title: str, header: list[str], rows: Iterable[list[str]]) -> str:
 _SCROLL = '<div class="scroll" tabindex="0" role="region" aria-label="table">'
 
 
-def _image(path: Path) -> Any:
+def _image(result: Result, name: str) -> Any:
     from PIL import Image
 
+    path = result.path / name
+    if path.parent != result.path or not path.is_file():
+        raise checks.ConfigError(f"{result.path}/report.md shows {name}, no file there")
     with Image.open(path) as image:
         return image.convert("RGB")
 
@@ -254,10 +268,7 @@ def _uri(image: Any, **options: Any) -> str:
 
 def _figure(result: Result, name: str) -> dict[str, str]:
     """The attributes of a figure of a report; several panels side by side are wide."""
-    path = result.path / name
-    if path.parent != result.path or not path.is_file():
-        raise checks.ConfigError(f"{result.path}/report.md shows {name}, no file there")
-    image = _image(path)
+    image = _image(result, name)
     width, height = image.size
     size = {"width": str(width), "height": str(height), "loading": "lazy"}
     kind = {"class": "wide"} if width > 1.8 * height else {}
@@ -265,15 +276,17 @@ def _figure(result: Result, name: str) -> dict[str, str]:
 
 
 def _thumbnail(result: Result) -> str:
-    figures = sorted(result.path.glob("*.png"))
-    if not figures:
+    """The first figure of the report, small."""
+    report = (result.path / "report.md").read_text(encoding="utf-8")
+    found = re.search(r"!\[([^]]*)\]\(([^)]*)\)", report)
+    if not found:
         return ""
-    image = _image(figures[0])
+    image = _image(result, found[2])
     image.thumbnail((360, 360))
     name = html.escape(result.name)
     return (
         f'<a href="#{result.anchor}"><img src="{_uri(image, quality=80)}" '
-        f'alt="{figures[0].stem} of {name}" loading="lazy"><span>{name}</span></a>'
+        f'alt="{html.escape(found[1])}, {name}" loading="lazy"><span>{name}</span></a>'
     )
 
 
@@ -282,6 +295,7 @@ def rendered(
     shift: int,
     link: Callable[[str], tuple[str, str]],
     image: Callable[[str], dict[str, str]],
+    place: str = "",
 ) -> str:
     """Markdown as HTML, whose own tags stay text.
 
@@ -290,12 +304,13 @@ def rendered(
         shift: by which headings are deeper.
         link: from a target to the page's and a note behind it; no target, no link.
         image: from a name to the attributes of the image.
+        place: what images are of, behind their alternative texts.
     """
     parser = _parser()
     tokens = list(_blocks(parser.parse(text), shift))
     for token in tokens:
         if token.children:
-            token.children = list(_inline(token.children, link, image))
+            token.children = list(_inline(token.children, link, image, place))
     return parser.renderer.render(tokens, parser.options, {})
 
 
@@ -319,7 +334,7 @@ def _blocks(tokens, shift):
             yield _raw("</div>")
 
 
-def _inline(tokens, link, image):
+def _inline(tokens, link, image, place):
     for token in tokens:
         note = ""
         if token.type == "link_open":
@@ -330,6 +345,10 @@ def _inline(tokens, link, image):
             token.tag, note = tag, behind
         elif token.type == "image":
             token.attrs |= image(str(token.attrGet("src")))
+            token.children = [
+                *(token.children or ()),
+                _text(f", {place}" * bool(place)),
+            ]
         yield token
         if note:
             yield _raw(f' <small class="commit">{html.escape(note)}</small>')
@@ -339,6 +358,12 @@ def _raw(text: str):
     from markdown_it.token import Token
 
     return Token("html_inline", "", 0, content=text)
+
+
+def _text(text: str):
+    from markdown_it.token import Token
+
+    return Token("text", "", 0, content=text)
 
 
 def _parser():

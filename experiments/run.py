@@ -1,7 +1,8 @@
 """The command line of the experiments.
 
+    advjax run transition/digits:smoke
+    advjax run transition/digits --config.num_seeds=3 --workdir=runs/mine
     python -m experiments.run --config=experiments/transition/configs/digits.py:smoke
-    python -m experiments.run --config=… --config.num_seeds=3 --workdir=runs/mine
 
 Any field of the configuration can be overridden. The work directory is derived from the
 configuration when it is not given, and running a configuration again resumes it, or

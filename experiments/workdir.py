@@ -181,18 +181,32 @@ def environment() -> dict[str, Any]:
 
 def _commit() -> str:
     """The checked-out commit, marked if files differ from it."""
-    here = Path(__file__).parent
+    root = Path(__file__).resolve().parents[1]
+
+    def git(*arguments):
+        done = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
     try:
-        text = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        # An environment may lie within somebody else's repository.
+        if Path(git("rev-parse", "--show-toplevel")).resolve() == root:
+            options = ("--always", "--dirty", "--abbrev=12", "--exclude=*")
+            return git("describe", *options)
     except (OSError, subprocess.CalledProcessError):
+        pass
+    return _installed_commit()
+
+
+def _installed_commit() -> str:
+    """The commit that pip installed from, if it was a repository."""
+    try:
+        stated = metadata.distribution("advjax").read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
         return "unknown"
-    return text.strip()
+    origin = json.loads(stated or "{}").get("vcs_info", {})
+    return origin.get("commit_id", "unknown")[:12]
 
 
 def _version(package: str) -> str:

@@ -35,8 +35,11 @@ def forget_compiled_programs():
 
 @pytest.fixture(scope="module")
 def unoptimised():
-    """For a module whose time goes into compiling many small programs."""
-    jax.config.update("jax_disable_most_optimizations", True)
+    """For a module whose time goes into compiling many small programs.
+
+    ``OPTIMISED=1 make test`` compiles them as users do.
+    """
+    jax.config.update("jax_disable_most_optimizations", "OPTIMISED" not in os.environ)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
 

@@ -330,7 +330,7 @@ def test_missing_packages_are_named(module, tmp_path, monkeypatch):
             monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=f"without {module}.* 'advjax") as error:
         data.load("mnist", split="train", data_dir=tmp_path)
-    assert _one_line(error).endswith("pip install --upgrade 'advjax[data]'")
+    assert _one_line(error).endswith("importlib_resources pillow")
 
 
 def _truncated(content):

@@ -1,6 +1,9 @@
 """The page of results is whole, self-contained, safe, and readable at any width."""
 
+import itertools
 import json
+import re
+import shlex
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -8,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import report
+from experiments import report, run
 
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "experiments" / "README.md"
@@ -78,8 +81,9 @@ def test_every_result_is_there_with_what_is_behind_it(stored, page):
                 result.name,
                 line,
             )
-        for part in (made["commit"], made["device"], *made["arguments"]):
+        for part in (made["commit"], made["device"]):
             assert part in words, result.name
+        assert " ".join(report.command(made["arguments"]).split()) in words
         for field, value in result.content["config"].items():
             assert field in words
             assert " ".join(json.dumps(value).split()) in words, (result.name, field)
@@ -110,7 +114,8 @@ def test_nothing_is_loaded_from_elsewhere(text, page):
 
 def test_images_have_alternative_texts(page):
     assert len(page.all("img")) > 100
-    assert all(len(image["alt"]) >= 5 for image in page.all("img"))
+    texts = [image["alt"] for image in page.all("img")]
+    assert all(re.fullmatch(r".+, [\w-]+", text) for text in texts), texts
 
 
 def test_printed_numbers_stand_beside_ours(page):
@@ -132,11 +137,27 @@ def test_markup_in_results_stays_text(tmp_path):
     assert all(a["href"].startswith("#") for a in page.all("a"))
 
 
+def test_commands_of_the_page_can_be_typed(stored):
+    for result in stored:
+        typed = shlex.split(report.command(result.content["environment"]["arguments"]))
+        program = [*itertools.takewhile(lambda word: word[:2] != "--", typed)]
+        if "evaluate" in result.name or result.name.endswith("evaluation"):
+            assert program[:3] == ["python", "-m", "experiments.evaluate"]
+        else:
+            assert program == ["python", "-m", "experiments.run"]
+            arguments = [word for word in typed[3:] if "=runs/" not in word]
+            assert run.parse(["run", *arguments])[0].experiment
+    mine = ["run", "transition/digits:l2", "--config.models=('mlp',)"]
+    assert shlex.split(report.command(mine)) == ["advjax", *mine]
+
+
 def test_runs_below_runs_and_without_a_guide(tmp_path):
     _made(tmp_path, "demo/one")
+    _made(tmp_path, "demo-one")
     _made(tmp_path, "two")
     found = report.collect(tmp_path)
-    assert [result.name for result in found] == ["demo/one", "two"]
+    assert [result.name for result in found] == ["demo/one", "demo-one", "two"]
+    assert len({result.anchor for result in found}) == 3
     assert [part.title for part in report.sections(found, None)] == ["Results"]
 
 
@@ -187,7 +208,8 @@ def test_a_browser_has_nothing_to_complain_of(text, width, scheme, tmp_path):
         f.onload = () => {
             const page = f.contentDocument, images = [...page.images]
             document.title = JSON.stringify({
-                overflow: page.documentElement.scrollWidth - f.clientWidth,
+                overflow: page.documentElement.scrollWidth
+                    - page.documentElement.clientWidth,
                 broken: images.filter(image => !image.naturalWidth).length,
                 images: images.length,
                 background: f.contentWindow.getComputedStyle(page.body).backgroundColor,

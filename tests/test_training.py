@@ -28,7 +28,9 @@ pytestmark = pytest.mark.usefixtures("unoptimised")
 
 ROOT = Path(__file__).parents[1]
 # What ``unoptimised`` is to the programs that tests start.
-UNOPTIMISED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+UNOPTIMISED = {
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int("OPTIMISED" not in os.environ))
+}
 CONFIG = f"--config={ROOT}/experiments/training/configs/digits.py"
 # Of full batches only, since another size compiles another program.
 SMALL = [

@@ -50,7 +50,7 @@ def load(name: str, *, split: str, data_dir: str | os.PathLike | None = None) ->
     try:
         import sklearn.datasets
     except ImportError as error:
-        msg = f"data set {name!r} needs scikit-learn: pip install 'advjax[experiments]'"
+        msg = f"data set {name!r} needs scikit-learn: pip install scikit-learn"
         raise ImportError(msg) from error
     train, test = _EMBEDDED[name](sklearn.datasets)
     return train if split == "train" else test

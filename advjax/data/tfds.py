@@ -17,6 +17,8 @@ import numpy as np
 
 from advjax.types import Batch
 
+_PACKAGES = "tensorflow-datasets array_record importlib_resources pillow"
+
 
 class DataError(RuntimeError):
     """A data set is not prepared, or damaged; one line that says what to do."""
@@ -37,7 +39,7 @@ def read(name: str, split: str, data_dir: str | os.PathLike | None) -> Batch:
                 raise _unprepared(name, root, f"its folder has no split {split!r}")
             return _decoded(name, split, info.features, _records(name, info, split))
     except ImportError as error:
-        packages = "pip install --upgrade 'advjax[data]'"
+        packages = f"pip install --upgrade {_PACKAGES}"
         msg = f"data set {name!r} cannot be read without {error.name}: {packages}"
         raise ImportError(msg) from error
 
@@ -88,7 +90,7 @@ def _unprepared(name: str, root: Path, found: str) -> DataError:
     builder = f"tfds.builder({name!r}, data_dir={str(root)!r})"
     return DataError(
         f"data set {name!r} is not prepared in {root}: {found}. To prepare it: "
-        "pip install tensorflow 'advjax[data]' && python -c "
+        f"pip install tensorflow {_PACKAGES} && python -c "
         f'"import tensorflow_datasets as tfds; {builder}'
         ".download_and_prepare(file_format='array_record')\""
     )
