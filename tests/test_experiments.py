@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from advjax import data
-from experiments import checks, demo, figures, run
+from experiments import checks, demo, figures, run, workdir
 from experiments.transition import digits, published
 from experiments.workdir import Workdir, WorkdirError
 
@@ -268,6 +269,22 @@ def test_the_divergence_check_names_step_and_run():
     losses[1, 1] = np.nan
     with pytest.raises(checks.DivergedError, match="loss of run 1 is nan at step 11"):
         checks.finite(losses, 10)
+
+
+def test_the_commit_is_not_that_of_a_repository_around_the_package(
+    tmp_path, monkeypatch
+):
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(tmp_path)]
+    for arguments in (["init", "-q"], ["commit", "-qm", "mine", "--allow-empty"]):
+        subprocess.run([*git, *arguments], check=True)
+    installed = tmp_path / "env" / "experiments"
+    installed.mkdir(parents=True)
+    monkeypatch.setattr(workdir, "__file__", str(installed / "workdir.py"))
+    stated = {"vcs_info": {"commit_id": "0123456789abcdef"}}
+    for text, commit in ((None, "unknown"), (json.dumps(stated), "0123456789ab")):
+        found = SimpleNamespace(read_text=lambda _, text=text: text)
+        monkeypatch.setattr(workdir.metadata, "distribution", lambda _, f=found: f)
+        assert workdir._commit() == commit
 
 
 def test_log_lines_survive_a_torn_one_and_hold_only_json(tmp_path):
