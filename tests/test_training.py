@@ -78,16 +78,10 @@ def _finished(process, path):
 def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(tmp_path):
     arguments = [*SMALL, "--config.num_epochs=20", "--config.checkpoint_steps=2"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    # Compiled by the first process for all.
-    compiled = {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    _finished(_start(arguments, whole, **compiled), whole)
+    _finished(_start(arguments, whole), whole)
     generator, reached = np.random.default_rng(0), []
     for _ in range(2):
-        process = _start(arguments, parts, **compiled)
+        process = _start(arguments, parts)
         while (step := _newest(parts)) <= max(reached, default=0):
             assert process.poll() is None, parts.with_suffix(".log").read_text()
             time.sleep(0.01)
@@ -95,7 +89,7 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(tmp_path):
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "finished before it was killed"
         reached.append(step)
-    _finished(_start(arguments, parts, **compiled), parts)
+    _finished(_start(arguments, parts), parts)
     assert _results(whole) == _results(parts)
     _same_parameters(whole, parts)
 

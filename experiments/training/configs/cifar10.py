@@ -41,8 +41,8 @@ def get_config(variant=""):
         config.schedule_values = (0.0, 1.0, 0.0)
     if "smoke" in words:
         config.num_epochs = 1
-        config.num_train = 8
-        config.num_test = 4
-        config.batch_size = config.test_batch_size = 4
+        config.num_train = 24
+        config.num_test = 8
+        config.batch_size = config.test_batch_size = 8
         config.num_steps = config.test_num_steps = 2
     return config.lock()
