@@ -39,8 +39,9 @@ def unoptimised():
 
     ``OPTIMISED=1 make test`` compiles them as users do.
     """
-    jax.config.update("jax_disable_most_optimizations", "OPTIMISED" not in os.environ)
-    yield
+    value = "OPTIMISED" not in os.environ
+    jax.config.update("jax_disable_most_optimizations", value)
+    yield value
     jax.config.update("jax_disable_most_optimizations", False)
 
 

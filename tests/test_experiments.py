@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -30,6 +31,22 @@ def _content(path):
     return {p: p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
 
 
+# Loops that run long enough for optimisations to pay.
+LONG = ("attack_difference", "closed_form", "growth", "lasso_mnist")
+
+
+@pytest.fixture
+def optimised_if_long(request, unoptimised):
+    """Compiles the programs of ``LONG`` as users do."""
+    is_long = request.node.callspec.params["path"].stem in LONG
+    if is_long:
+        jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    if is_long:
+        jax.config.update("jax_disable_most_optimizations", unoptimised)
+
+
+@pytest.mark.usefixtures("optimised_if_long")
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_runs_at_smoke_size_and_once_only(path, tmp_path, capsys, request):
     arguments = [f"--config={path}:smoke", f"--workdir={tmp_path}/w"]
