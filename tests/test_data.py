@@ -328,7 +328,10 @@ def test_missing_packages_are_named(module, tmp_path, monkeypatch):
     for name in list(sys.modules):
         if name.split(".")[0] == module:
             monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=f"without {module}.* 'advjax") as error:
+    with pytest.raises(
+        ImportError,
+        match=f"without {module}.*: pip install --upgrade tensorflow-datasets",
+    ) as error:
         data.load("mnist", split="train", data_dir=tmp_path)
     assert _one_line(error).endswith("importlib_resources pillow")
 
