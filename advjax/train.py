@@ -259,6 +259,24 @@ def epoch_indices(key: Key, num_examples: int, batch_size: int) -> Array:
     return order[: t * batch_size].reshape(t, batch_size)
 
 
+def epochs(
+    state: TrainState, num_epochs: int, num_examples: int, batch_size: int
+) -> Array:
+    """The passes of a run's first epochs one after the other, ``[num_epochs * t, b]``.
+
+    Each is ``epoch_indices`` of its ``shuffle_key``, so that these are the indices of a
+    run that shuffles epoch by epoch.
+
+    Raises:
+        ValueError: as ``epoch_indices``.
+    """
+
+    def indices(epoch):
+        return epoch_indices(shuffle_key(state, epoch), num_examples, batch_size)
+
+    return jnp.concatenate(jax.vmap(indices)(jnp.arange(num_epochs)))
+
+
 def remainder_indices(key: Key, num_examples: int, batch_size: int) -> Array:
     """What ``epoch_indices`` leaves of the same pass: ``[1, b]``, or ``[0, 0]``.
 

@@ -23,6 +23,7 @@ import sys
 from importlib import metadata, util
 
 if util.find_spec("advjax") is None:
+    # ADVJAX may name another source, such as a checkout.
     source = os.environ.get("ADVJAX", "git+https://github.com/advjax/advjax")
     here = [name for name in ("jax", "jaxlib", "flax") if util.find_spec(name)]
     pins = [f"{name}=={metadata.version(name)}" for name in here]
@@ -127,11 +128,8 @@ def run(model, objective, key, eps):
     """Trains for some epochs; a pure function, to be vmapped over keys and radii."""
     step = train.scanned(train.make_step(objective, tx))
     state = train.create(key, model, tx, training.x[:1])
-    epochs = [
-        train.epoch_indices(train.shuffle_key(state, epoch), len(training.y), 128)
-        for epoch in range(NUM_EPOCHS)
-    ]
-    return step(state, training, jnp.concatenate(epochs), eps)[0]
+    indices = train.epochs(state, NUM_EPOCHS, len(training.y), 128)
+    return step(state, training, indices, eps)[0]
 
 
 def clean(model, key):

@@ -25,6 +25,7 @@ import sys
 from importlib import metadata, util
 
 if util.find_spec("advjax") is None:
+    # ADVJAX may name another source, such as a checkout.
     source = os.environ.get("ADVJAX", "git+https://github.com/advjax/advjax")
     here = [name for name in ("jax", "jaxlib", "flax") if util.find_spec(name)]
     pins = [f"{name}=={metadata.version(name)}" for name in here]
@@ -91,9 +92,8 @@ weight_decay = optax.add_decayed_weights(5e-4)
 def run(objective, tx, num_epochs, state, eps):
     """Trains for some epochs; a pure function, to be vmapped over seeds and radii."""
     step = train.scanned(train.make_step(objective, tx))
-    shuffle_keys = jax.vmap(partial(train.shuffle_key, state))(jnp.arange(num_epochs))
-    order = lambda key: train.epoch_indices(key, len(training.y), 128)
-    return step(state, training, jnp.concatenate(jax.vmap(order)(shuffle_keys)), eps)[0]
+    indices = train.epochs(state, num_epochs, len(training.y), 128)
+    return step(state, training, indices, eps)[0]
 
 
 def over_grid(objective, tx, num_epochs, states, radii):

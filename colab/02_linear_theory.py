@@ -24,6 +24,7 @@ import sys
 from importlib import metadata, util
 
 if util.find_spec("advjax") is None:
+    # ADVJAX may name another source, such as a checkout.
     source = os.environ.get("ADVJAX", "git+https://github.com/advjax/advjax")
     here = [name for name in ("jax", "jaxlib", "flax") if util.find_spec(name)]
     pins = [f"{name}=={metadata.version(name)}" for name in here]

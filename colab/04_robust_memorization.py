@@ -25,6 +25,7 @@ import sys
 from importlib import metadata, util
 
 if util.find_spec("advjax") is None:
+    # ADVJAX may name another source, such as a checkout.
     source = os.environ.get("ADVJAX", "git+https://github.com/advjax/advjax")
     here = [name for name in ("jax", "jaxlib", "flax") if util.find_spec(name)]
     pins = [f"{name}=={metadata.version(name)}" for name in here]
@@ -90,9 +91,8 @@ def run(objective, key):
     """Trains for some epochs at EPS; a pure function, to be vmapped over seeds."""
     steps = train.scanned(train.make_step(objective, tx))
     state = train.create(key, model, tx, training.x[:1])
-    shuffle_keys = jax.vmap(partial(train.shuffle_key, state))(jnp.arange(NUM_EPOCHS))
-    order = jax.vmap(lambda key: train.epoch_indices(key, len(training.y), 128))
-    return steps(state, training, jnp.concatenate(order(shuffle_keys)), EPS)[0].params
+    indices = train.epochs(state, NUM_EPOCHS, len(training.y), 128)
+    return steps(state, training, indices, EPS)[0].params
 
 
 def logits(params, x):

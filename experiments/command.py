@@ -57,16 +57,16 @@ def find(name: str) -> Path:
         ConfigError: for an unknown name, or one that several experiments have.
     """
     known = experiments()
-    matches = [file for full, file in known.items() if name in (full, file.stem)]
+    matches = {full: file for full, file in known.items() if name in (full, file.stem)}
     if len(matches) > 1:
-        full = " or ".join(full for full, file in known.items() if file in matches)
-        raise ConfigError(f"experiment {name!r}: which one, {full}?")
+        raise ConfigError(f"experiment {name!r}: which one, {' or '.join(matches)}?")
     if not matches:
         stems = [file.stem for file in known.values()]
         close = difflib.get_close_matches(name, [*known, *stems], n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise ConfigError(f"experiment {name!r}: {hint}advjax list shows all")
-    return matches[0]
+    (file,) = matches.values()
+    return file
 
 
 def description(file: Path) -> tuple[str, str, str]:

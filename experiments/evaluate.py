@@ -3,10 +3,10 @@
     advjax evaluate runs/mnist/best.npz
     advjax evaluate runs/mnist/best.npz --config.num_restarts=1
 
-evaluates with the configuration ``training/configs/evaluation.py``: clean,
-FGSM, PGD with restarts, the worst case over all attacks, and a curve over eps. Every
-proportion is out of all test images and has Wilson's 95 % interval; vanished gradients,
-which make a network only look robust, are counted.
+evaluates with the configuration ``training/configs/evaluation.py``: clean, FGSM, PGD
+with restarts, the worst case over all attacks, and a curve over eps. Every proportion
+is out of all test images and has Wilson's 95 % interval; vanished gradients, which make
+a network only look robust, are counted.
 """
 
 import hashlib

@@ -5,8 +5,8 @@
 
 The page is one file that needs no network. With a guide, a Markdown page that links to
 the reports, its sections order them, and its tables of printed against obtained numbers
-come first. Every result is shown with its command, commit, versions, hardware, time and
-full configuration, as its ``results.json`` has them.
+come first. Every result is shown with its command, commit, versions, hardware and full
+configuration, and the times of its stages, as its ``results.json`` has them.
 """
 
 import base64
@@ -28,8 +28,6 @@ from experiments.workdir import environment, replacing
 
 STYLE = Path(__file__).with_name("report.css")
 _MARK = '<meta name="generator" content="advjax report">'
-
-
 _MADE = ("commit", "python", "versions", "device", "cores", "arguments")
 
 
@@ -50,6 +48,18 @@ class Result(NamedTuple):
     def anchor(self) -> str:
         """Where the page shows it: of letters, digits and marks that others lack."""
         return "result-" + urllib.parse.quote(self.name, safe="").replace("%", "_")
+
+    @property
+    def report(self) -> str:
+        """What the run wrote about itself, Markdown."""
+        return (self.path / "report.md").read_text(encoding="utf-8")
+
+
+class Figure(NamedTuple):
+    """An image within the page: its attributes, and the result that it is of."""
+
+    attributes: dict[str, str]
+    of: str
 
 
 class Section(NamedTuple):
@@ -164,7 +174,7 @@ def _section(part: Section, guide: Path | None, by_path: dict[Path, Result]) -> 
         [
             f'<section id="{part.anchor}"><h2>{html.escape(part.title)}</h2>',
             f'<div class="gallery">{"".join(map(_thumbnail, part.results))}</div>',
-            f'<div class="guide">{rendered(part.text, 1, link, _no_image)}</div>',
+            f'<div class="guide">{rendered(part.text, 1, link, _no_figure)}</div>',
             *map(_article, part.results),
             "</section>",
         ]
@@ -175,19 +185,18 @@ def _no_link(_: str) -> tuple[str, str]:
     return "", ""
 
 
-def _no_image(name: str) -> dict[str, str]:
+def _no_figure(name: str) -> Figure:
     raise checks.ConfigError(f"the guide shows {name}: only reports have figures")
 
 
 def _article(result: Result) -> str:
-    report = (result.path / "report.md").read_text(encoding="utf-8")
+    report = result.report
     summary = "".join(
         f"<li>{html.escape(line)}</li>"
         for line in result.content["results"]["summary"]
         if line not in report
     )
-    figure = partial(_figure, result)
-    text = rendered(report, 1, _no_link, figure, result.name)
+    text = rendered(report, 1, _no_link, partial(_figure, result))
     return (
         f'<article id="{result.anchor}"><p class="name">{html.escape(result.name)}</p>'
         f'{text}<ul class="summary">{summary}</ul>{_provenance(result)}</article>'
@@ -266,19 +275,18 @@ def _uri(image: Any, **options: Any) -> str:
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _figure(result: Result, name: str) -> dict[str, str]:
-    """The attributes of a figure of a report; several panels side by side are wide."""
+def _figure(result: Result, name: str) -> Figure:
+    """A figure of a report; several panels side by side are wide."""
     image = _image(result, name)
     width, height = image.size
     size = {"width": str(width), "height": str(height), "loading": "lazy"}
     kind = {"class": "wide"} if width > 1.8 * height else {}
-    return {"src": _uri(image, lossless=True), **size, **kind}
+    return Figure({"src": _uri(image, lossless=True), **size, **kind}, result.name)
 
 
 def _thumbnail(result: Result) -> str:
     """The first figure of the report, small."""
-    report = (result.path / "report.md").read_text(encoding="utf-8")
-    found = re.search(r"!\[([^]]*)\]\(([^)]*)\)", report)
+    found = re.search(r"!\[([^]]*)\]\(([^)]*)\)", result.report)
     if not found:
         return ""
     image = _image(result, found[2])
@@ -294,8 +302,7 @@ def rendered(
     text: str,
     shift: int,
     link: Callable[[str], tuple[str, str]],
-    image: Callable[[str], dict[str, str]],
-    place: str = "",
+    figure: Callable[[str], Figure],
 ) -> str:
     """Markdown as HTML, whose own tags stay text.
 
@@ -303,14 +310,13 @@ def rendered(
         text: Markdown with tables.
         shift: by which headings are deeper.
         link: from a target to the page's and a note behind it; no target, no link.
-        image: from a name to the attributes of the image.
-        place: what images are of, behind their alternative texts.
+        figure: from a name to what is shown for it.
     """
     parser = _parser()
     tokens = list(_blocks(parser.parse(text), shift))
     for token in tokens:
         if token.children:
-            token.children = list(_inline(token.children, link, image, place))
+            token.children = list(_inline(token.children, link, figure))
     return parser.renderer.render(tokens, parser.options, {})
 
 
@@ -320,7 +326,7 @@ def _blocks(tokens, shift):
         if token.type in ("heading_open", "heading_close"):
             token.tag = f"h{min(6, int(token.tag[1]) + shift)}"
         elif token.type == "table_open":
-            yield _raw(_SCROLL)
+            yield _token("html_inline", _SCROLL)
             labels = []
         elif token.type == "tr_open":
             column = iter(labels)
@@ -331,10 +337,10 @@ def _blocks(tokens, shift):
             token.attrSet("data-label", next(column))
         yield token
         if token.type == "table_close":
-            yield _raw("</div>")
+            yield _token("html_inline", "</div>")
 
 
-def _inline(tokens, link, image, place):
+def _inline(tokens, link, figure):
     for token in tokens:
         note = ""
         if token.type == "link_open":
@@ -344,26 +350,19 @@ def _inline(tokens, link, image, place):
         elif token.type == "link_close":
             token.tag, note = tag, behind
         elif token.type == "image":
-            token.attrs |= image(str(token.attrGet("src")))
-            token.children = [
-                *(token.children or ()),
-                _text(f", {place}" * bool(place)),
-            ]
+            shown = figure(str(token.attrGet("src")))
+            token.attrs |= shown.attributes
+            token.children.append(_token("text", f", {shown.of}"))
         yield token
         if note:
-            yield _raw(f' <small class="commit">{html.escape(note)}</small>')
+            small = f' <small class="commit">{html.escape(note)}</small>'
+            yield _token("html_inline", small)
 
 
-def _raw(text: str):
+def _token(kind: str, content: str):
     from markdown_it.token import Token
 
-    return Token("html_inline", "", 0, content=text)
-
-
-def _text(text: str):
-    from markdown_it.token import Token
-
-    return Token("text", "", 0, content=text)
+    return Token(kind, "", 0, content=content)
 
 
 def _parser():
@@ -394,12 +393,8 @@ def write(path: Path, text: str) -> None:
     Raises:
         ConfigError: for a file that is something else.
     """
-    if path.exists() and _MARK not in path.read_text(
-        encoding="utf-8", errors="replace"
-    ):
-        raise checks.ConfigError(
-            f"{path} is no report of advjax; choose another output"
-        )
+    if path.exists() and _MARK.encode() not in path.read_bytes():
+        raise checks.ConfigError(f"{path} is no report of advjax; choose another")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write(text.encode())

@@ -175,6 +175,20 @@ def test_orders_differ_between_epochs_and_runs():
     assert len({str(order) for order in orders}) == 4
 
 
+def test_several_epochs_are_those_of_a_run_that_shuffles_one_by_one():
+    states = jax.vmap(lambda key: train.create(key, MODEL, TX, X[:1]))(
+        jax.random.split(jax.random.key(0), 2)
+    )
+    found = jax.vmap(lambda state: train.epochs(state, 3, 20, 6))(states)
+    for i in range(2):
+        state = jax.tree.map(lambda leaf, i=i: leaf[i], states)
+        keys = [train.shuffle_key(state, epoch) for epoch in range(3)]
+        one_by_one = [train.epoch_indices(key, 20, 6) for key in keys]
+        np.testing.assert_array_equal(found[i], np.concatenate(one_by_one))
+    with pytest.raises(ValueError, match="batch_size = 21"):
+        train.epochs(state, 3, 20, 21)
+
+
 def test_inputs_are_prepared_with_a_key_of_their_own():
     seen = []
 
