@@ -2,18 +2,23 @@
 
     attack = attacks.pgd(norms.linf, num_steps=10, rel_step_size=0.25,
                          start=attacks.in_ball(norms.linf), bounds=(0.0, 1.0))
-    x_adv, info = jax.jit(attack, static_argnums=1)(key, loss_fn, x, y, eps)
+    goal = criteria.Goal(predict, losses.cross_entropy)
+    x_adv, info = jax.jit(attack, static_argnums=1)(key, goal, x, y, eps)
 
 An attack sees the model only through ``loss_fn(x, y) -> loss[n]``, so any JAX function
-can be attacked; see ``types.Attack`` for the call. Build attacks outside of loops and
-jit the outermost function.
+can be attacked; see ``types.Attack`` for the call. Give it a ``criteria.Goal`` wherever
+an accuracy is asked for: of several points it then keeps one that fools the model, and
+of these the one of largest loss. Build attacks outside of loops and jit the outermost
+function.
 
-Step sizes are relative to ``eps``. ``bounds`` is the range of valid inputs, which must
-contain ``x`` (what lies outside is clipped, whatever ``eps``). After each step the
-point is projected onto the ball, then clipped, which keeps it in the ball and is the
-exact projection onto ball and box for linf only; for l2 it is what the codes of the
-papers do. For l1 it is clipped first, and steps go on to the next entry at a wall.
-Inputs of half precision are attacked in float32 and rounded at the end.
+Step sizes are relative to ``eps``. ``bounds`` is the range of valid inputs. An entry of
+``x`` that lies outside keeps its own value as its bound, so that the result is in the
+ball in any case, and ``info.outside`` flags the example. After each step the point is
+projected onto the ball, then clipped, which keeps it in the ball and is the exact
+projection onto ball and box for linf only; for l2 it is what the codes of the papers
+do. For l1 it is clipped first, and steps go on to the next entry at a wall. Inputs of
+half precision are attacked in float32. Results are rounded towards ``x``, and so stay
+in the ball in every dtype.
 
 Attacks are differentiable; to hold the perturbed examples fixed, stop the gradient in
 ``loss_fn``, as ``objectives`` does.
@@ -21,19 +26,63 @@ Attacks are differentiable; to hold the perturbed examples fixed, stop the gradi
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from advjax import norms
+from advjax import arguments, criteria, norms, regions
+from advjax.arguments import Bounds
+from advjax.criteria import Judgement
 from advjax.norms import Norm
+from advjax.regions import Region
 from advjax.types import Array, Attack, AttackInfo, Key, LossFn, example_keys
 
-Start = Callable[[Key, Array, Array], Array]
-"""``(key, like, eps[]) -> delta``: where one example's attack starts."""
+__all__ = [
+    "Climb",
+    "Start",
+    "best_of",
+    "climb",
+    "fgsm",
+    "gaussian",
+    "in_ball",
+    "pgd",
+    "radius_uniform",
+    "smooth",
+    "starts",
+]
 
-Climb = Callable[..., tuple[Array, AttackInfo]]
-"""``(loss_fn, x[n, ...], y, eps, delta[n, ...] = 0) -> (x_adv, AttackInfo)``."""
+
+class Start(Protocol):
+    """Where an attack begins."""
+
+    def __call__(self, key: Key, like: Array, eps: Array, /) -> Array:
+        """``delta``, in the shape and dtype of ``like``, for one example.
+
+        Args:
+            key: the example's own.
+            like: one example.
+            eps: ``[]``, the radius; the largest one where features have their own.
+        """
+
+
+class Climb(Protocol):
+    """An ascent from given points."""
+
+    def __call__(
+        self,
+        loss_fn: LossFn,
+        x: Array,
+        y: Any,
+        eps: Array | float,
+        delta: Array | None = None,
+        /,
+    ) -> tuple[Array, AttackInfo]:
+        """Like ``Attack``, starting at ``x + delta``.
+
+        ``delta[n, ...]`` is projected onto the ball and clipped to the box first; None
+        is 0.
+        """
 
 
 def in_ball(norm: Norm) -> Start:
@@ -77,27 +126,13 @@ def gaussian(scale: float) -> Start:
     return start
 
 
-def _positive_int(name: str, value: int, least: int = 1) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        msg = f"{name} = {value!r}: choose an integer of at least {least}"
-        raise ValueError(msg)
-
-
-def _default_unroll(num_steps: int) -> int:
-    # XLA on CPU runs the gradient of a convolution inside a while loop several times
-    # slower than outside (jax issue 12868), so loops of usual length are unrolled
-    # there; experiments/benchmarks/unroll.py measures it.
-    on_cpu = jax.default_backend() == "cpu"
-    return num_steps if on_cpu and 1 < num_steps <= 100 else 1
-
-
 def pgd(
     norm: Norm,
     *,
     num_steps: int,
-    rel_step_size: float,
+    rel_step_size: Array | float,
     start: Start | None = None,
-    bounds: tuple[Array | float, Array | float] | None = None,
+    bounds: Bounds | None = None,
     keep_best: bool = False,
     unroll: int | None = None,
 ) -> Attack:
@@ -111,22 +146,24 @@ def pgd(
         rel_step_size: step over ``eps``; 1/4 is common for 10 steps.
         start: random start, or None for the clean input.
         bounds: (low, high) of valid inputs, scalars or arrays that broadcast against
-            one example, or None.
-        keep_best: return, per example, the point of largest loss among the start and
-            all iterates, instead of the last. Never weaker, and costs one forward pass
-            where the caller would not use ``info.loss``; training protocols keep the
-            last.
+            one example, with infinite entries where there is no bound; or None.
+        keep_best: return, per example, the strongest point among the start and all
+            iterates, instead of the last: one that fools the model, if ``loss_fn`` is a
+            ``criteria.Goal``, and of these the one of largest loss. Never weaker, and
+            costs one forward pass where the caller would not use ``info.loss``;
+            training protocols keep the last.
         unroll: loop steps per iteration, as in ``jax.lax.scan``. By default loops of up
             to 100 steps are unrolled on CPU, where gradients of convolutions are slow
             inside loops, and rolled elsewhere; 1 compiles faster and is the better
             choice for networks of matrix products.
 
     Returns:
-        An attack. A zero gradient makes no step and is flagged; an undefined one gives
-        nan, not a weak attack.
+        An attack. A zero gradient makes no step; it is flagged, and so is an undefined
+        one, of which nan counts as zero and infinity as very large.
 
     Raises:
-        ValueError: for a wrong static argument.
+        ValueError: for a wrong static argument; when called, for shapes of ``eps``,
+            ``key`` or the losses that do not fit ``x``.
         TypeError: when called with ``x`` of an integer dtype.
 
     Madry et al., Towards deep learning models resistant to adversarial attacks, 2018.
@@ -139,91 +176,116 @@ def pgd(
         keep_best=keep_best,
         unroll=unroll,
     )
+    _check_start(start)
 
     def attack(key, loss_fn, x, y, eps):
-        delta = None
-        if start is not None:
-            wide, radii = _wide(x, eps)
-            delta = jax.vmap(start)(example_keys(key, len(wide)), wide, radii)
+        delta = None if start is None else starts(key, start, x, eps)
         return climbing(loss_fn, x, y, eps, delta)
 
     return attack
+
+
+def _check_start(start: Any) -> None:
+    factories: tuple[Any, ...] = (in_ball, radius_uniform, gaussian)
+    if start in factories:
+        msg = f"start = attacks.{start.__name__} makes a start: call it first"
+        raise ValueError(msg)
+    if start is not None and not callable(start):
+        msg = f"start = {start!r}: choose such as attacks.in_ball(norm), or None"
+        raise ValueError(msg)
+
+
+def starts(key: Key, start: Start, x: Array, eps: Array | float) -> Array:
+    """The perturbations ``[n, ...]`` at which an attack with this start begins.
+
+    Args:
+        key: one key, or ``[n]`` keys.
+        start: of one example.
+        x: ``[n, ...]``.
+        eps: as of ``types.Attack``.
+    """
+    x = regions.promoted(x)
+    radius, weights = regions.radii(x, eps)
+    return weights * jax.vmap(start)(example_keys(key, len(x)), x, radius)
 
 
 def climb(
     norm: Norm,
     *,
     num_steps: int,
-    rel_step_size: float,
-    bounds: tuple[Array | float, Array | float] | None = None,
+    rel_step_size: Array | float,
+    bounds: Bounds | None = None,
     keep_best: bool = False,
     unroll: int | None = None,
 ) -> Climb:
-    """``pgd`` from given perturbations, which are admitted to ball and box first.
+    """Like ``pgd``, but from given perturbations.
 
-    To go on where another attack ended, or at another radius. Arguments and errors are
-    those of ``pgd``.
+    To go on where another attack ended, or at another radius: with ``keep_best``, a
+    point of a smaller ball that fools the model is not lost in a larger one. Arguments
+    and errors are those of ``pgd``.
     """
-    _positive_int("num_steps", num_steps, least=0)
-    if rel_step_size < 0:
-        msg = f"rel_step_size = {rel_step_size!r}: choose a number of at least 0"
-        raise ValueError(msg)
+    norms.check(norm)
+    num_steps = arguments.count("num_steps", num_steps, least=0)
+    arguments.number("rel_step_size", rel_step_size)
+    bounds = arguments.bounds(bounds)
     if unroll is not None:
-        _positive_int("unroll", unroll)
-
-    place, admit, step = _moves(norm, rel_step_size, bounds)
+        unroll = arguments.count("unroll", unroll)
+    admit, step = _moves(norm, rel_step_size)
 
     def climbing(loss_fn, x, y, eps, delta=None):
+        region, outside = regions.region(x, eps, bounds)
         dtype = jnp.asarray(x).dtype
-        x, eps = _wide(x, eps)
-        delta = jnp.zeros_like(x) if delta is None else jax.vmap(admit)(x, delta, eps)
-        value_and_grad = _per_example_grad(loss_fn, y)
+        x = region.x
+        u = jnp.zeros_like(x) if delta is None else region.unweighted(delta)
+        u = jax.vmap(admit)(region, u)
+        judge_and_grad = _judge_and_grad(loss_fn, y)
 
-        def at(delta):
-            return jax.vmap(place)(x, delta).astype(dtype)
+        def at(u):
+            return region.place(u, dtype)
 
         def body(carry, _):
-            delta, best, zero_grad = carry
-            loss, g = value_and_grad(at(delta))
-            best = best and _better(best, (delta, loss))
-            delta = jax.vmap(step)(x, delta, g.astype(x.dtype), eps)
-            return (delta, best, zero_grad | _is_zero(g)), None
+            u, best, flags = carry
+            judged, g = judge_and_grad(at(u))
+            best = best and _stronger((u, judged), best)
+            flags = _flagged(flags, judged, g)
+            u = jax.vmap(step)(region, u, _finite(g).astype(x.dtype))
+            return (u, best, flags), None
 
+        nowhere = jnp.zeros(len(x), bool)
         best = None
         if keep_best:
-            loss_dtype = jax.eval_shape(loss_fn, x.astype(dtype), y).dtype
-            best = (delta, jnp.full(len(x), -jnp.inf, loss_dtype))
-        carry = (delta, best, jnp.zeros(len(x), bool))
+            loss_dtype = jax.eval_shape(loss_fn, at(u), y).dtype
+            best = (u, Judgement(jnp.full(len(x), -jnp.inf, loss_dtype), nowhere))
+        carry = (u, best, _Flags(nowhere, nowhere))
         if num_steps == 1:
             # A loop all the same for XLA, which on CPU takes its convolutions slowly.
             carry, _ = body(carry, None)
         else:
             unrolled = unroll or _default_unroll(num_steps)
             carry, _ = jax.lax.scan(body, carry, length=num_steps, unroll=unrolled)
-        delta, best, zero_grad = carry
-        last = (delta, loss_fn(at(delta), y))
-        delta, loss = _better(best, last) if keep_best else last
-        return at(delta), AttackInfo(loss, zero_grad)
+        u, best, flags = carry
+        last = (u, criteria.judge(loss_fn, at(u), y))
+        u, judged = last if best is None else _stronger(last, best)
+        return at(u), _info(loss_fn, judged, flags, outside)
 
     return climbing
 
 
-def _wide(x: Array, eps: Array | float) -> tuple[Array, Array]:
-    """``x`` in float32 at least, and ``eps[n]``, nan where it is negative."""
-    x = jnp.asarray(x)
-    _check_floating(x)
-    # Half precision would round away small steps, and overflow in norms.
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    eps = jnp.broadcast_to(jnp.asarray(eps, x.dtype), x.shape[:1])
-    return x, jnp.where(eps < 0, jnp.nan, eps)
+def _default_unroll(num_steps: int) -> int:
+    # XLA on CPU runs the gradient of a convolution inside a while loop several times
+    # slower than outside (jax issue 12868), so loops of usual length are unrolled
+    # there; experiments/benchmarks/unroll.py measures it.
+    on_cpu = jax.default_backend() == "cpu"
+    return num_steps if on_cpu and 1 < num_steps <= 100 else 1
 
 
 def fgsm(
     norm: Norm,
     *,
-    rel_step_size: float = 1.0,
+    rel_step_size: Array | float = 1.0,
     start: Start | None = None,
-    bounds: tuple[Array | float, Array | float] | None = None,
+    bounds: Bounds | None = None,
+    keep_best: bool = False,
 ) -> Attack:
     """One step of ``pgd``: the fast gradient sign method, or FGM for other norms.
 
@@ -232,21 +294,29 @@ def fgsm(
     adversarial examples, 2015.
     """
     return pgd(
-        norm, num_steps=1, rel_step_size=rel_step_size, start=start, bounds=bounds
+        norm,
+        num_steps=1,
+        rel_step_size=rel_step_size,
+        start=start,
+        bounds=bounds,
+        keep_best=keep_best,
     )
 
 
-def best_of(attack: Attack, num_restarts: int) -> Attack:
-    """The result of largest loss, per example, among restarts of ``attack``.
+def best_of(attack: Attack, *, num_restarts: int) -> Attack:
+    """The strongest result, per example, among restarts of ``attack``.
 
-    Restart ``j`` folds ``j`` into each example's key, so that more restarts try the
-    same points and more, and never return a smaller loss. The restarts run at once
-    under ``vmap`` and take as much memory.
+    A result that fools the model, if ``loss_fn`` is a ``criteria.Goal``, and of these
+    the one of largest loss. Restart ``j`` folds ``j`` into each example's key, so that
+    more restarts try the same points and more: with a goal, they never leave more
+    examples robust, and without one they never return a smaller loss. The restarts run
+    at once under ``vmap`` and take as much memory. Flags of gradients are those of any
+    restart.
     """
-    _positive_int("num_restarts", num_restarts)
+    num_restarts = arguments.count("num_restarts", num_restarts)
 
     def restarted(key, loss_fn, x, y, eps):
-        n = x.shape[0]
+        n = len(x)
         keys = example_keys(key, n)
 
         def restart(j):
@@ -254,10 +324,28 @@ def best_of(attack: Attack, num_restarts: int) -> Attack:
             return attack(keys_j, loss_fn, x, y, eps)
 
         results = jax.vmap(restart)(jnp.arange(num_restarts))
-        best = jnp.argmax(results[1].loss, axis=0)
-        return jax.tree.map(lambda leaf: leaf[best, jnp.arange(n)], results)
+        best = _strongest(results[1])
+        x_adv, info = jax.tree.map(lambda leaf: leaf[best, jnp.arange(n)], results)
+        flags = {
+            name: jnp.any(getattr(results[1], name), axis=0)
+            for name in ("zero_grad", "undefined_grad")
+            if getattr(results[1], name) is not None
+        }
+        return x_adv, info._replace(**flags)
 
     return restarted
+
+
+def _strongest(info: AttackInfo) -> Array:
+    """The restart of each example that ``criteria.better`` prefers to all others."""
+    loss, fooled = info.loss, info.fooled
+    if fooled is None:
+        return jnp.argmax(loss, axis=0)
+    is_eligible = fooled == jnp.any(fooled, axis=0)[None]
+    least = jnp.finfo(loss.dtype).min
+    return jnp.argmax(
+        jnp.where(is_eligible, jnp.where(loss < least, least, loss), -jnp.inf), axis=0
+    )
 
 
 def smooth(attack: Attack, norm: Norm, xi: Array | float) -> Attack:
@@ -273,7 +361,7 @@ def smooth(attack: Attack, norm: Norm, xi: Array | float) -> Attack:
     gradient of one example's loss, not of a batch mean; where the model's batch
     statistics are those of the attacked batch, the other examples have a share in g.
     ``info.factor`` is Σ|g_i| factor_i / Σ|g_i|: for l2 the factor itself, for linf,
-    where many entries hardly matter, the share of what the attack gains to first order.
+    where many entries hardly matter, the share of the attack's gain to first order.
 
     Args:
         attack: attack to shrink, in the same norm.
@@ -290,71 +378,118 @@ def smooth(attack: Attack, norm: Norm, xi: Array | float) -> Attack:
 
     def smoothed(key, loss_fn, x, y, eps):
         x_adv, info = attack(key, loss_fn, x, y, eps)
-        _, g = _per_example_grad(loss_fn, y)(x)
+        x = jnp.asarray(x)
+        clean, g = _judge_and_grad(loss_fn, y)(x)
+        flags = _flagged(_Flags(info.zero_grad, info.undefined_grad), clean, g)
+        g = _finite(g)
         factor = jax.vmap(lambda g: norms.surrogate_factor(norm, g, xi))(g)
-        x_adv = x + factor * (x_adv - x)
-        zero_grad = info.zero_grad | _is_zero(g)
+        wide, wide_adv = regions.promoted(x), regions.promoted(x_adv)
+        delta = factor.astype(wide.dtype) * (wide_adv - wide)
+        x_adv = regions.inwards(wide, wide + delta, delta, x.dtype)
+        judged = criteria.judge(loss_fn, x_adv, y)
         mean = jax.vmap(_weighted_mean)(factor, jnp.abs(g))
-        return x_adv, AttackInfo(loss_fn(x_adv, y), zero_grad, mean)
+        info = _info(loss_fn, judged, flags, info.outside)
+        return x_adv, info._replace(factor=mean)
 
     return smoothed
 
 
-def _moves(norm: Norm, rel_step_size: float, bounds) -> tuple[Callable, ...]:
-    """What ``pgd`` does to one example: place it in the box, admit and step a delta."""
+def _moves(norm: Norm, rel_step_size: Array | float) -> tuple[Callable, Callable]:
+    """The projection and the ascent step of ``pgd``, for one example."""
 
-    def place(x: Array, delta: Array) -> Array:
-        return x + delta if bounds is None else jnp.clip(x + delta, *bounds)
+    def admit(region: Region, u: Array) -> Array:
+        box = region.box()
+        if box is None:
+            return norm.project(u, region.radius)
+        if norm is not norms.l1:
+            return jnp.clip(norm.project(u, region.radius), *box)
+        # Shrinking all entries keeps them in the box, but clipping after it would
+        # take radius from the longest that the others have already paid for.
+        return norm.project(jnp.clip(u, *box), region.radius)
 
-    def admit(x: Array, delta: Array, eps: Array) -> Array:
-        if norm is norms.l1:
-            # Shrinking all entries keeps them in the box, but clipping after it would
-            # take radius from the longest that the others have already paid for.
-            return norm.project(place(x, delta) - x, eps)
-        return place(x, norm.project(delta, eps)) - x
-
-    def step(x: Array, delta: Array, g: Array, eps: Array) -> Array:
-        size = rel_step_size * eps
-        if norm is norms.l1 and bounds is not None:
-            move = _l1_step_in_box(g, x + delta, size, *bounds)
+    def step(region: Region, u: Array, g: Array) -> Array:
+        size, g, box = rel_step_size * region.radius, region.weights * g, region.box()
+        if norm is norms.l1 and box is not None:
+            move = _l1_step_in_box(g, u, size, *box)
         else:
             move = size * norm.steepest(g)
-        return admit(x, delta + move, eps)
+        return admit(region, u + move)
 
-    return place, admit, step
+    return admit, step
 
 
-def _l1_step_in_box(g: Array, x: Array, size: Array, low: Array, high: Array) -> Array:
+def _l1_step_in_box(g: Array, u: Array, size: Array, low: Array, high: Array) -> Array:
     """The steepest step of l1 length ``size`` that stays in the box.
 
     It fills the steepest entries up to their walls, one after the other. A step of the
     steepest entry alone would push it against its wall for ever.
     """
-    room = jnp.ravel(jnp.where(g > 0, high - x, jnp.where(g < 0, x - low, 0)))
+    room = jnp.where(g > 0, high - u, jnp.where(g < 0, u - low, 0))
+    # No entry takes more than the step, and infinite rooms have no differences.
+    room = jnp.clip(jnp.ravel(room), 0, size)
     order = jnp.argsort(-jnp.ravel(jnp.abs(g)))
     filled = jnp.cumsum(room[order])
     taken = jnp.clip(size - (filled - room[order]), 0, room[order])
     return jnp.sign(g) * jnp.zeros_like(room).at[order].set(taken).reshape(g.shape)
 
 
-def _per_example_grad(loss_fn: LossFn, y: Array) -> Callable:
-    """``x -> (loss[n], g[n, ...])``, each example's own gradient."""
+# --- gradients and verdicts ---
+
+
+class _Flags(NamedTuple):
+    """``zero_grad[n]`` and ``undefined_grad[n]`` so far."""
+
+    zero_grad: Array
+    undefined_grad: Array | None
+
+
+def _judge_and_grad(loss_fn: LossFn, y: Any) -> Callable:
+    """``x -> (Judgement, g[n, ...])``, each example's own gradient."""
 
     def total(x):
-        losses = loss_fn(x, y)
-        if losses.shape != x.shape[:1]:
-            msg = (
-                f"loss_fn returned shape {losses.shape} for {x.shape[0]} examples; "
-                f"it must return one loss per example, shape {x.shape[:1]}"
-            )
-            raise ValueError(msg)
-        return jnp.sum(losses), losses
+        judged = criteria.judge(loss_fn, x, y)
+        return jnp.sum(judged.loss), judged
 
-    def value_and_grad(x):
-        (_, losses), g = jax.value_and_grad(total, has_aux=True)(x)
-        return losses, g
+    def judge_and_grad(x):
+        (_, judged), g = jax.value_and_grad(total, has_aux=True)(x)
+        return judged, g
 
-    return value_and_grad
+    return judge_and_grad
+
+
+def _flagged(flags: _Flags, judged: Judgement, g: Array) -> _Flags:
+    axes = tuple(range(1, g.ndim))
+    is_zero, undefined = (
+        jnp.all(g == 0, axis=axes),
+        jnp.any(~jnp.isfinite(g), axis=axes),
+    )
+    if flags.undefined_grad is not None:
+        undefined = undefined | flags.undefined_grad
+    return _Flags(flags.zero_grad | (is_zero & ~judged.fooled), undefined)
+
+
+def _finite(g: Array) -> Array:
+    """With nan as 0, and infinity as the largest number: it still has a direction."""
+    return jnp.nan_to_num(g)
+
+
+def _info(
+    loss_fn: LossFn, judged: Judgement, flags: _Flags, outside: Array | None
+) -> AttackInfo:
+    fooled = judged.fooled if isinstance(loss_fn, criteria.Goal) else None
+    return AttackInfo(judged.loss, *flags, outside, fooled)
+
+
+def _stronger(
+    new: tuple[Array, Judgement], old: tuple[Array, Judgement]
+) -> tuple[Array, Judgement]:
+    """Per example the point, with its judgement, that ``criteria.better`` prefers."""
+    new_wins = criteria.better(new[1], old[1])
+    return jax.tree.map(partial(_where, new_wins), new, old)
+
+
+def _where(condition: Array, a: Array, b: Array) -> Array:
+    return jax.vmap(jnp.where)(condition, a, b)
 
 
 def _weighted_mean(values: Array, weights: Array) -> Array:
@@ -363,23 +498,3 @@ def _weighted_mean(values: Array, weights: Array) -> Array:
     total = jnp.sum(weights)
     mean = jnp.sum(values * weights) / jnp.where(total == 0, 1, total)
     return jnp.where(total == 0, jnp.mean(values), mean)
-
-
-def _is_zero(g: Array) -> Array:
-    return jnp.all(g == 0, axis=tuple(range(1, g.ndim)))
-
-
-def _better(best: tuple[Array, Array], new: tuple[Array, Array]):
-    """Per example the (delta, loss) of larger loss; nan counts as largest and shows."""
-    new_wins = ~(new[1] <= best[1]) & ~jnp.isnan(best[1])
-    return jax.tree.map(partial(_where, new_wins), new, best)
-
-
-def _where(condition: Array, a: Array, b: Array) -> Array:
-    return jax.vmap(jnp.where)(condition, a, b)
-
-
-def _check_floating(x: Array) -> None:
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        msg = f"x has dtype {x.dtype}; convert it to floating point before the attack"
-        raise TypeError(msg)

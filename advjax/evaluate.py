@@ -7,32 +7,57 @@ Keeping one row per example lets batches be concatenated, and several attacks be
 combined into their worst case.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.types import Array, Attack, Key, LossFn, example_keys
+from advjax import arguments, criteria, norms
+from advjax.norms import Norm
+from advjax.types import Array, Attack, Key, Loss, LossFn, Predict, example_keys
+
+__all__ = [
+    "Estimate",
+    "Evaluation",
+    "Outcome",
+    "Summary",
+    "TargetedOutcome",
+    "attack_difference",
+    "in_batches",
+    "outcome",
+    "summary",
+    "targeted_outcome",
+    "wilson",
+    "worst_case",
+]
 
 
 class Outcome(NamedTuple):
-    """Per example, all ``[n]``.
+    """Per example, all ``[n]``. Fields that are None are unknown.
 
     Attributes:
         loss: at the clean input.
-        correct: classified correctly at the clean input.
+        correct: classified correctly at the clean input; None for a regression.
         robust_loss: at the attacked input.
-        robust: classified correctly at the clean *and* at the attacked input.
-        zero_grad: the attack met a gradient of zero there.
+        robust: classified correctly at the clean *and* at the attacked input; None for
+            a regression.
+        zero_grad: the attack met a gradient of zero there, before it succeeded.
+        undefined: something was not a number: a gradient of the attack, the attacked
+            input, or an output or loss at either end. The attacked input and outputs
+            are then not robust; a gradient alone leaves the verdict as it is.
+        outside: the input itself is not within the attack's bounds.
+        probabilities: the outputs are in [0, 1] and sum to 1, as no logits do.
     """
 
     loss: Array
-    correct: Array
+    correct: Array | None
     robust_loss: Array
-    robust: Array
+    robust: Array | None
     zero_grad: Array
+    undefined: Array | None = None
+    outside: Array | None = None
+    probabilities: Array | None = None
 
 
 class Estimate(NamedTuple):
@@ -44,20 +69,38 @@ class Estimate(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """Totals over ``num_examples``; robust accuracy is unconditional, out of all."""
+    """Totals over ``num_examples``, and what speaks against them.
+
+    Robust accuracy is unconditional: correct at both ends, out of all. Accuracies are
+    None for a regression.
+
+    Attributes:
+        num_examples: n.
+        loss: mean at the clean inputs.
+        accuracy: at the clean inputs.
+        robust_loss: mean at the attacked inputs.
+        robust_accuracy: at both.
+        num_zero_gradients: examples that are still robust and whose gradient vanished.
+        num_undefined: examples where something was not a number.
+        num_outside: inputs that were not within the bounds.
+        caveats: a line for each reason to distrust the numbers; read them first.
+    """
 
     num_examples: int
     loss: float
-    accuracy: Estimate
+    accuracy: Estimate | None
     robust_loss: float
-    robust_accuracy: Estimate
-    num_zero_grad: int
+    robust_accuracy: Estimate | None
+    num_zero_gradients: int
+    num_undefined: int
+    num_outside: int
+    caveats: tuple[str, ...]
 
 
 def outcome(
     key: Key,
-    predict: Callable[[Array], Array],
-    loss: Callable[[Array, Array], Array],
+    predict: Predict,
+    loss: Loss,
     attack: Attack,
     x: Array,
     y: Array,
@@ -67,86 +110,145 @@ def outcome(
 
     Args:
         key: one key, or ``[n]`` keys.
-        predict: ``x[n, ...] -> logits[n, k]`` in evaluation mode.
-        loss: ``(logits, y) -> loss[n]``, also what the attack raises.
-        attack: the attack.
+        predict: ``x[n, ...] -> output[n, ...]`` in evaluation mode, such as logits.
+        loss: ``(output, y) -> loss[n]``, also what the attack raises.
+        attack: the attack. It is given a ``criteria.Goal``, so that of several points
+            it keeps one that is misclassified.
         x: ``[n, ...]``.
-        y: ``[n]`` integer labels.
-        eps: radius.
+        y: ``[n]`` integers, labels or signs, as ``criteria.correct`` takes them; or
+            ``[n, ...]`` floating-point targets of a regression, which has losses and no
+            accuracy.
+        eps: radius, as of ``types.Attack``.
 
     Returns:
         The outcome, recomputed from the attacked inputs, not taken from the attack. A
-        prediction whose loss is not finite counts as wrong.
+        prediction whose loss is not finite counts as wrong, and so does an attacked
+        input that is not.
+
+    Raises:
+        ValueError: for lengths or shapes that do not fit.
     """
-    x_adv, info = attack(key, lambda x, y: loss(predict(x), y), x, y, eps)
-    clean_loss, correct = _judge(predict(x), loss, y)
-    robust_loss, still_correct = _judge(predict(x_adv), loss, y)
-    return Outcome(
-        clean_loss, correct, robust_loss, correct & still_correct, info.zero_grad
+    x, y = jnp.asarray(x), jnp.asarray(y)
+    arguments.equal_lengths(x=x, y=y)
+    is_classified = criteria.has_accuracy(y)
+    clean = _seen(predict, loss, x, y)
+    goal = criteria.Goal(
+        predict, loss, criteria.misclassified if is_classified else _never
     )
+    x_adv, info = attack(key, goal, x, y, eps)
+    attacked = _seen(predict, loss, x_adv, y)
+    x_is_finite = jnp.all(jnp.isfinite(x_adv), axis=tuple(range(1, x_adv.ndim)))
+    undefined = ~(clean.defined & attacked.defined & x_is_finite)
+    if info.undefined_grad is not None:
+        undefined = undefined | info.undefined_grad
+    robust = None
+    if clean.correct is not None and attacked.correct is not None:
+        robust = clean.correct & attacked.correct & x_is_finite
+    return Outcome(
+        clean.loss,
+        clean.correct,
+        attacked.loss,
+        robust,
+        info.zero_grad,
+        undefined,
+        info.outside,
+        clean.probabilities,
+    )
+
+
+class _Seen(NamedTuple):
+    """A batch at one end, ``[n]`` each."""
+
+    loss: Array
+    correct: Array | None
+    defined: Array
+    probabilities: Array | None
+
+
+def _seen(predict: Predict, loss: Loss, x: Array, y: Array) -> _Seen:
+    output = predict(x)
+    right = criteria.correct(output, y) if criteria.has_accuracy(y) else None
+    losses = criteria.judge(lambda *_: loss(output, y), x, y).loss
+    is_defined = criteria.defined(output, y) & ~jnp.isnan(losses)
+    if right is None:
+        return _Seen(losses, None, is_defined, None)
+    right = right & jnp.isfinite(losses)
+    return _Seen(losses, right, is_defined, _probabilities(output))
+
+
+def _probabilities(output: Array) -> Array | None:
+    if output.ndim < 2:
+        return None
+    within = (output >= 0) & (output <= 1)
+    is_whole = jnp.abs(jnp.sum(output, axis=-1) - 1) < 1e-3
+    every = jnp.all(within, axis=-1) & is_whole
+    return jnp.all(every, axis=tuple(range(1, every.ndim)))
+
+
+def _never(output: Array, y: Array) -> Array:
+    del y
+    return jnp.zeros(len(output), bool)
 
 
 def attack_difference(
     key: Key,
     loss_fn: LossFn,
     attack: Attack,
-    length: Callable[[Array], Array],
+    norm: Norm,
     x: Array,
     y: Array,
     eps: Array | float,
 ) -> Array:
-    """How far apart two attacks from different random starts end, per example.
+    """The distance between the ends of two attacks from different starts, ``[n]``.
 
     ‖delta_1 - delta_2‖, between 0 and 2 eps in the norm of the ball. Zero if the attack
-    always reaches one and the same maximum; steps that are few leave something of the
-    starts, also on a linear function.
+    always reaches one and the same maximum; with few steps something of the starts is
+    left, also on a linear function.
 
     Args:
         key: one key, or ``[n]`` keys.
         loss_fn: what the attack raises.
         attack: an attack with a random start; without one the result is 0.
-        length: norm of one example's difference, such as ``norms.l2.value``.
+        norm: of the distance.
         x: ``[n, ...]``.
         y: ``[n, ...]``.
-        eps: radius, ``[]`` or ``[n]``.
-
-    Returns:
-        ``[n]``.
+        eps: radius.
 
     Figure 8 of Xing et al., On the generalization properties of adversarial training,
     2021.
     """
-    keys = example_keys(key, x.shape[0])
+    norms.check(norm)
+    keys = example_keys(key, len(x))
     first, second = (
         attack(jax.vmap(jax.random.fold_in, (0, None))(keys, i), loss_fn, x, y, eps)[0]
         for i in (0, 1)
     )
-    return jax.vmap(length)(first - second)
+    return jax.vmap(norm.value)(first - second)
 
 
-def _judge(logits: Array, loss: Callable, y: Array) -> tuple[Array, Array]:
-    losses = loss(logits, y)
-    return losses, (jnp.argmax(logits, axis=-1) == y) & jnp.isfinite(losses)
+class Evaluation(Protocol):
+    """``outcome`` with all but its data given."""
+
+    def __call__(self, key: Key, x: Array, y: Array, /) -> Outcome:
+        """``(keys[n], x[n, ...], y[n, ...]) -> Outcome``."""
 
 
 def in_batches(
-    evaluate: Callable[[Key, Array, Array], Outcome],
-    key: Key,
-    x: Array,
-    y: Array,
-    *,
-    batch_size: int,
+    evaluation: Evaluation, key: Key, x: Array, y: Array, *, batch_size: int
 ) -> Outcome:
-    """``evaluate(keys[b], x[b, ...], y[b])`` over a data set that is attacked in parts.
+    """``evaluation(keys[b], x[b, ...], y[b])`` over a data set, part by part.
 
     Every example keeps its own key, so the result does not depend on ``batch_size``.
     The last batch is filled up with repeated examples and cut again, so that one
-    compiled program serves all. A Python loop: jit ``evaluate``, not this.
+    compiled program serves all. A Python loop: jit ``evaluation``, not this.
 
     Raises:
-        ValueError: for no examples, or a batch size below 1.
+        ValueError: for no examples, a batch size below 1, or lengths that differ.
     """
-    n = x.shape[0]
+    data: list[Any] = [
+        each if hasattr(each, "shape") else np.asarray(each) for each in (x, y)
+    ]
+    n = arguments.equal_lengths(x=data[0], y=data[1])
     if n < 1 or batch_size < 1:
         msg = f"{n} examples in batches of {batch_size}: give at least 1 of each"
         raise ValueError(msg)
@@ -154,20 +256,36 @@ def in_batches(
     parts = []
     for first in range(0, n, batch_size):
         rows = np.minimum(np.arange(first, first + batch_size), n - 1)
-        part = evaluate(keys[rows], x[rows], y[rows])
+        part = evaluation(keys[rows], *(each[rows] for each in data))
         parts.append(jax.tree.map(lambda leaf, m=n - first: leaf[:m], part))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
 def worst_case(*outcomes: Outcome) -> Outcome:
-    """The worst over attacks, example by example: robust only if robust to each."""
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *outcomes)
+    """The worst over attacks, example by example: robust only if robust to each.
+
+    Raises:
+        ValueError: for no outcomes, or outcomes of different examples.
+    """
+    if len({jnp.shape(outcome.loss) for outcome in outcomes}) != 1:
+        shapes = [jnp.shape(outcome.loss) for outcome in outcomes]
+        msg = f"outcomes have shapes {shapes}: give one or more, of the same examples"
+        raise ValueError(msg)
+
+    def over(name, combine):
+        values = [getattr(outcome, name) for outcome in outcomes]
+        known = [value for value in values if value is not None]
+        return combine(jnp.stack(known), axis=0) if known else None
+
     return Outcome(
-        stacked.loss[0],
-        jnp.all(stacked.correct, axis=0),
-        jnp.max(stacked.robust_loss, axis=0),
-        jnp.all(stacked.robust, axis=0),
-        jnp.any(stacked.zero_grad, axis=0),
+        outcomes[0].loss,
+        over("correct", jnp.all),
+        over("robust_loss", jnp.max),
+        over("robust", jnp.all),
+        over("zero_grad", jnp.any),
+        over("undefined", jnp.any),
+        over("outside", jnp.any),
+        over("probabilities", jnp.any),
     )
 
 
@@ -199,12 +317,111 @@ def wilson(num_correct: int, num_examples: int, z: float = 1.96) -> Estimate:
 def summary(result: Outcome) -> Summary:
     """Means, and Wilson's 95 % intervals of the accuracies; on the host, in float64."""
     result = jax.tree.map(np.asarray, result)
-    n = result.loss.shape[0]
+    if result.loss.ndim != 1:
+        msg = f"losses have shape {result.loss.shape}: give the outcome of one run, [n]"
+        raise ValueError(msg)
+    n = len(result.loss)
+    num_zero_gradients = _count(result.zero_grad, result.robust)
+    num_undefined, num_outside = _count(result.undefined), _count(result.outside)
     return Summary(
         n,
         float(result.loss.mean(dtype=np.float64)),
-        wilson(int(result.correct.sum()), n),
+        None if result.correct is None else wilson(_count(result.correct), n),
         float(result.robust_loss.mean(dtype=np.float64)),
-        wilson(int(result.robust.sum()), n),
-        int(result.zero_grad.sum()),
+        None if result.robust is None else wilson(_count(result.robust), n),
+        num_zero_gradients,
+        num_undefined,
+        num_outside,
+        _caveats(result, num_zero_gradients, num_undefined, num_outside),
     )
+
+
+def _count(*flags: Any) -> int:
+    """How often all flags are raised at once, of those that are known."""
+    known = [each for each in flags if each is not None]
+    return int(np.all(known, axis=0).sum()) if flags[0] is not None else 0
+
+
+def _caveats(
+    result: Outcome, num_zero_gradients: int, num_undefined: int, num_outside: int
+) -> tuple[str, ...]:
+    n = len(result.loss)
+    num_probabilities = _count(result.probabilities)
+    lines = {
+        "gradients vanished: there the attack had no direction, and the model may only "
+        "look robust": num_zero_gradients,
+        "examples had a gradient, output or attacked input that is not a number": (
+            num_undefined
+        ),
+        "inputs lie outside of the bounds: are these the units of the data?": (
+            num_outside
+        ),
+        # Logits of a single example may look like probabilities by chance.
+        "outputs are probabilities, not logits: losses and gradients are flat": (
+            num_probabilities if num_probabilities == n else 0
+        ),
+    }
+    return tuple(f"{count} of {n} {line}" for line, count in lines.items() if count)
+
+
+class TargetedOutcome(NamedTuple):
+    """What a targeted attack reached, per example, all ``[n]``.
+
+    Attributes:
+        already: the clean input is answered by the target class as it is.
+        reached: the attacked input is.
+        zero_grad: as in ``Outcome``.
+        undefined: as in ``Outcome``.
+        outside: as in ``Outcome``.
+    """
+
+    already: Array
+    reached: Array
+    zero_grad: Array
+    undefined: Array
+    outside: Array | None
+
+    def success_rate(self) -> Estimate:
+        """The share of the examples not ``already`` there that reached their target.
+
+        Raises:
+            ValueError: if all were there already.
+        """
+        tried = ~np.asarray(self.already)
+        return wilson(int((np.asarray(self.reached) & tried).sum()), int(tried.sum()))
+
+
+def targeted_outcome(
+    key: Key,
+    predict: Predict,
+    loss: Loss,
+    attack: Attack,
+    x: Array,
+    target: Array,
+    eps: Array | float,
+) -> TargetedOutcome:
+    """Attacks a batch so that it is answered by ``target``.
+
+    Args:
+        key: one key, or ``[n]`` keys.
+        predict: ``x[n, ...] -> output[n, ...]`` in evaluation mode.
+        loss: ``(output, target) -> loss[n]``, which the attack lowers.
+        attack: any attack, given ``criteria.targeted(predict, loss)``.
+        x: ``[n, ...]``.
+        target: ``[n]`` integers: the wanted classes, or signs of single logits.
+        eps: radius.
+
+    Raises:
+        ValueError: for lengths or shapes that do not fit.
+    """
+    x, target = jnp.asarray(x), jnp.asarray(target)
+    arguments.equal_lengths(x=x, target=target)
+    already = criteria.correct(predict(x), target)
+    x_adv, info = attack(key, criteria.targeted(predict, loss), x, target, eps)
+    output = predict(x_adv)
+    is_finite = jnp.all(jnp.isfinite(x_adv), axis=tuple(range(1, x_adv.ndim)))
+    undefined = ~(criteria.defined(output, target) & is_finite)
+    if info.undefined_grad is not None:
+        undefined = undefined | info.undefined_grad
+    reached = criteria.correct(output, target) & is_finite
+    return TargetedOutcome(already, reached, info.zero_grad, undefined, info.outside)

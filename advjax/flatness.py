@@ -1,8 +1,8 @@
-"""How flat a loss is around an example: its largest gradient, and how far it rises.
+"""Flatness of a loss around an example: its largest gradient, and its largest rise.
 
-    measure = flatness.gradient_norm(loss_fn, norms.linf)
+    slope = flatness.gradient_norm(loss_fn, norms.linf)
     search = flatness.largest(norms.linf, num_steps=10, rel_step_size=0.25)
-    peak = search(key, measure, x, y, eps)                      # peak.value[n]
+    peak = search(key, slope, x, y, eps)                        # peak.value[n]
     rise = search(key, loss_fn, x, y, eps).rise                 # [n]
 
     max ‖∇_x L(f(x + ξ), y)‖_*   and   max L(f(x + ξ), y) - L(f(x), y)   over ‖ξ‖ ≤ eps
@@ -10,31 +10,49 @@
 with the dual norm ‖·‖_*, l1 for linf. The mean over training examples is called local
 flatness and that over test examples global flatness; large values mean a sharp loss.
 
-What a search finds is a lower bound of the maximum: it climbs from several points and
-keeps the best of everything that it meets, the example itself included. ``linear`` and
-``logistic`` are the maxima of two models in closed form.
+A search finds a lower bound of the maximum: it climbs from several points and keeps the
+largest value that it meets, at the example itself included. ``linear`` and ``logistic``
+are the maxima of two models in closed form.
+
+The point of largest loss need not be one that fools the model: for a robust error take
+an attack on a ``criteria.Goal``.
 
 Why clean generalization and robust memorization both happen in adversarial training,
 2023, Sections 5 and 6.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from advjax import attacks
+from advjax import arguments, attacks, norms
+from advjax.arguments import Bounds
 from advjax.norms import Norm
 from advjax.types import Array, Key, LossFn, example_keys
+
+__all__ = [
+    "BoundSearch",
+    "Flatness",
+    "Peak",
+    "Search",
+    "gradient_norm",
+    "largest",
+    "linear",
+    "logistic",
+    "profile",
+]
 
 
 def gradient_norm(loss_fn: LossFn, norm: Norm) -> LossFn:
     """``(x, y) -> [n]``, ‖∇_x loss‖_* of every example, the dual norm.
 
-    It can be attacked as any loss, by differentiating twice. To first order
-    ``eps`` times it is how far an attack of radius ``eps`` raises the loss.
+    It can be attacked as any loss, by differentiating twice. To first order, an attack
+    of radius ``eps`` raises the loss by ``eps`` times this.
     """
+    norms.check(norm)
 
     def measure(x, y):
         g = jax.grad(lambda x: jnp.sum(loss_fn(x, y)))(x)
@@ -62,8 +80,38 @@ class Peak(NamedTuple):
         return self.value - self.centre
 
 
-Search = Callable[..., Peak]
-"""``(key, measure, x[n, ...], y, eps, *deltas[n, ...]) -> Peak``."""
+class Search(Protocol):
+    """A search for the largest value of a measure within balls."""
+
+    def __call__(
+        self,
+        key: Key,
+        measure: LossFn,
+        x: Array,
+        y: Any,
+        eps: Array | float,
+        /,
+        *deltas: Array,
+    ) -> Peak:
+        """Searches around every example of a batch.
+
+        Args:
+            key: one key, or ``[n]`` keys.
+            measure: any ``LossFn``; of a ``criteria.Goal`` the loss counts.
+            x: ``[n, ...]``.
+            y: as ``measure`` takes it.
+            eps: radius, as of ``types.Attack``; a negative one gives nan.
+            *deltas: ``[n, ...]`` each, where to start, in place of the example itself.
+        """
+
+
+class BoundSearch(Protocol):
+    """A ``Search`` whose measure is given, as ``profile`` takes it."""
+
+    def __call__(
+        self, key: Key, x: Array, y: Any, eps: Array | float, /, *deltas: Array
+    ) -> Peak:
+        """``Search`` without its ``measure``."""
 
 
 def largest(
@@ -72,14 +120,14 @@ def largest(
     num_steps: int,
     rel_step_size: float,
     num_starts: int = 1,
-    bounds: tuple[Array | float, Array | float] | None = None,
+    bounds: Bounds | None = None,
     unroll: int | None = None,
 ) -> Search:
     """Searches for the largest value of a measure in balls.
 
     PGD ascent of the measure from ``num_starts`` points uniform in the ball, and from
-    the ``deltas`` that are given, or from the example itself if none are; the best
-    point of all is kept, per example. With ``peak.delta`` of a smaller ball the result
+    the given ``deltas``, or from the example itself if there are none; the largest
+    value of all is kept, per example. With ``peak.delta`` of a smaller ball the result
     is not below that of the smaller ball. Random starts of one key are the same at
     every radius, but for their length.
 
@@ -88,20 +136,17 @@ def largest(
         num_steps: as of ``attacks.pgd``.
         rel_step_size: as of ``attacks.pgd``.
         num_starts: at least 0.
-        bounds: of valid inputs, which must contain ``x``; None for the whole ball.
+        bounds: as of ``attacks.pgd``; None for the whole ball.
         unroll: as of ``attacks.pgd``.
 
     Returns:
-        ``(key, measure, x, y, eps, *deltas) -> Peak``, where ``measure`` is any
-        ``LossFn`` and ``eps`` is ``[]`` or ``[n]``. All climbs run at once under
-        ``vmap``. A negative radius gives nan.
+        ``(key, measure, x, y, eps, *deltas) -> Peak``. All climbs run at once under
+        ``vmap``.
 
     Raises:
         ValueError: as ``attacks.pgd``, and for a negative number of starts.
     """
-    if not isinstance(num_starts, int) or num_starts < 0:
-        msg = f"num_starts = {num_starts!r}: choose an integer of at least 0"
-        raise ValueError(msg)
+    num_starts = arguments.count("num_starts", num_starts, least=0)
     climb = attacks.climb(
         norm,
         num_steps=num_steps,
@@ -112,10 +157,12 @@ def largest(
     )
 
     def search(key, measure, x, y, eps, *deltas):
+        x = jnp.asarray(x)
         starts = [*(deltas or (jnp.zeros_like(x),)), *draws(key, x, eps)]
 
         def climbed(delta):
-            x_adv, info = climb(measure, x, y, eps, delta)
+            # Of a goal, the loss alone.
+            x_adv, info = climb(lambda x, y: measure(x, y), x, y, eps, delta)
             return info.loss, x_adv - x
 
         values, ends = jax.vmap(climbed)(jnp.stack(starts))
@@ -127,48 +174,45 @@ def largest(
         return Peak(values[best, rows], centre, ends[best, rows])
 
     def draws(key, x, eps):
-        start = jax.vmap(attacks.in_ball(norm))
-        radii = jnp.broadcast_to(jnp.asarray(eps, x.dtype), x.shape[:1])
-        keys = example_keys(key, len(x))
+        start, keys = attacks.in_ball(norm), example_keys(key, len(x))
         fold = jax.vmap(jax.random.fold_in, (0, None))
-        return [start(fold(keys, j), x, radii) for j in range(num_starts)]
+        return [attacks.starts(fold(keys, j), start, x, eps) for j in range(num_starts)]
 
     return search
 
 
 def profile(
-    search: Search,
-    key: Key,
-    measure: LossFn,
-    x: Array,
-    y: Any,
-    radii: Sequence[float] | Array,
+    search: BoundSearch, key: Key, x: Array, y: Any, radii: Sequence[float] | Array
 ) -> Peak:
-    """Peaks over increasing radii, ``[t, n]``, each sought from the one before too.
+    """Peaks over increasing radii; each search also starts from the previous peak.
 
     So values do not decrease, as the maxima do not. A Python loop over the radii: jit
-    the search, with ``measure`` static or closed over, not this.
+    the search, not this.
 
     Args:
-        search: of ``largest``.
+        search: of ``largest`` with its measure given, such as
+            ``lambda key, *rest: search(key, measure, *rest)``.
         key: one key, or ``[n]`` keys; random starts are the same at every radius, but
             for their length.
-        measure: what is measured.
         x: ``[n, ...]``.
-        y: as ``measure`` takes it.
-        radii: ``[t]``; a sequence of numbers is checked to increase.
+        y: as the measure takes it.
+        radii: ``[t]``, increasing.
+
+    Returns:
+        Peaks ``[t, n]``.
 
     Raises:
-        ValueError: for a sequence of radii that falls somewhere.
+        ValueError: for known radii that fall somewhere.
     """
-    if isinstance(radii, Sequence) and list(radii) != sorted(radii):
+    known = arguments.is_known(radii)
+    if known and not np.all(np.diff(np.asarray(radii)) >= 0):
         msg = f"radii = {radii!r}: give them in increasing order"
         raise ValueError(msg)
-    peaks = []
+    peaks: list[Peak] = []
     for eps in radii:
         last = peaks[-1] if peaks else None
         start = last.delta if last else jnp.zeros_like(x)
-        peak = search(key, measure, x, y, eps, start)
+        peak = search(key, x, y, eps, start)
         # Evaluated once more, the same point may differ by rounding.
         peaks.append(_larger(last, peak) if last else peak)
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *peaks)
@@ -192,12 +236,14 @@ class Flatness(NamedTuple):
 
 
 def linear(
-    theta: Array, x: Array, y: Array, eps: Array | float, norm: Norm
+    theta: Array, norm: Norm, x: Array, y: Array, eps: Array | float
 ) -> Flatness:
-    """Of the squared error (θᵀx - y)² of ``theta[d]`` at ``x[n, d]``, ``y[n]``.
+    """The maxima for the squared error (θᵀx - y)², ``theta[d]``, ``x[n, d]``, ``y[n]``.
 
-    With r = θᵀx - y and s = ‖θ‖_*: 2 s (|r| + eps s), and (|r| + eps s)² - r².
+    With r = θᵀx - y and s = ‖θ‖_*: 2 s (|r| + eps s), and (|r| + eps s)² - r². A
+    negative ``eps`` gives nan.
     """
+    eps = _radius(norm, x, y, eps)
     r, s = x @ theta - y, norm.dual(theta)
     return Flatness(
         2 * s * (jnp.abs(r) + eps * s), eps * s * (2 * jnp.abs(r) + eps * s)
@@ -205,12 +251,20 @@ def linear(
 
 
 def logistic(
-    theta: Array, x: Array, y: Array, eps: Array | float, norm: Norm
+    theta: Array, norm: Norm, x: Array, y: Array, eps: Array | float
 ) -> Flatness:
-    """Of log(1 + exp(-y θᵀx)) of ``theta[d]`` at ``x[n, d]``, signs ``y[n]``.
+    """The maxima for log(1 + exp(-y θᵀx)), ``theta[d]``, ``x[n, d]``, signs ``y[n]``.
 
-    With u = -y θᵀx, s = ‖θ‖_*: s σ(u + eps s), and softplus(u + eps s) - softplus(u).
+    With u = -y θᵀx, s = ‖θ‖_*: s σ(u + eps s), and softplus(u + eps s) - softplus(u). A
+    negative ``eps`` gives nan.
     """
+    eps = _radius(norm, x, y, eps)
     u, s = -y * (x @ theta), norm.dual(theta)
     gradient = s * jax.nn.sigmoid(u + eps * s)
     return Flatness(gradient, jax.nn.softplus(u + eps * s) - jax.nn.softplus(u))
+
+
+def _radius(norm: Norm, x: Array, y: Array, eps: Array | float) -> Array:
+    norms.check(norm)
+    arguments.equal_lengths(x=x, y=y)
+    return jnp.where(jnp.asarray(eps) < 0, jnp.nan, eps)

@@ -1,16 +1,29 @@
 """Per-example losses: unreduced, never sign-flipped, higher means worse for the model.
 
 Classification losses take ``logits[..., k]`` and integer ``labels[...]`` and do not
-change when a constant is added to all logits. Losses of a scalar output take ``z[...]``
-and a sign ``y[...]`` in {-1, +1}; ``squared_error`` takes a prediction and a target.
+change when a constant is added to all logits; a logit of minus infinity masks its
+class. Losses of a scalar output take ``z[...]`` and a sign ``y[...]`` in {-1, +1};
+``squared_error`` takes a prediction and a target.
 
-Shapes that would broadcast raise ``ValueError``; a label that is no class gives nan.
+Shapes that would broadcast raise ``ValueError``, and so do labels that are no integers.
+A label that is no class, or no sign, gives nan.
 """
 
 import jax
 import jax.numpy as jnp
 
+from advjax import arguments
 from advjax.types import Array
+
+__all__ = [
+    "cross_entropy",
+    "dlr",
+    "exponential",
+    "kl",
+    "logistic",
+    "margin",
+    "squared_error",
+]
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
@@ -26,8 +39,16 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 
 
 def squared_error(pred: Array, y: Array) -> Array:
-    """(pred - y)², ``[...]``, without the factor 1/2."""
+    """(pred - y)², ``[...]``, without the factor 1/2.
+
+    Raises:
+        ValueError: for integers ``y``, which are labels everywhere else.
+    """
     _check_shapes("pred", pred, "y", y)
+    dtype = jnp.asarray(y).dtype
+    if not jnp.issubdtype(dtype, jnp.floating):
+        msg = f"y has dtype {dtype}: the targets of a regression are floating point"
+        raise ValueError(msg)
     return (pred - y) ** 2
 
 
@@ -37,8 +58,7 @@ def logistic(z: Array, y: Array) -> Array:
     Its second derivative σ(z)σ(-z) keeps its digits also where it is small: 1 - σ would
     round to zero in float32 for examples misclassified by 17.
     """
-    _check_shapes("z", z, "y", y)
-    return _softplus(-y * z)
+    return _softplus(-_sign(z, y) * z)
 
 
 @jax.custom_jvp
@@ -57,19 +77,24 @@ _sigmoid.defjvps(lambda tangent, _, x: _sigmoid(x) * _sigmoid(-x) * tangent)
 
 def exponential(z: Array, y: Array) -> Array:
     """exp(-y z), ``[...]``."""
-    _check_shapes("z", z, "y", y)
-    return jnp.exp(-y * z)
+    return jnp.exp(-_sign(z, y) * z)
 
 
 def kl(logits_p: Array, logits_q: Array) -> Array:
     """KL(p ‖ q) = Σ p (log p - log q), ``[...]``, for p, q the softmax of the logits.
 
     Gradients flow through both arguments; at p = q the gradient is zero, so an attack
-    on this loss must not start there.
+    on this loss must not start there. A class that p masks adds nothing; one that q
+    alone masks makes the divergence infinite.
     """
-    log_p = jax.nn.log_softmax(logits_p)
-    log_q = jax.nn.log_softmax(logits_q)
-    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+    _check_shapes("logits_p", logits_p, "logits_q", logits_q)
+    masked = logits_p == -jnp.inf
+    p = jax.nn.softmax(logits_p)
+    log_p, log_q = (
+        jnp.where(masked, 0, jax.nn.log_softmax(logits))
+        for logits in (logits_p, logits_q)
+    )
+    return jnp.sum(p * (log_p - log_q), axis=-1)
 
 
 def _split(logits: Array, labels: Array) -> tuple[Array, Array]:
@@ -79,10 +104,21 @@ def _split(logits: Array, labels: Array) -> tuple[Array, Array]:
         msg = f"logits have {num_classes} class; classification needs at least 2"
         raise ValueError(msg)
     _check_shapes("logits[..., 0]", logits[..., 0], "labels", labels)
+    dtype = jnp.asarray(labels).dtype
+    if not jnp.issubdtype(dtype, jnp.integer):
+        msg = f"labels have dtype {dtype}: give integers, the numbers of the classes"
+        raise ValueError(msg)
     is_label = jax.nn.one_hot(labels, num_classes, dtype=bool)
     own = jnp.sum(jnp.where(is_label, logits, 0), axis=-1)
     own = jnp.where(jnp.any(is_label, axis=-1), own, jnp.nan)
     return own, jnp.where(is_label, -jnp.inf, logits)
+
+
+def _sign(z: Array, y: Array) -> Array:
+    """``y`` in the dtype of ``z``; nan where it is neither -1 nor 1."""
+    _check_shapes("z", z, "y", y)
+    y = jnp.asarray(y, jnp.asarray(z).dtype)
+    return jnp.where(jnp.abs(y) == 1, y, jnp.nan)
 
 
 def _check_shapes(name_a: str, a: Array, name_b: str, b: Array) -> None:
@@ -116,6 +152,6 @@ def dlr(logits: Array, labels: Array) -> Array:
         msg = f"dlr needs at least 3 classes, got {num_classes}; use losses.margin"
         raise ValueError(msg)
     # In half precision the guard would round to zero.
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = arguments.single(logits)
     top = jax.lax.top_k(logits, 3)[0]
     return margin(logits, labels) / (top[..., 0] - top[..., 2] + 1e-12)

@@ -9,19 +9,35 @@ neither 1e-30 nor 1e30 under- or overflows, and derivatives at zero are zero, no
 Sums over many entries overflow in float16; attacks call these functions in float32.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from advjax.types import Array, Key
 
+__all__ = [
+    "Norm",
+    "check",
+    "check_surrogate",
+    "l1",
+    "l2",
+    "linf",
+    "soft_threshold",
+    "surrogate_factor",
+]
 
-class Norm(NamedTuple):
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True, repr=False)
+class Norm:
     """A norm ‖·‖ on one example; ‖·‖_* is its dual.
 
+    A static leaf: an ordinary argument of functions that are jitted or mapped.
+
     Attributes:
+        name: such as "linf".
         value: ``delta -> []``, ‖delta‖.
         dual: ``g -> []``, ‖g‖_* = max over ‖v‖ ≤ 1 of <g, v>.
         steepest: ``g -> v``, a maximiser of <g, v> over ‖v‖ ≤ 1; 0 at ``g = 0``.
@@ -31,11 +47,15 @@ class Norm(NamedTuple):
             dtype of ``like``.
     """
 
+    name: str
     value: Callable[[Array], Array]
     dual: Callable[[Array], Array]
     steepest: Callable[[Array], Array]
     project: Callable[[Array, Array], Array]
     sample: Callable[[Key, Array], Array]
+
+    def __repr__(self) -> str:
+        return f"norms.{self.name}"
 
 
 def _max_abs(v: Array) -> Array:
@@ -46,14 +66,14 @@ def _sum_abs(v: Array) -> Array:
     return jnp.sum(jnp.abs(v))
 
 
-def _unscaled(v: Array) -> tuple[Array, Array]:
-    """Splits ``v`` into a scale and an array whose largest entry is 1 (or all 0)."""
+def _normalised(v: Array) -> tuple[Array, Array]:
+    """Factors ``v = scale * u`` with max|u| = 1, or u = 0."""
     scale = jax.lax.stop_gradient(_max_abs(v))
     return scale, v / jnp.where(scale == 0, 1, scale)
 
 
 def _euclidean(v: Array) -> Array:
-    scale, u = _unscaled(v)
+    scale, u = _normalised(v)
     square = jnp.sum(u * u)
     return jnp.where(square == 0, 0, scale * jnp.sqrt(_nonzero(square)))
 
@@ -71,7 +91,7 @@ def _linf_sample(key: Key, like: Array) -> Array:
 
 
 def _l2_steepest(g: Array) -> Array:
-    _, u = _unscaled(g)
+    _, u = _normalised(g)
     return u / jnp.sqrt(_nonzero(jnp.sum(u * u)))
 
 
@@ -128,7 +148,7 @@ def soft_threshold(v: Array, threshold: Array | float) -> Array:
 
 
 def surrogate_factor(norm: Norm, g: Array, xi: Array | float) -> Array:
-    """What the surrogate attack A_{eps,xi} multiplies a perturbation by.
+    """The factor by which the surrogate attack A_{eps,xi} shrinks a perturbation.
 
     With the gradient g of one example's clean loss, ‖g‖ / √(‖g‖² + xi²) for l2, in
     every entry, and |g_i| / (|g_i| + xi) for linf; in the shape of ``g``. 0/0 counts as
@@ -149,13 +169,21 @@ def surrogate_factor(norm: Norm, g: Array, xi: Array | float) -> Array:
     return jnp.where(whole == 0, 1, part / jnp.where(whole == 0, 1, whole))
 
 
+def check(norm: Norm) -> None:
+    """Raises ValueError unless ``norm`` is a ``Norm``, not its name."""
+    if not isinstance(norm, Norm):
+        msg = f"norm = {norm!r}: choose norms.l1, norms.l2 or norms.linf"
+        raise ValueError(msg)
+
+
 def check_surrogate(norm: Norm) -> None:
     """Raises ValueError unless the surrogate attack is defined for the norm."""
+    check(norm)
     if norm not in (l2, linf):
         msg = "the surrogate attack is defined for norms.l2 and norms.linf only"
         raise ValueError(msg)
 
 
-linf = Norm(_max_abs, _sum_abs, jnp.sign, _linf_project, _linf_sample)
-l2 = Norm(_euclidean, _euclidean, _l2_steepest, _l2_project, _l2_sample)
-l1 = Norm(_sum_abs, _max_abs, _l1_steepest, _l1_project, _l1_sample)
+linf = Norm("linf", _max_abs, _sum_abs, jnp.sign, _linf_project, _linf_sample)
+l2 = Norm("l2", _euclidean, _euclidean, _l2_steepest, _l2_project, _l2_sample)
+l1 = Norm("l1", _sum_abs, _max_abs, _l1_steepest, _l1_project, _l1_sample)

@@ -11,31 +11,43 @@ which by Danskin's theorem loses nothing at an exact maximum.
 averages, the field's default and that of TRADES and MART; "train" uses the statistics
 of the attacked batch, as Rice et al. 2020 and Wong et al. 2020. Passes inside the
 attack never move the running averages.
+
+Dropout draws one mask for each training pass from the objective's key; with
+``attack_mode="train"`` the attack meets the mask of the pass on the attacked inputs.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from advjax import losses, penalties
+from advjax import arguments, losses, penalties
 from advjax.penalties import Where
-from advjax.types import Array, Attack, Aux, Model, Objective, Params
+from advjax.types import (
+    Array,
+    Attack,
+    Aux,
+    Key,
+    Loss,
+    Model,
+    Objective,
+    Params,
+    Predict,
+)
 
-Loss = Callable[[Array, Array], Array]
-"""``(logits[n, k], y[n]) -> loss[n]``, as in ``losses``."""
+__all__ = ["adversarial", "mart", "standard", "trades", "with_penalty"]
 
 
 def standard(model: Model, loss: Loss) -> Objective:
-    """Mean of ``loss`` at the clean inputs; ``key`` and ``eps`` are not used."""
+    """Mean of ``loss`` at the clean inputs; ``eps`` is not used."""
 
     def objective(params, batch_stats, key, batch, eps):
-        del key, eps
-        logits, batch_stats = model.apply(params, batch_stats, batch.x, train=True)
+        del eps
+        logits, batch_stats = model.apply(
+            params, batch_stats, batch.x, train=True, key=_dropout(key, _CLEAN)
+        )
         terms = loss(logits, batch.y)
-        zero_grad = jnp.zeros(terms.shape, bool)
-        return jnp.mean(terms), Aux(batch_stats, terms, logits, zero_grad)
+        return jnp.mean(terms), Aux(batch_stats, terms, logits)
 
     return objective
 
@@ -50,14 +62,15 @@ def adversarial(
     frozen = _frozen(model, attack_mode)
 
     def objective(params, batch_stats, key, batch, eps):
-        predict = frozen(params, batch_stats)
+        predict, key_adv = frozen(params, batch_stats, key), _dropout(key, _ATTACKED)
         x_adv, info = attack(
             key, lambda x, y: loss(predict(x), y), batch.x, batch.y, eps
         )
-        logits, batch_stats = model.apply(params, batch_stats, x_adv, train=True)
+        logits, batch_stats = model.apply(
+            params, batch_stats, x_adv, train=True, key=key_adv
+        )
         terms = loss(logits, batch.y)
-        of_attack = info.zero_grad, info.factor
-        return jnp.mean(terms), Aux(batch_stats, terms, logits, *of_attack)
+        return jnp.mean(terms), Aux(batch_stats, terms, logits, info)
 
     return objective
 
@@ -76,10 +89,10 @@ def trades(
     Zhang et al., Theoretically principled trade-off between robustness and accuracy,
     2019.
     """
-    frozen = _frozen(model, attack_mode)
+    frozen, passes = _frozen(model, attack_mode), _two_passes(model)
 
     def objective(params, batch_stats, key, batch, eps):
-        predict = frozen(params, batch_stats)
+        predict = frozen(params, batch_stats, key)
         x_adv, info = attack(
             key,
             lambda x, clean: losses.kl(clean, predict(x)),
@@ -87,11 +100,9 @@ def trades(
             predict(batch.x),
             eps,
         )
-        clean, batch_stats = model.apply(params, batch_stats, batch.x, train=True)
-        logits, batch_stats = model.apply(params, batch_stats, x_adv, train=True)
+        clean, logits, batch_stats = passes(params, batch_stats, key, batch.x, x_adv)
         terms = losses.cross_entropy(clean, batch.y) + beta * losses.kl(clean, logits)
-        of_attack = info.zero_grad, info.factor
-        return jnp.mean(terms), Aux(batch_stats, terms, logits, *of_attack)
+        return jnp.mean(terms), Aux(batch_stats, terms, logits, info)
 
     return objective
 
@@ -108,28 +119,33 @@ def mart(
     Wang et al., Improving adversarial robustness requires revisiting misclassified
     examples, 2020.
     """
-    frozen = _frozen(model, attack_mode)
+    frozen, passes = _frozen(model, attack_mode), _two_passes(model)
 
     def objective(params, batch_stats, key, batch, eps):
         x, y = batch
-        predict = frozen(params, batch_stats)
+        predict = frozen(params, batch_stats, key)
         x_adv, info = attack(
             key, lambda x, y: losses.cross_entropy(predict(x), y), x, y, eps
         )
-        clean, batch_stats = model.apply(params, batch_stats, x, train=True)
-        logits, batch_stats = model.apply(params, batch_stats, x_adv, train=True)
-        p, p_adv = jax.nn.softmax(clean), jax.nn.softmax(logits)
-        is_label = jax.nn.one_hot(y, p.shape[-1], dtype=bool)
-        p_label = jnp.sum(jnp.where(is_label, p, 0), axis=-1)
-        p_wrong = jnp.max(jnp.where(is_label, 0, p_adv), axis=-1)
-        bce = losses.cross_entropy(logits, y) - jnp.log(1.0001 - p_wrong + 1e-12)
-        log_ratio = jax.nn.log_softmax(clean) - jnp.log(p_adv + 1e-12)
-        kl = jnp.sum(p * log_ratio, axis=-1)
-        terms = bce + beta * kl * (1.0000001 - p_label)
-        of_attack = info.zero_grad, info.factor
-        return jnp.mean(terms), Aux(batch_stats, terms, logits, *of_attack)
+        clean, logits, batch_stats = passes(params, batch_stats, key, x, x_adv)
+        terms = _mart_terms(clean, logits, y, beta)
+        return jnp.mean(terms), Aux(batch_stats, terms, logits, info)
 
     return objective
+
+
+def _mart_terms(clean: Array, logits: Array, y: Array, beta: Array | float) -> Array:
+    # The guards would round away in half precision.
+    clean, logits = arguments.single(clean), arguments.single(logits)
+    masked = clean == -jnp.inf
+    p, p_adv = jax.nn.softmax(clean), jax.nn.softmax(logits)
+    is_label = jax.nn.one_hot(y, p.shape[-1], dtype=bool)
+    p_label = jnp.sum(jnp.where(is_label, p, 0), axis=-1)
+    p_wrong = jnp.max(jnp.where(is_label, 0, p_adv), axis=-1)
+    bce = losses.cross_entropy(logits, y) - jnp.log(1.0001 - p_wrong + 1e-12)
+    log_p = jnp.where(masked, 0, jax.nn.log_softmax(clean))
+    kl = jnp.sum(p * (log_p - jnp.log(p_adv + 1e-12)), axis=-1)
+    return bce + beta * kl * (1.0000001 - p_label)
 
 
 def with_penalty(
@@ -154,21 +170,48 @@ def with_penalty(
 
     def penalised(params, batch_stats, key, batch, eps):
         value, aux = objective(params, batch_stats, key, batch, eps)
-        terms = [penalty_fn(w) for w in penalties.selected(params, where)]
+        terms = [penalty_fn(w) for w in penalties.selected(params, where=where)]
         return value + sum(terms), aux
 
     return penalised
 
 
-def _frozen(model: Model, attack_mode: str) -> Callable[[Params, Params], Any]:
-    """``(params, batch_stats) -> predict(x)`` that the attack sees as constants."""
+def _two_passes(model: Model) -> Callable:
+    """Training passes on clean, then on attacked inputs."""
+
+    def passes(params, batch_stats, key, x, x_adv):
+        outputs = []
+        for inputs, name in ((x, _CLEAN), (x_adv, _ATTACKED)):
+            output, batch_stats = model.apply(
+                params, batch_stats, inputs, train=True, key=_dropout(key, name)
+            )
+            outputs.append(output)
+        return *outputs, batch_stats
+
+    return passes
+
+
+def _frozen(model: Model, attack_mode: str) -> Callable[[Params, Params, Key], Predict]:
+    """``(params, batch_stats, key) -> predict(x)``, constants to the attack."""
     if attack_mode not in ("eval", "train"):
         msg = f"attack_mode = {attack_mode!r}: choose 'eval' or 'train'"
         raise ValueError(msg)
-    train = attack_mode == "train"
 
-    def frozen(params, batch_stats):
+    def frozen(params, batch_stats, key):
         params, batch_stats = jax.lax.stop_gradient((params, batch_stats))
-        return lambda x: model.apply(params, batch_stats, x, train=train)[0]
+        if attack_mode == "eval":
+            return lambda x: model.predict(params, batch_stats, x)
+        key = _dropout(key, _ATTACKED)
+        return lambda x: model.apply(params, batch_stats, x, train=True, key=key)[0]
 
     return frozen
+
+
+# Attacks fold the numbers of the examples, from zero on, into the key; the largest
+# numbers are free for the masks of the two passes.
+_CLEAN = jnp.iinfo(jnp.int32).max
+_ATTACKED = _CLEAN - 1
+
+
+def _dropout(key: Key, name: int) -> Key:
+    return jax.random.fold_in(key, name)

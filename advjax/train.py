@@ -10,17 +10,39 @@ seeds and radii, or let ``dispatched`` choose what suits the device. Randomness 
 ``t`` is ``fold_in(state.key, t)``: a run resumed from a stored state is the same run.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from advjax import arguments, criteria
 from advjax.types import Array, Aux, Batch, Key, Model, Objective, Params
 
+__all__ = [
+    "Measure",
+    "Metrics",
+    "Prepare",
+    "Run",
+    "Step",
+    "TrainState",
+    "batch_statistics",
+    "create",
+    "dispatched",
+    "epoch_indices",
+    "epochs",
+    "looped",
+    "make_step",
+    "preprocessed",
+    "remainder_indices",
+    "restart",
+    "scanned",
+    "shuffle_key",
+]
+
 Metrics = dict[str, Array]
+"""Numbers of one step, ``[]`` each, by name."""
 
 
 class TrainState(NamedTuple):
@@ -41,20 +63,50 @@ class TrainState(NamedTuple):
     key: Key
 
 
-Step = Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
-"""``(state, batch, eps) -> (state, metrics)``."""
+class Step(Protocol):
+    """One step of training."""
 
-Run = Callable[[TrainState, Batch, Array, Array], tuple[TrainState, Metrics]]
-"""``(state, data, indices[t, b], eps) -> (state, metrics[t])``.
+    def __call__(
+        self, state: TrainState, batch: Batch, eps: Array | float, /
+    ) -> tuple[TrainState, Metrics]:
+        """``(state, batch, eps) -> (state, metrics)``; pure."""
 
-Step ``i`` trains on the examples ``indices[i]`` of ``data``.
-"""
+
+class Run(Protocol):
+    """Several steps of training."""
+
+    def __call__(
+        self, state: TrainState, data: Batch, indices: Array, eps: Array | float, /
+    ) -> tuple[TrainState, Metrics]:
+        """``(state, data, indices[t, b], eps) -> (state, metrics[t])``.
+
+        Step ``i`` trains on the examples ``indices[i]`` of ``data``. The state passed
+        in is left as it is.
+
+        Raises:
+            ValueError: for ``x`` and ``y`` of different lengths, and for indices that
+                are known and no examples. A traced index that is none gives nan.
+        """
+
+
+class Measure(Protocol):
+    """Further metrics of a step."""
+
+    def __call__(self, aux: Aux, batch: Batch, /) -> Metrics:
+        """``(aux, batch) -> metrics``, from what the objective reports."""
+
+
+class Prepare(Protocol):
+    """A change of a batch's inputs, such as an augmentation."""
+
+    def __call__(self, key: Key, x: Array, /) -> Array:
+        """``(key, x[b, ...]) -> x[b, ...]``."""
 
 
 def create(
     key: Key, model: Model, tx: optax.GradientTransformation, x: Array
 ) -> TrainState:
-    """A fresh run; ``x`` is a batch of inputs, of which only the shape counts."""
+    """A fresh run; ``x`` is a batch of inputs, used only for its shape."""
     key_init, key_run = jax.random.split(key)
     params, batch_stats = model.init(key_init, x)
     return restart(key_run, params, batch_stats, tx)
@@ -71,7 +123,7 @@ def restart(
 def make_step(
     objective: Objective,
     tx: optax.GradientTransformation,
-    measure: Callable[[Aux, Batch], Metrics] | None = None,
+    measure: Measure | None = None,
 ) -> Step:
     """One step of ``tx`` down the gradient of ``objective``.
 
@@ -79,28 +131,43 @@ def make_step(
     A schedule is ``lambda s, batch, eps: step(s, batch, eps * schedule(s.step))``.
 
     The metrics, all before the update, are ``objective`` (penalties included), ``loss``
-    (without), ``zero_grad`` (share of examples whose attack met a zero gradient), if
-    the labels are integers ``accuracy`` at the attacked inputs, of a surrogate attack
-    ``factor`` (mean of what it multiplied the perturbations by), and what ``measure``
-    makes of the objective's ``Aux``.
+    (without), ``zero_grad`` and ``undefined_grad`` (shares of examples whose attack met
+    a gradient of zero, or one that is not finite; 0 without attack), if the labels are
+    integers ``accuracy`` at the attacked inputs (``criteria.correct``), if the attack
+    has bounds ``outside`` (share of inputs not within them), for surrogate attacks
+    ``factor``, and those of ``measure``.
+
+    Optimisers may take extra arguments, such as ``optax.contrib.reduce_on_plateau`` or
+    a line search: ``value``, ``grad`` and ``value_fn`` of the objective on this batch.
     """
+    tx = optax.with_extra_args_support(tx)
 
     def step(state, batch, eps):
+        batch = _batch(batch)
         key = jax.random.fold_in(state.key, state.step)
-        (value, aux), grads = jax.value_and_grad(objective, has_aux=True)(
-            state.params, state.batch_stats, key, batch, eps
+
+        def value_and_aux(params):
+            return objective(params, state.batch_stats, key, batch, eps)
+
+        (value, aux), grads = jax.value_and_grad(value_and_aux, has_aux=True)(
+            state.params
         )
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        updates, opt_state = tx.update(
+            grads,
+            state.opt_state,
+            state.params,
+            value=value,
+            grad=grads,
+            value_fn=lambda params: value_and_aux(params)[0],
+        )
         params = optax.apply_updates(state.params, updates)
         metrics = {
             "objective": value,
             "loss": jnp.mean(aux.losses),
-            "zero_grad": jnp.mean(aux.zero_grad),
+            **_of_attack(aux, value.dtype),
         }
-        if jnp.issubdtype(batch.y.dtype, jnp.integer):
-            metrics["accuracy"] = jnp.mean(jnp.argmax(aux.logits, axis=-1) == batch.y)
-        if aux.factor is not None:
-            metrics["factor"] = jnp.mean(aux.factor)
+        if criteria.has_accuracy(batch.y):
+            metrics["accuracy"] = jnp.mean(criteria.correct(aux.logits, batch.y))
         if measure:
             metrics |= measure(aux, batch)
         state = TrainState(
@@ -111,10 +178,34 @@ def make_step(
     return step
 
 
+def _of_attack(aux: Aux, dtype: Any) -> Metrics:
+    always = dict.fromkeys(("zero_grad", "undefined_grad"), jnp.zeros((), dtype))
+    if aux.attack is None:
+        return always
+    flags = ("zero_grad", "undefined_grad", "outside", "factor")
+    found = {name: getattr(aux.attack, name) for name in flags}
+    return always | {
+        name: jnp.mean(values) for name, values in found.items() if values is not None
+    }
+
+
+def _batch(batch: Any) -> Batch:
+    if not isinstance(batch, Batch):
+        msg = f"the batch is a {type(batch).__name__}: give types.Batch(x, y)"
+        raise ValueError(msg)
+    arguments.equal_lengths(x=batch.x, y=batch.y)
+    return batch
+
+
 def batch_statistics(
-    model: Model, params: Params, batch_stats: Params, x: Array
+    model: Model,
+    params: Params,
+    batch_stats: Params,
+    x: Array,
+    *,
+    key: Key | None = None,
 ) -> Params:
-    """The statistics of one batch, where training mixes them with running averages.
+    """The statistics of one batch, which training mixes with running averages.
 
     For parameters that were not reached by training, such as a point between two
     networks, the running averages of neither end fit. The mean of this over the batches
@@ -123,34 +214,48 @@ def batch_statistics(
     Args:
         model: whose statistics are exponential averages, of any weight.
         params: parameters.
-        batch_stats: of the right shapes; their values do not count.
+        batch_stats: used only for their structure and shapes; arrays that are not
+            floating point, such as counters and keys, are taken as they are.
         x: ``[n, ...]`` inputs.
+        key: for networks with dropout, whose masks have a share in the statistics of
+            the layers above.
 
     Returns:
         Like ``batch_stats``; an empty tree if the model has none.
     """
 
     def updated(value):
-        old = jax.tree.map(lambda leaf: jnp.full_like(leaf, value), batch_stats)
-        return model.apply(params, old, x, train=True)[1]
+        old = jax.tree.map(
+            lambda leaf: jnp.full_like(leaf, value) if _is_float(leaf) else leaf,
+            batch_stats,
+        )
+        return model.apply(params, old, x, train=True, key=key)[1]
 
     # new(old) = (1 - m) old + m batch, with the model's own weight m.
     large = 2.0**20
     return jax.tree.map(
-        lambda at_zero, at_large: at_zero / (1 - (at_large - at_zero) / large),
+        lambda at_zero, at_large: (
+            at_zero / (1 - (at_large - at_zero) / large)
+            if _is_float(at_zero)
+            else at_zero
+        ),
         updated(0.0),
         updated(large),
     )
 
 
-def prepared(step: Step, prepare: Callable[[Key, Array], Array]) -> Step:
+def _is_float(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+
+
+def preprocessed(step: Step, prepare: Prepare) -> Step:
     """``step`` on ``prepare(key, x)``, such as an augmentation, instead of ``x``."""
 
-    def prepared_step(state, batch, eps):
+    def preprocessed_step(state, batch, eps):
         key = jax.random.fold_in(_stream(state, _PREPARE), state.step)
         return step(state, batch._replace(x=prepare(key, batch.x)), eps)
 
-    return prepared_step
+    return preprocessed_step
 
 
 def scanned(step: Step) -> Run:
@@ -162,28 +267,45 @@ def scanned(step: Step) -> Run:
     """
 
     def run(state, data, indices, eps):
+        _check_indices(data, indices)
         data = jax.tree.map(jnp.asarray, data)
 
         def body(state, i):
-            return step(state, jax.tree.map(lambda leaf: leaf[i], data), eps)
+            return step(state, _rows(data, i), eps)
 
         return jax.lax.scan(body, state, indices)
 
     return run
 
 
+def _rows(data: Batch, i: Array) -> Batch:
+    """The examples ``i[b]``; nan, or no class, where there is none."""
+    return jax.tree.map(lambda leaf: leaf.at[i].get(mode="fill"), data)
+
+
+def _check_indices(data: Batch, indices: Any) -> None:
+    n = arguments.equal_lengths(x=_batch(data).x, y=data.y)
+    if not arguments.is_known(indices) or not np.size(indices):
+        return
+    indices = np.asarray(indices)
+    low, high = indices.min(), indices.max()
+    if low < 0 or high >= n:
+        msg = f"indices go from {low} to {high}: there are {n} examples, from 0"
+        raise ValueError(msg)
+
+
 def looped(step: Step) -> Run:
-    """A Python loop over one compiled step, whose input state is donated.
+    """A Python loop over one compiled step.
 
     Not to be jitted or vmapped; give it a step that is vmapped already. The state
-    passed in is consumed.
+    passed in is copied once, and the copies are donated from step to step.
 
     Raises:
-        ValueError: for indices of no step.
+        ValueError: in the call, if ``indices`` is empty.
     """
 
     def gather_and_step(state, data, i, eps):
-        return step(state, jax.tree.map(lambda leaf: leaf[i], data), eps)
+        return step(state, _rows(data, i), eps)
 
     compiled = jax.jit(gather_and_step, donate_argnums=0)
 
@@ -191,6 +313,8 @@ def looped(step: Step) -> Run:
         if not len(indices):
             msg = "indices have no steps"
             raise ValueError(msg)
+        _check_indices(data, indices)
+        state = jax.tree.map(jnp.copy, state)
         # Once, or NumPy arrays would travel to the device at every step.
         data, metrics = jax.tree.map(jnp.asarray, data), []
         for i in np.asarray(indices):
@@ -215,7 +339,7 @@ def dispatched(step: Step, mode: str = "auto") -> Run:
 
     Returns:
         ``(states[r], data, indices[r, t, b], eps[r]) -> (states[r], metrics[r, t])``,
-        not to be jitted; the states passed in are consumed by "scan".
+        not to be jitted.
 
     Raises:
         ValueError: for an unknown mode.
@@ -226,11 +350,18 @@ def dispatched(step: Step, mode: str = "auto") -> Run:
     if mode == "auto":
         mode = "loop" if jax.default_backend() == "cpu" else "scan"
     if mode == "scan":
-        over_runs = jax.vmap(scanned(step), (0, None, 0, 0))
-        return jax.jit(over_runs, donate_argnums=0)
+        compiled = jax.jit(jax.vmap(scanned(step), (0, None, 0, 0)))
+
+        def at_once(states, data, indices, eps):
+            _check_runs(states, indices, eps)
+            _check_indices(data, indices)
+            return compiled(states, data, indices, eps)
+
+        return at_once
     one_run = looped(step)
 
     def run(states, data, indices, eps):
+        _check_runs(states, indices, eps)
         results = []
         for i in range(len(eps)):
             state = jax.tree.map(lambda leaf, i=i: leaf[i], states)
@@ -241,7 +372,14 @@ def dispatched(step: Step, mode: str = "auto") -> Run:
     return run
 
 
-def _stacked(module, trees):
+def _check_runs(states: TrainState, indices: Array, eps: Array) -> None:
+    leaves = enumerate(jax.tree.leaves(states))
+    arguments.equal_lengths(
+        indices=indices, eps=eps, **{f"states[{i}]": leaf for i, leaf in leaves}
+    )
+
+
+def _stacked(module: Any, trees: Any) -> Any:
     return jax.tree.map(lambda *leaves: module.stack(leaves), *trees)
 
 
@@ -278,7 +416,7 @@ def epochs(
 
 
 def remainder_indices(key: Key, num_examples: int, batch_size: int) -> Array:
-    """What ``epoch_indices`` leaves of the same pass: ``[1, b]``, or ``[0, 0]``.
+    """The rest of the pass of ``epoch_indices``: ``[1, b]``, or ``[0, 0]``.
 
     ``batch_size`` is at least 1.
     """

@@ -11,66 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from contracts import ATTACKS, BOX, NORMS, RANDOM, REACHES, each_case
+from contracts import pgd as _pgd
 from jax.flatten_util import ravel_pytree
 
 from advjax import attacks, losses, norms, objectives
 from advjax.types import AttackInfo, Batch, Model, example_keys
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
-
-NORMS = {"l1": norms.l1, "l2": norms.l2, "linf": norms.linf}
-BOX = (0.0, 1.0)
-
-
-def _pgd(norm, **options):
-    # A rolled loop compiles faster; that unrolling changes nothing is tested below.
-    defaults = {"num_steps": 4, "rel_step_size": 0.4, "bounds": BOX, "unroll": 1}
-    return attacks.pgd(norm, **(defaults | options))
-
-
-def _fgsm(norm, rel=1.0, start=None, bounds=BOX, **steps):
-    del steps  # there is only one
-    return attacks.fgsm(norm, rel_step_size=rel, start=start, bounds=bounds)
-
-
-# Each takes a norm, and options for the tests that need other bounds or more steps.
-ATTACKS = {
-    "fgsm": _fgsm,
-    "fgsm, random start": lambda norm, **options: _fgsm(
-        norm, rel=1.25, start=attacks.in_ball(norm), **options
-    ),
-    "pgd": _pgd,
-    "pgd, in ball": lambda norm, **options: _pgd(
-        norm, start=attacks.in_ball(norm), **options
-    ),
-    "pgd, radius uniform": lambda norm, **options: _pgd(
-        norm, start=attacks.radius_uniform(norm), **options
-    ),
-    "pgd, gaussian": lambda norm, **options: _pgd(
-        norm, start=attacks.gaussian(0.05), **options
-    ),
-    "pgd, best iterate": lambda norm, **options: _pgd(
-        norm, start=attacks.in_ball(norm), keep_best=True, **options
-    ),
-    "best of 3": lambda norm, **options: attacks.best_of(
-        _pgd(norm, start=attacks.in_ball(norm), **options), 3
-    ),
-    "smooth": lambda norm, **options: attacks.smooth(
-        _pgd(norm, start=attacks.in_ball(norm), **options), norm, 0.1
-    ),
-}
-# How much of the maximum of a linear model is reached at least. One step from a random
-# start stops short, and the surrogate shrinks.
-REACHES = {"fgsm, random start": 0.5, "smooth": 0.9}
-RANDOM = tuple(name for name in ATTACKS if name not in ("fgsm", "pgd"))
-
-CASES = [
-    (attack, norm)
-    for attack in ATTACKS
-    for norm in NORMS
-    if (attack, norm) != ("smooth", "l1")
-]
-each_case = pytest.mark.parametrize(("name", "norm_name"), CASES)
 
 N, SHAPE, K = 6, (3, 2), 4
 RNG = np.random.default_rng(0)
@@ -319,7 +267,7 @@ def test_more_restarts_are_never_weaker(norm_name):
     base = _pgd(NORMS[norm_name], start=attacks.in_ball(NORMS[norm_name]))
     previous = jnp.full(N, -jnp.inf)
     for num_restarts in (1, 2, 5):
-        attack = attacks.best_of(base, num_restarts)
+        attack = attacks.best_of(base, num_restarts=num_restarts)
         loss = _call(attack, EPS[norm_name])[1].loss
         assert (loss >= previous - 1e-6).all()
         previous = loss
@@ -459,7 +407,7 @@ def test_wrong_input_is_refused():
     with pytest.raises(ValueError, match="unroll = 0"):
         attacks.pgd(norms.linf, num_steps=1, rel_step_size=1, unroll=0)
     with pytest.raises(ValueError, match="num_restarts = 0"):
-        attacks.best_of(attack, 0)
+        attacks.best_of(attack, num_restarts=0)
     with pytest.raises(ValueError, match=r"norms\.l2 and norms\.linf only"):
         attacks.smooth(attack, norms.l1, 0.1)
 
@@ -511,8 +459,8 @@ def _init(key, x):
     return {"w1": W1, "w2": W2}, {}
 
 
-def _apply(params, batch_stats, x, *, train):
-    del train
+def _apply(params, batch_stats, x, *, train, key=None):
+    del train, key
     x = x.reshape(x.shape[0], -1)
     return jnp.tanh(x @ params["w1"]) @ params["w2"], batch_stats
 
@@ -603,9 +551,10 @@ def test_gradient_holds_the_attack_fixed(name):
 def test_objectives_report_the_factor_of_a_surrogate(name):
     smooth = attacks.smooth(INNER, norms.linf, 0.1)
     _, aux = OBJECTIVES[name](smooth)(PARAMS, {}, KEY, BATCH, 0.1)
-    assert aux.factor.shape == (N,)
-    assert ((aux.factor < 1) & (aux.factor >= 0)).all()
-    assert OBJECTIVES[name](INNER)(PARAMS, {}, KEY, BATCH, 0.1)[1].factor is None
+    assert aux.attack.factor.shape == (N,)
+    assert ((aux.attack.factor < 1) & (aux.attack.factor >= 0)).all()
+    _, plain = OBJECTIVES[name](INNER)(PARAMS, {}, KEY, BATCH, 0.1)
+    assert plain.attack.factor is None
 
 
 @each_objective
@@ -667,7 +616,8 @@ def test_trades_starts_away_from_the_clean_input_where_it_has_no_gradient():
 
 
 def test_attack_mode_chooses_what_the_attack_sees():
-    def apply(params, batch_stats, x, *, train):
+    def apply(params, batch_stats, x, *, train, key=None):
+        del key
         logits, _ = _apply(params, {}, x, train=train)
         return logits * (1.0 if train else -1.0), batch_stats
 
@@ -686,3 +636,86 @@ def test_attack_mode_chooses_what_the_attack_sees():
     assert (x_advs[0] != x_advs[1]).any()
     with pytest.raises(ValueError, match=r"attack_mode = 'test': choose 'eval' or"):
         objectives.mart(MODEL, INNER, beta=5.0, attack_mode="test")
+
+
+@pytest.mark.parametrize("name", ["trades", "mart"])
+def test_masked_classes_train(name):
+    """With a class masked everywhere, values and gradients are those of the others."""
+    mask = jnp.array([0.0, 0.0, 0.0, -jnp.inf])
+
+    def masked(params, batch_stats, x, *, train, key=None):
+        logits, _ = _apply(params, {}, x, train=train, key=key)
+        return logits + mask[None], batch_stats
+
+    def three(params, batch_stats, x, *, train, key=None):
+        logits, _ = _apply(params, {}, x, train=train, key=key)
+        return logits[:, :3], batch_stats
+
+    batch = Batch(X, Y % 3)
+    found = []
+    for apply in (masked, three):
+        model = Model(_init, apply)
+        objective = {
+            "trades": lambda model: objectives.trades(model, INNER, beta=6.0),
+            "mart": lambda model: objectives.mart(model, INNER, beta=5.0),
+        }[name](model)
+        found.append(
+            jax.value_and_grad(lambda p, f=objective: f(p, {}, KEY, batch, 0.1)[0])(
+                PARAMS
+            )
+        )
+    chex.assert_trees_all_close(*found, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["trades", "mart", "adversarial"])
+def test_large_logits_of_half_precision_train_as_in_single(name):
+    """The guards of MART used to round away, and its gradient was 16 000 times this."""
+
+    def scaled(dtype):
+        def apply(params, batch_stats, x, *, train, key=None):
+            logits, _ = _apply(params, {}, x, train=train, key=key)
+            # The rounding of the network itself is the same on both sides.
+            return (50 * jnp.sign(logits)).astype(dtype) * params["scale"].astype(
+                dtype
+            ), batch_stats
+
+        return Model(_init, apply)
+
+    params = PARAMS | {"scale": jnp.float32(1.0)}
+    gradients = []
+    for dtype in (jnp.bfloat16, jnp.float32):
+        objective = {
+            "trades": lambda m: objectives.trades(m, _fixed(X), beta=6.0),
+            "mart": lambda m: objectives.mart(m, _fixed(X), beta=5.0),
+            "adversarial": lambda m: objectives.adversarial(
+                m, losses.cross_entropy, _fixed(X)
+            ),
+        }[name](scaled(dtype))
+        value = lambda p, f=objective: f(p, {}, KEY, BATCH, 0.1)[0]  # noqa: E731
+        gradients.append(float(jax.grad(value)(params)["scale"]))
+    np.testing.assert_allclose(gradients[0], gradients[1], rtol=0.02)
+
+
+def test_dropout_has_a_mask_of_its_own_in_every_pass():
+    seen = []
+
+    def apply(params, batch_stats, x, *, train, key=None):
+        if train:
+            seen.append(jax.random.key_data(key).tolist())
+        return _apply(params, batch_stats, x, train=train)
+
+    model = Model(_init, apply)
+    with jax.disable_jit():
+        objectives.trades(model, INNER, beta=6.0)(PARAMS, {}, KEY, BATCH, 0.1)
+        objectives.trades(model, INNER, beta=6.0)(PARAMS, {}, KEY, BATCH, 0.1)
+    assert seen[:2] == seen[2:]
+    assert seen[0] != seen[1]
+    seen.clear()
+    adversarial = objectives.adversarial(
+        model, losses.cross_entropy, _pgd(norms.linf), attack_mode="train"
+    )
+    with jax.disable_jit():
+        adversarial(PARAMS, {}, KEY, BATCH, 0.1)
+    # The attack meets the network that is then trained.
+    assert len(seen) > 2
+    assert len({str(key) for key in seen}) == 1

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from advjax import attacks, evaluate, losses, norms
-from advjax.types import example_keys
+from advjax.types import AttackInfo, example_keys
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 
@@ -44,7 +44,7 @@ def _difference(key, loss_fn, x, eps=2.0, start=norms.l2):
     start = start and attacks.in_ball(start)
     steps = {"num_steps": 100, "rel_step_size": 0.2, "unroll": 1}
     attack = attacks.pgd(norms.l2, start=start, **steps)
-    args = (loss_fn, attack, norms.l2.value, x, jnp.zeros(len(x)), eps)
+    args = (loss_fn, attack, norms.l2, x, jnp.zeros(len(x)), eps)
     return evaluate.attack_difference(key, *args)
 
 
@@ -65,7 +65,7 @@ def test_few_steps_remember_the_start(key):
     attack = attacks.pgd(
         norms.l2, num_steps=5, rel_step_size=0.4, start=attacks.in_ball(norms.l2)
     )
-    args = (lambda x, y: x @ w, attack, norms.l2.value, x, jnp.zeros(20), 3.0)
+    args = (lambda x, y: x @ w, attack, norms.l2, x, jnp.zeros(20), 3.0)
     across, along = 1.0, 0.0
     for _ in range(5):
         length = np.hypot(across, along + 0.4)
@@ -110,7 +110,8 @@ def test_a_binary_linear_margin_decides_robustness_exactly(key):
 def test_the_batch_size_changes_nothing(key, batch_size):
     whole = evaluate.in_batches(_outcome, key, X, Y, batch_size=7)
     parts = evaluate.in_batches(_outcome, key, X, Y, batch_size=batch_size)
-    for a, b in zip(whole, parts, strict=True):
+    assert whole.outside is None
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
         assert a.shape == (23,)
         np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -152,12 +153,15 @@ def test_summary_counts_and_averages(key):
     np.testing.assert_allclose(total.accuracy.value, np.mean(result.correct))
     np.testing.assert_allclose(total.robust_accuracy.value, np.mean(result.robust))
     np.testing.assert_allclose(total.robust_loss, np.mean(result.robust_loss))
-    assert total.num_zero_grad == 0
+    assert total.num_zero_gradients == 0
     assert total.robust_accuracy.low < total.robust_accuracy.value
     constant = evaluate.outcome(
         key, lambda x: 0 * _predict(x), losses.cross_entropy, ATTACK, X, Y, 0.3
     )
-    assert evaluate.summary(constant).num_zero_grad == 23
+    # Gradients count where the network still looks robust; the others are broken.
+    total = evaluate.summary(constant)
+    assert total.num_zero_gradients == (Y == 0).sum() > 0
+    assert any("gradients vanished" in line for line in total.caveats)
 
 
 def test_nan_predictions_count_as_wrong(key):
@@ -187,7 +191,233 @@ def test_wilson_equals_scipy(k, n):
     assert ours.value == k / n
 
 
+def test_outcomes_of_several_runs_have_no_one_summary(key):
+    several = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), _outcome(key, X, Y))
+    with pytest.raises(ValueError, match=r"losses have shape \(3, 23\): give the out"):
+        evaluate.summary(several)
+
+
 def test_wilson_refuses_what_is_no_proportion():
     for k, n in ((3, 2), (-1, 2), (0, 0)):
         with pytest.raises(ValueError, match=f"{k} correct of {n}"):
             evaluate.wilson(k, n)
+
+
+# What used to be silently wrong -------------------------------------------------------
+
+
+def _at(x, y, predict, eps=0.0, loss=losses.cross_entropy, attack=None, **options):
+    attack = attack or attacks.pgd(
+        norms.linf, num_steps=3, rel_step_size=0.5, unroll=1, **options
+    )
+    return evaluate.outcome(jax.random.key(0), predict, loss, attack, x, y, eps)
+
+
+def test_one_logit_is_judged_by_its_sign(key):
+    w = jnp.array([1.0, -2.0])
+    x = jax.random.normal(key, (100, 2))
+    signs = jnp.sign(x @ w).astype(int)
+    result = _at(x, signs, lambda x: x @ w, 0.1, losses.logistic)
+    margin = jnp.abs(x @ w) / 3
+    np.testing.assert_array_equal(result.correct, True)
+    np.testing.assert_array_equal(result.robust, margin > 0.1)
+    assert evaluate.summary(result).accuracy.value == 1.0
+    # Two classes with the same boundary say the same.
+    logits = lambda x: jnp.stack([jnp.zeros(len(x)), x @ w], axis=1)  # noqa: E731
+    two = _at(x, (signs > 0).astype(int), logits, 0.1)
+    np.testing.assert_array_equal(two.robust, result.robust)
+
+
+def test_a_regression_has_losses_and_no_accuracy():
+    w = W[:, 0]
+    result = _at(X, X @ w + 1, lambda x: x @ w, 0.1, losses.squared_error)
+    assert result.correct is result.robust is None
+    # The worst case of a linear model: (|r| + eps ‖w‖_1)², r = -1.
+    np.testing.assert_allclose(result.loss, 1, rtol=1e-5)
+    np.testing.assert_allclose(
+        result.robust_loss, (1 + 0.1 * jnp.abs(w).sum()) ** 2, rtol=1e-5
+    )
+    total = evaluate.summary(evaluate.worst_case(result, result))
+    assert total.accuracy is total.robust_accuracy is None
+    np.testing.assert_allclose(total.loss, 1, rtol=1e-5)
+    assert not total.caveats
+
+
+def test_dense_outputs_are_right_where_all_positions_are():
+    x = jnp.asarray(RNG.uniform(size=(8, 3, 3, 2)), jnp.float32)
+    predict = lambda x: jnp.concatenate([x, 0.5 + 0 * x[..., :1]], -1)  # noqa: E731
+    y = jnp.argmax(predict(x), axis=-1)
+    y = y.at[:3, 0, 0].set((y[:3, 0, 0] + 1) % 3)
+    loss = lambda z, y: losses.cross_entropy(z, y).sum(axis=(1, 2))  # noqa: E731
+    result = _at(x, y, predict, loss=loss)
+    np.testing.assert_array_equal(result.correct, [False] * 3 + [True] * 5)
+    with pytest.raises(ValueError, match=r"shape \(8, 3, 3\) for 8 examples"):
+        _at(x, y, predict)
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        (jnp.zeros((23, 1), int), r"output has shape \(23, 3\), y \(23, 1\)"),
+        (jnp.zeros((23, 3), int), r"output has shape \(23, 3\), y \(23, 3\)"),
+        (jnp.zeros(10, int), r"x \(23, 4\), y \(10,\)"),
+        (jnp.zeros((), int), r"y \(\)"),
+        (jnp.zeros(23), "labels have dtype float"),
+        (jnp.zeros(23, bool), "labels have dtype bool"),
+    ],
+)
+def test_labels_that_do_not_fit_are_one_error_with_both_shapes(y, words):
+    with pytest.raises(ValueError, match=words):
+        _at(X, y, _predict)
+    with pytest.raises(ValueError, match=words):
+        jax.jit(lambda y: _at(X, y, _predict))(y)
+
+
+def test_outputs_of_one_column_and_labels_0_and_1_of_one_logit_are_refused():
+    with pytest.raises(ValueError, match=r"output has shape \(23, 1\), y \(23,\)"):
+        _at(X, Y, lambda x: x[:, :1], loss=lambda z, y: z[:, 0] * y)
+    with pytest.raises(ValueError, match=r"are \[0, 1\]: give -1 and 1"):
+        _at(X, (Y > 0).astype(int), lambda x: x[:, 0], loss=losses.logistic)
+
+
+def test_labels_that_are_no_class_are_wrong_and_shown():
+    y = Y.at[:2].set(jnp.array([7, -1]))
+    total = evaluate.summary(jax.jit(lambda y: _at(X, y, _predict))(y))
+    assert total.num_undefined == 2
+    assert any("not a number" in line for line in total.caveats)
+    signs = jnp.sign(X[:, 0]).astype(int).at[0].set(0).at[1].set(3)
+    result = jax.jit(lambda y: _at(X, y, lambda x: x[:, 0], loss=losses.logistic))(
+        signs
+    )
+    np.testing.assert_array_equal(result.correct, [False] * 2 + [True] * 21)
+    assert evaluate.summary(result).num_undefined == 2
+
+
+def _undefined_at_zero(x):
+    """Finite everywhere, with a gradient that is nan at the origin."""
+    length = jnp.linalg.norm(x[:, :2], axis=1)[:, None]
+    return jnp.stack([x.sum(1), 1 - x.sum(1)], 1) + 0 * length
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.3])
+def test_an_undefined_gradient_is_neither_robust_nor_broken_silently(eps):
+    x = jnp.tile(jnp.array([[0.0, 0.0, 0.9]]), (5, 1))
+    y = jnp.zeros(5, int)
+    total = evaluate.summary(_at(x, y, _undefined_at_zero, eps))
+    assert total.accuracy.value == 1
+    # The attack moves the third entry alone, which does not suffice: it says so.
+    assert total.robust_accuracy.value == 1
+    assert total.num_undefined == 5
+    assert any("not a number" in line for line in total.caveats)
+
+
+def test_a_model_behind_a_threshold_does_not_hide_an_undefined_gradient():
+    def predict(x):
+        z = jnp.where(x > 0.5, 1.0, 0.0) + 0 * jnp.linalg.norm(0 * x, axis=1)[:, None]
+        return jnp.stack([z.sum(1), 1.5 - z.sum(1)], 1)
+
+    x = jnp.full((5, 3), 0.9)
+    total = evaluate.summary(_at(x, jnp.zeros(5, int), predict, 0.05))
+    assert total.num_undefined == 5
+
+
+def test_an_attack_that_returns_nan_or_infinity_never_leaves_a_model_robust():
+    for bad in (jnp.nan, jnp.inf):
+
+        def attack(key, loss_fn, x, y, eps, bad=bad):
+            del key, eps
+            x_adv = x.at[:5, 0].set(bad)
+            return x_adv, AttackInfo(loss_fn(x_adv, y), jnp.zeros(len(x), bool))
+
+        threshold = lambda x: jnp.where(x > 0.5, 1.0, 0.0) @ W  # noqa: E731
+        y = jnp.argmax(threshold(X), axis=1)
+        result = _at(X, y, threshold, attack=attack)
+        np.testing.assert_array_equal(result.robust, [False] * 5 + [True] * 18)
+        np.testing.assert_array_equal(result.undefined, [True] * 5 + [False] * 18)
+
+
+def test_negative_radii_are_never_robust_and_are_shown():
+    total = evaluate.summary(_at(X, Y, _predict, -0.1))
+    assert total.robust_accuracy.value == 0
+    assert total.num_undefined == 23
+
+
+def test_inputs_outside_of_the_bounds_are_counted_beside_the_number():
+    """Images in 0..255 used to be clipped to [0, 1] without a word."""
+    x = 255 * jnp.abs(X)
+    y = jnp.argmax(_predict(x), axis=1)
+    total = evaluate.summary(_at(x, y, _predict, bounds=(0.0, 1.0)))
+    assert total.robust_accuracy.value == total.accuracy.value == 1
+    assert total.num_outside == 23
+    assert any("23 of 23 inputs lie outside" in line for line in total.caveats)
+
+
+def test_probabilities_in_place_of_logits_are_said():
+    soft = lambda x: jax.nn.softmax(_predict(x))  # noqa: E731
+    total = evaluate.summary(_at(X, Y, soft))
+    assert any("probabilities, not logits" in line for line in total.caveats)
+    assert not evaluate.summary(_at(X, Y, _predict)).caveats
+
+
+def test_zero_gradients_of_broken_points_are_not_counted():
+    """DLR is constant where the label is third: these points are broken already."""
+    result = _at(X, jnp.argmin(X @ W, axis=1), _predict, 0.1, losses.dlr)
+    assert not result.zero_grad.any()
+
+
+def test_lengths_that_differ_are_refused_wherever_rows_are_gathered(key):
+    with pytest.raises(ValueError, match=r"x \(23, 4\), y \(10,\)"):
+        evaluate.in_batches(_outcome, key, X, Y[:10], batch_size=20)
+    with pytest.raises(ValueError, match="5 keys for 23 examples"):
+        evaluate.in_batches(_outcome, jax.random.split(key, 5), X, Y, batch_size=20)
+    whole = _outcome(key, X, Y)
+    with pytest.raises(ValueError, match=r"\(23,\), \(4,\)"):
+        evaluate.worst_case(whole, jax.tree.map(lambda leaf: leaf[:4], whole))
+    with pytest.raises(ValueError, match="give one or more"):
+        evaluate.worst_case()
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_the_batch_size_changes_nothing_whatever_the_generator(impl):
+    key = jax.random.key(0, impl=impl)
+    parts = [
+        evaluate.in_batches(_outcome, key, X, Y, batch_size=size) for size in (4, 12)
+    ]
+    np.testing.assert_allclose(parts[0].robust_loss, parts[1].robust_loss, rtol=1e-5)
+
+
+def test_plain_input_is_welcome_in_batches(key):
+    run = lambda k, x, y: _outcome(k, jnp.asarray(x, jnp.float32), y)  # noqa: E731
+    found = evaluate.in_batches(run, key, np.asarray(X), Y.tolist(), batch_size=10)
+    expected = evaluate.in_batches(_outcome, key, X, Y, batch_size=10)
+    np.testing.assert_allclose(found.robust_loss, expected.robust_loss, rtol=1e-5)
+
+
+def test_targeted_attacks_have_a_success_rate_of_their_own(key):
+    """On a linear model, reached iff the gain of the step covers every gap."""
+    target = (Y + 1) % 3
+    strong = attacks.pgd(
+        norms.linf, num_steps=20, rel_step_size=0.2, keep_best=True, unroll=1
+    )
+    result = evaluate.targeted_outcome(
+        key, _predict, losses.margin, strong, X, target, 0.5
+    )
+    np.testing.assert_array_equal(result.already, jnp.argmax(X @ W, axis=1) == target)
+    assert (result.reached | ~result.already).all()
+    gaps = (X @ W)[jnp.arange(23)[:, None], target[:, None]] - X @ W
+    gains = 0.5 * jnp.abs(W.T[target][:, None] - W.T[None]).sum(axis=-1)
+    impossible = (gaps + gains < 0).any(axis=1)
+    assert impossible.any()
+    assert not (result.reached & impossible).any()
+    two_classes = _at(X, Y, _predict, 0.5, attack=strong)
+    assert (result.reached & ~result.already).sum() > 0
+    tried = ~np.asarray(result.already)
+    rate = result.success_rate()
+    assert rate.value == (result.reached & tried).sum() / tried.sum()
+    # To reach a wrong class is to be misclassified.
+    wrong = (target != Y) & result.reached & two_classes.correct
+    assert wrong.sum() > 0
+    with pytest.raises(ValueError, match="0 correct of 0"):
+        evaluate.targeted_outcome(
+            key, _predict, losses.margin, strong, X, jnp.argmax(X @ W, axis=1), 0.0
+        ).success_rate()

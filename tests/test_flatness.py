@@ -31,7 +31,7 @@ def network(key):
     y = jnp.arange(12) % 3
 
     def loss_fn(x, y):
-        return losses.cross_entropy(model.apply(params, stats, x, train=False)[0], y)
+        return losses.cross_entropy(model.predict(params, stats, x), y)
 
     return loss_fn, x, y
 
@@ -71,7 +71,7 @@ def test_peaks_of_logistic_and_linear_models_are_exact(name, problem, key):
 
         steepest, rise = found(radii)
         for i, eps in enumerate(RADII):
-            expected = exact(theta, x, y, eps, norm)
+            expected = exact(theta, norm, x, y, eps)
             np.testing.assert_allclose(steepest[i], expected.gradient_norm, rtol=1e-4)
             np.testing.assert_allclose(rise[i], expected.rise, rtol=1e-4, atol=1e-5)
 
@@ -91,7 +91,7 @@ def test_the_closed_forms_are_the_maxima_over_a_grid():
     for exact, f in cases.items():
         around = x + delta
         slopes = jax.vmap(jax.grad(lambda x, f=f: f(x[None])[0]))(around)
-        expected = exact(theta, x, y, eps, norms.linf)
+        expected = exact(theta, norms.linf, x, y, eps)
         np.testing.assert_allclose(
             expected.gradient_norm[0], jnp.abs(slopes).sum(axis=1).max(), rtol=1e-9
         )
@@ -121,9 +121,9 @@ def test_profiles_do_not_fall_and_start_at_the_centre(network, key):
         search = flatness.largest(
             norms.linf, num_steps=3, rel_step_size=0.5, num_starts=num_starts, unroll=1
         )
-        return jax.jit(search, static_argnums=1)
+        return jax.jit(lambda key, *rest: search(key, measure, *rest))
 
-    found = flatness.profile(jitted(1), key, measure, x, y, RADII)
+    found = flatness.profile(jitted(1), key, x, y, RADII)
     profile = found.value
     for i, eps in enumerate(RADII):
         assert jnp.abs(found.delta[i]).max() <= eps * (1 + 1e-6)
@@ -131,7 +131,7 @@ def test_profiles_do_not_fall_and_start_at_the_centre(network, key):
         np.testing.assert_allclose(at, profile[i], rtol=1e-4)
     assert (jnp.diff(profile, axis=0) >= 0).all()
     np.testing.assert_allclose(profile[0], measure(x, y), rtol=1e-5)
-    better = flatness.profile(jitted(8), key, measure, x, y, RADII).value
+    better = flatness.profile(jitted(8), key, x, y, RADII).value
     assert better[-1].mean() > profile[-1].mean()
     # The end of an attack on the loss as one start more.
     attack = attacks.pgd(norms.linf, num_steps=5, rel_step_size=0.25, unroll=1)
@@ -183,6 +183,6 @@ def test_edge_cases(network, key):
     with pytest.raises(ValueError, match="num_starts = -1: choose"):
         flatness.largest(norms.linf, num_steps=1, rel_step_size=1, num_starts=-1)
     with pytest.raises(ValueError, match="in increasing order"):
-        flatness.profile(_search(norms.linf), key, loss_fn, x, y, (0.1, 0.0))
+        flatness.profile(_search(norms.linf), key, x, y, (0.1, 0.0))
     with pytest.raises(ValueError, match="num_steps = -1"):
         flatness.largest(norms.linf, num_steps=-1, rel_step_size=1)

@@ -135,3 +135,44 @@ def test_second_derivatives_of_the_logistic_loss_keep_their_digits():
         exact = np.exp(-np.abs(np.asarray(z, float)))
         exact = exact / (1 + exact) ** 2
         np.testing.assert_allclose(second(z, jnp.float32(y)), exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize("labels", [[0.0, 1.0], [False, True]])
+def test_labels_are_integers_and_targets_are_not(labels):
+    for loss in (losses.cross_entropy, losses.margin):
+        with pytest.raises(ValueError, match="labels have dtype"):
+            loss(jnp.zeros((2, 3)), jnp.asarray(labels))
+    with pytest.raises(ValueError, match=r"y has dtype int\d+: the targets"):
+        losses.squared_error(jnp.zeros(2), jnp.array([0, 1]))
+
+
+@pytest.mark.parametrize("loss", [losses.logistic, losses.exponential])
+def test_what_is_no_sign_gives_nan(loss):
+    found = loss(jnp.ones(4), jnp.array([-1, 1, 0, 2]))
+    np.testing.assert_array_equal(jnp.isnan(found), [False, False, True, True])
+
+
+def test_masked_classes_do_not_count_and_have_finite_gradients():
+    """A logit of minus infinity leaves the loss of the other classes."""
+    masked, free = jnp.array([2.0, 1.0, -jnp.inf]), jnp.array([2.0, 1.0])
+    other, two = jnp.array([1.0, 1.5, -jnp.inf]), jnp.array([1.0, 1.5])
+    np.testing.assert_allclose(
+        losses.kl(masked, other), losses.kl(free, two), rtol=1e-6
+    )
+    for argument in (0, 1):
+        grad = jax.grad(losses.kl, argument)(masked, other)
+        expected = jax.grad(losses.kl, argument)(free, two)
+        np.testing.assert_allclose(grad, [*expected, 0], atol=1e-7)
+    assert jnp.isinf(losses.kl(jnp.array([2.0, 1.0, 0.0]), other))
+    label = jnp.array(0)
+    for loss in (losses.cross_entropy, losses.margin):
+        np.testing.assert_allclose(loss(masked, label), loss(free, label), rtol=1e-6)
+        grad, expected = jax.grad(loss)(masked, label), jax.grad(loss)(free, label)
+        np.testing.assert_allclose(grad, [*expected, 0], atol=1e-7)
+    batch = jnp.stack([masked, other])
+    assert jnp.isfinite(losses.kl(batch, batch[::-1])).all()
+
+
+def test_shapes_of_two_distributions_must_agree():
+    with pytest.raises(ValueError, match=r"logits_p has shape \(4, 3\), logits_q"):
+        losses.kl(jnp.zeros((4, 3)), jnp.zeros((1, 3)))

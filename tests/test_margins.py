@@ -28,8 +28,8 @@ def problem(key):
 @pytest.mark.parametrize("name", NORMS)
 def test_margins_of_a_linear_model_are_exact(name, problem, key):
     norm, (theta, x, y) = NORMS[name], problem
-    score = margins.score(lambda x: x @ theta + 0.1)
-    distance = margins.linear(theta, 0.1, x, y, norm)
+    score = margins.logit_margin(lambda x: x @ theta + 0.1)
+    distance = margins.linear(theta, 0.1, norm, x, y)
     for eps in (0.0, 0.1, 0.5):
         found = margins.adversarial(_pgd(norm))(key, score, x, y, eps)
         expected = (distance - eps) * norm.dual(theta)
@@ -39,9 +39,9 @@ def test_margins_of_a_linear_model_are_exact(name, problem, key):
 @pytest.mark.parametrize("name", NORMS)
 def test_the_boundary_of_a_linear_model_is_found_from_above(name, problem, key):
     norm, (theta, x, y) = NORMS[name], problem
-    score = margins.score(lambda x: x @ theta)
+    score = margins.logit_margin(lambda x: x @ theta)
     find = margins.boundary(_pgd(norm), norm, num_halvings=12)
-    found, exact = find(key, score, x, y, 2.0), margins.linear(theta, 0.0, x, y, norm)
+    found, exact = find(key, score, x, y, 2.0), margins.linear(theta, 0.0, norm, x, y)
     wrong, far = exact <= 0, exact > 2
     assert wrong.any()
     assert (~wrong & ~far).any()
@@ -59,10 +59,10 @@ def test_the_boundary_of_a_linear_model_is_found_from_above(name, problem, key):
 
 def test_proposition_3_1_holds_for_what_is_classified_correctly(problem, key):
     theta, x, y = problem
-    score = margins.score(lambda x: x @ theta)
+    score = margins.logit_margin(lambda x: x @ theta)
     eps = 0.1
     is_small = margins.adversarial(_pgd(norms.l2))(key, score, x, y, eps) < 0
-    distance = jnp.abs(margins.linear(theta, 0.0, x, y, norms.l2))
+    distance = jnp.abs(margins.linear(theta, 0.0, norms.l2, x, y))
     right = score(x, y) > 0
     np.testing.assert_array_equal(is_small[right], distance[right] < eps)
     # The others have a negative margin however far the boundary is.
@@ -73,10 +73,10 @@ def test_proposition_3_1_holds_for_what_is_classified_correctly(problem, key):
 def test_scores_of_classes_and_of_signs_agree(key):
     f = jax.random.normal(key, (10,))
     y = jnp.sign(f[::-1])
-    signs = margins.score(lambda x: x[:, 0])(f[:, None], y)
+    signs = margins.logit_margin(lambda x: x[:, 0])(f[:, None], y)
     logits = jnp.stack([jnp.zeros(10), f], axis=1)
     labels = (y > 0).astype(int)
-    classes = margins.score(lambda _: logits)(f[:, None], labels)
+    classes = margins.logit_margin(lambda _: logits)(f[:, None], labels)
     np.testing.assert_allclose(signs, classes, rtol=1e-6)
     expected = -losses.margin(logits, labels)
     np.testing.assert_allclose(classes, expected)
@@ -86,8 +86,8 @@ def test_margins_of_a_network_fall_with_the_radius(key):
     model = models.make("mlp", num_classes=3, hidden=(16,))
     x = jax.random.uniform(key, (10, 4))
     params, stats = model.init(key, x)
-    score = margins.score(lambda x: model.apply(params, stats, x, train=False)[0])
-    y = jnp.argmax(model.apply(params, stats, x, train=False)[0], axis=1)
+    score = margins.logit_margin(lambda x: model.predict(params, stats, x))
+    y = jnp.argmax(model.predict(params, stats, x), axis=1)
     of = margins.adversarial(_pgd(norms.linf, keep_best=True))
     values = jax.vmap(lambda eps: of(key, score, x, y, eps))(jnp.array([0, 0.1, 0.3]))
     np.testing.assert_allclose(values[0], score(x, y), atol=1e-6)

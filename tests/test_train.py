@@ -73,7 +73,7 @@ def test_regression_has_no_accuracy():
     _, metrics = step(
         train.create(jax.random.key(0), model, TX, X), Batch(X, X[:, 0]), 0.0
     )
-    assert sorted(metrics) == ["loss", "objective", "zero_grad"]
+    assert sorted(metrics) == ["loss", "objective", "undefined_grad", "zero_grad"]
 
 
 def test_scanned_and_looped_runs_agree():
@@ -197,10 +197,10 @@ def test_inputs_are_prepared_with_a_key_of_their_own():
         return 2 * x
 
     state = _state()
-    prepared, _ = train.prepared(STEP, prepare)(state, DATA, 0.3)
+    prepared, _ = train.preprocessed(STEP, prepare)(state, DATA, 0.3)
     doubled, _ = STEP(state, Batch(2 * X, Y), 0.3)
     chex.assert_trees_all_equal(_plain(prepared), _plain(doubled))
-    train.prepared(STEP, prepare)(prepared, DATA, 0.3)
+    train.preprocessed(STEP, prepare)(prepared, DATA, 0.3)
     attack_key = jax.random.fold_in(state.key, 0)
     assert len({str(key) for key in seen}) == 2
     assert jax.random.key_data(attack_key).tolist() not in seen
@@ -246,12 +246,13 @@ def test_batch_statistics_are_those_of_the_batch_whatever_the_averages():
     )
     # At them, evaluation and training mode agree but for the unbiased variance.
     train_mode, _ = model.apply(params, batch_stats, x, train=True)
-    eval_mode, _ = model.apply(params, found, x, train=False)
+    eval_mode = model.predict(params, found, x)
     np.testing.assert_allclose(eval_mode, train_mode, rtol=0.05, atol=0.05)
 
 
 def test_batch_statistics_do_not_depend_on_the_weight_of_the_average():
-    def apply(params, stats, x, *, train, weight):
+    def apply(params, stats, x, *, train, weight, key=None):
+        del key
         batch = {"mean": jnp.mean(x, axis=0)}
         new = jax.tree.map(lambda a, b: (1 - weight) * a + weight * b, stats, batch)
         return x * params, new if train else stats
@@ -263,3 +264,181 @@ def test_batch_statistics_do_not_depend_on_the_weight_of_the_average():
         found = train.batch_statistics(model, 1.0, stats, x)
         np.testing.assert_allclose(found["mean"], np.mean(x, axis=0), rtol=1e-4)
     assert train.batch_statistics(MODEL, _state().params, {}, X) == {}
+
+
+# What used to be silently wrong -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "dispatch", [train.scanned, train.looped, lambda step: jax.jit(train.scanned(step))]
+)
+def test_nothing_of_the_caller_is_consumed(dispatch):
+    """Parameters, keys and statistics serve a second run, at another radius."""
+    params, stats = MODEL.init(jax.random.key(0), X[:1])
+    key, run = jax.random.key(1), dispatch(STEP)
+    first, again = (
+        run(train.restart(key, params, stats, TX), DATA, INDICES, 0.1) for _ in range(2)
+    )
+    chex.assert_trees_all_equal(_plain(first[0]), _plain(again[0]))
+    for leaf in jax.tree.leaves((params, stats, jax.random.key_data(key), DATA)):
+        assert not leaf.is_deleted()
+
+
+@pytest.mark.parametrize("mode", ["loop", "scan"])
+def test_no_way_of_dispatching_consumes_the_states(mode):
+    states = jax.vmap(lambda key: train.create(key, MODEL, TX, X[:1]))(
+        jax.random.split(jax.random.key(0), 2)
+    )
+    run = train.dispatched(STEP, mode)
+    args = (states, DATA, jnp.stack([INDICES] * 2), jnp.array([0.0, 0.1]))
+    first, again = run(*args), run(*args)
+    chex.assert_trees_all_equal(_plain(first[0]), _plain(again[0]))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(_plain(states)))
+
+
+@pytest.mark.parametrize("dispatch", [train.scanned, train.looped])
+def test_indices_that_are_no_examples_are_refused_where_they_are_known(dispatch):
+    run = dispatch(STEP)
+    for index in (-1, 20):
+        with pytest.raises(ValueError, match="there are 20 examples, from 0"):
+            run(_state(), DATA, INDICES.at[0, 0].set(index), 0.1)
+    with pytest.raises(ValueError, match=r"x \(20, 5\), y \(10,\)"):
+        run(_state(), DATA._replace(y=Y[:10]), INDICES, 0.1)
+    with pytest.raises(ValueError, match=r"the batch is a tuple: give types\.Batch"):
+        run(_state(), (X, Y), INDICES, 0.1)
+
+
+def test_a_traced_index_that_is_no_example_shows():
+    run = jax.jit(train.scanned(STEP))
+    _, metrics = run(_state(), DATA, INDICES.at[1, 0].set(20), 0.1)
+    np.testing.assert_array_equal(jnp.isnan(metrics["loss"]), [False, True, True])
+    images = Batch(jnp.zeros((20, 5), jnp.uint8), Y)
+    as_float = train.preprocessed(STEP, lambda key, x: x / 255)
+    _, metrics = jax.jit(train.scanned(as_float))(
+        _state(), images, INDICES.at[1, 0].set(20), 0.1
+    )
+    assert jnp.isnan(metrics["loss"][1])
+
+
+def test_runs_are_of_one_number():
+    states = jax.vmap(lambda key: train.create(key, MODEL, TX, X[:1]))(
+        jax.random.split(jax.random.key(0), 3)
+    )
+    for mode in ("loop", "scan"):
+        with pytest.raises(ValueError, match=r"eps \(2,\)"):
+            train.dispatched(STEP, mode)(
+                states, DATA, jnp.stack([INDICES] * 3), jnp.array([0.0, 0.1])
+            )
+
+
+def test_accuracy_is_that_of_the_one_judge():
+    """Labels ``[n, 1]`` used to give 0.5 for 1.0, and one logit no accuracy at all."""
+    w = jnp.array([1.0, -1.0, 0.5, 2.0, 0.0])
+    model = models.from_function(lambda key, x: w, lambda w, x: x @ w)
+    signs = jnp.sign(X @ w).astype(int)
+    step = train.make_step(objectives.standard(model, losses.logistic), TX)
+    state = train.create(jax.random.key(0), model, TX, X)
+    _, metrics = step(state, Batch(X, signs), 0.0)
+    assert metrics["accuracy"] == 1.0
+    # With labels of another shape there is no accuracy, but one error.
+    with pytest.raises(ValueError, match=r"\(20,\), y \(20, 1\); make them equal"):
+        step(state, Batch(X, signs[:, None]), 0.0)
+    of_columns = models.from_function(lambda key, x: w, lambda w, x: x[:, :2] * w[0])
+    mean = lambda z, y: jnp.mean((z - y) ** 2, axis=1)  # noqa: E731
+    step = train.make_step(objectives.standard(of_columns, mean), TX)
+    with pytest.raises(ValueError, match=r"output has shape \(20, 2\), y \(20, 1\)"):
+        step(
+            train.create(jax.random.key(0), of_columns, TX, X),
+            Batch(X, signs[:, None]),
+            0.0,
+        )
+
+
+def test_flags_of_the_attack_are_metrics():
+    bounded = attacks.fgsm(norms.linf, bounds=(-1.0, 1.0))
+    objective = objectives.adversarial(MODEL, losses.cross_entropy, bounded)
+    _, metrics = train.make_step(objective, TX)(_state(), DATA, 0.1)
+    outside = (jnp.abs(X) > 1).any(axis=1).mean()
+    assert 0 < outside < 1
+    np.testing.assert_allclose(metrics["outside"], outside)
+
+    def norm_at_zero(x):
+        return x @ jnp.ones((5, 3)) + jnp.linalg.norm(0 * x[:, :1], axis=1)[:, None]
+
+    model = models.from_function(lambda key, x: {}, lambda _, x: norm_at_zero(x))
+    objective = objectives.adversarial(
+        model, losses.cross_entropy, attacks.fgsm(norms.l2)
+    )
+    state = train.create(jax.random.key(0), model, TX, X)
+    _, metrics = train.make_step(objective, TX)(state, DATA, 0.1)
+    assert metrics["undefined_grad"] == 1
+    assert jnp.isfinite(metrics["loss"])
+
+
+OPTIMISERS = {
+    "reduce on plateau": lambda: optax.chain(
+        optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=2)
+    ),
+    "line search": lambda: optax.chain(
+        optax.sgd(1.0),
+        optax.scale_by_backtracking_linesearch(max_backtracking_steps=10),
+    ),
+    "lbfgs": lambda: optax.lbfgs(),
+    "inside multi_transform": lambda: optax.multi_transform(
+        {"all": optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau())},
+        lambda params: jax.tree.map(lambda _: "all", params),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_optimisers_with_extra_arguments_train(name):
+    tx = OPTIMISERS[name]()
+    step = train.make_step(objectives.standard(MODEL, losses.cross_entropy), tx)
+    state = train.create(jax.random.key(0), MODEL, tx, X[:1])
+    everything = jnp.tile(jnp.arange(20), (6, 1))
+    state, metrics = jax.jit(train.scanned(step))(state, DATA, everything, 0.0)
+    assert (jnp.diff(metrics["objective"]) < 0).all()
+
+
+def test_statistics_that_are_no_numbers_are_taken_as_they_are():
+    """Counters and keys, as NNX keeps them for dropout."""
+    key = jax.random.key(7)
+
+    def apply(params, stats, x, *, train, key=None):
+        del key
+        mean = 0.9 * stats["mean"] + 0.1 * jnp.mean(x, axis=0)
+        moved = {"mean": mean, "count": stats["count"] + 1, "key": stats["key"]}
+        return x * params, moved if train else stats
+
+    stats = {"mean": jnp.zeros(5), "count": jnp.zeros((), jnp.uint32), "key": key}
+    found = train.batch_statistics(Model(None, apply), 1.0, stats, X)
+    np.testing.assert_allclose(found["mean"], X.mean(axis=0), rtol=1e-4, atol=1e-6)
+    assert found["count"].dtype == jnp.uint32
+    assert found["key"] == key
+
+
+@pytest.mark.usefixtures("x64")
+def test_double_precision_keeps_every_dtype_through_a_scan():
+    import flax.linen as nn
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train=False):
+            x = nn.BatchNorm(use_running_average=not train)(nn.Dense(4)(x))
+            return nn.Dense(3)(nn.tanh(x))
+
+    model = models.from_linen(Net())
+    step = train.make_step(objectives.standard(model, losses.cross_entropy), TX)
+    for dtype in (jnp.float32, jnp.float64):
+        state = train.create(jax.random.key(0), model, TX, X[:1].astype(dtype))
+        after, _ = train.scanned(step)(state, Batch(X.astype(dtype), Y), INDICES, 0.0)
+        chex.assert_trees_all_equal_dtypes(_plain(state), _plain(after))
+
+
+def test_plain_input_is_welcome():
+    plain = Batch(np.asarray(X, np.float64), np.asarray(Y, np.int64))
+    indices = np.asarray(INDICES).tolist()
+    found, _ = train.looped(STEP)(_state(), plain, np.asarray(indices), np.float64(0.1))
+    expected, _ = train.looped(STEP)(_state(), DATA, INDICES, 0.1)
+    chex.assert_trees_all_close(_plain(found), _plain(expected), atol=1e-6)

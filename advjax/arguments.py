@@ -1,0 +1,135 @@
+"""Checks of what a caller passes: counts, norms, boxes, and lengths that must agree.
+
+Mistakes that are known before anything is computed raise ``ValueError`` with the
+argument's name, its value, and what to give instead.
+"""
+
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advjax.types import Array
+
+__all__ = [
+    "Bounds",
+    "bounds",
+    "count",
+    "equal_lengths",
+    "floating",
+    "is_known",
+    "number",
+    "one_of",
+    "scalars",
+    "single",
+]
+
+Bounds = tuple[Array | float, Array | float]
+"""(low, high) of valid inputs: scalars, or arrays that broadcast against an example."""
+
+
+def count(name: str, value: Any, least: int = 1) -> int:
+    """``value`` as an ``int``; NumPy integers are welcome.
+
+    Raises:
+        ValueError: unless it is an integer of at least ``least``.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least or isinstance(value, bool | np.bool_):
+        msg = f"{name} = {value!r}: choose an integer of at least {least}"
+        raise ValueError(msg)
+    return number
+
+
+def number(name: str, value: Any, least: float = 0.0) -> Any:
+    """``value`` itself, which may be traced.
+
+    Raises:
+        ValueError: for a number that is known, and nan or below ``least``.
+    """
+    if is_known(value) and not np.all(np.asarray(value) >= least):
+        msg = f"{name} = {value!r}: choose a number of at least {least:g}"
+        raise ValueError(msg)
+    return value
+
+
+def one_of(name: str, value: Any, choices: dict[str, Any]) -> None:
+    """Checks that ``value`` is one of some objects, by identity.
+
+    Raises:
+        ValueError: with the names of the choices.
+    """
+    if not any(value is choice for choice in choices.values()):
+        msg = f"{name} = {value!r}: choose {' or '.join(choices)}"
+        raise ValueError(msg)
+
+
+def bounds(value: Any) -> Bounds | None:
+    """``(low, high)``, or None for no bounds.
+
+    Entries may be infinite. Arrays broadcast against one example.
+
+    Raises:
+        ValueError: for anything but a pair, and where ``low`` is above ``high`` or one
+            of them is nan, unless they are traced.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        msg = f"bounds = {value!r}: give a pair (low, high), or None"
+        raise ValueError(msg)
+    low, high = value
+    known = is_known(low) and is_known(high)
+    if known and not np.all(np.asarray(low) <= np.asarray(high)):
+        msg = f"bounds = {value!r}: choose low ≤ high, and no nan"
+        raise ValueError(msg)
+    return low, high
+
+
+def equal_lengths(**arrays: Any) -> int:
+    """The length of the first axis that all arrays share.
+
+    Raises:
+        ValueError: with every name and shape, where they differ.
+    """
+    shapes = {name: np.shape(array) for name, array in arrays.items()}
+    lengths = {shape[:1] for shape in shapes.values()}
+    if len(lengths) != 1 or () in lengths:
+        described = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        msg = f"shapes {described}: give one entry of each for every example"
+        raise ValueError(msg)
+    return lengths.pop()[0]
+
+
+def scalars(**values: Any) -> None:
+    """Checks that every value is one number, which may be traced.
+
+    Raises:
+        ValueError: with the name and shape of one that is not.
+    """
+    for name, value in values.items():
+        if np.shape(value) != ():
+            msg = f"{name} has shape {np.shape(value)}: give one number, and vmap"
+            raise ValueError(msg)
+
+
+def floating(x: Any) -> Array:
+    """``x`` as an array of jax, with integers in jax's default floating point."""
+    x = jnp.asarray(x)
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
+
+
+def single(x: Array) -> Array:
+    """``x`` in float32 at least, whatever jax's promotion of types is set to."""
+    x = jnp.asarray(x)
+    return x.astype(x.dtype if x.dtype == jnp.float64 else jnp.float32)
+
+
+def is_known(value: Any) -> bool:
+    """Whether a value can be looked at, which a traced one cannot."""
+    return not isinstance(value, jax.core.Tracer)
