@@ -281,7 +281,7 @@ def test_logits_are_those_of_an_explicit_forward_pass(name):
     @jax.jit
     def outputs(x):
         def predict(x):
-            return model.apply(*variables, x, train=False)[0]
+            return model.predict(*variables, x)
 
         logits, pullback = jax.vjp(predict, x)
         return logits, pullback(jnp.ones_like(logits).at[:, 1:].set(0.0))[0]
@@ -309,8 +309,8 @@ def test_normalisation_inside_is_normalisation_outside():
     x = _images(CIFAR)
     variables = inside.init(jax.random.key(0), x)
     mean, std = (jnp.reshape(jnp.array(v), (1, 1, 1, 3)) for v in constants.values())
-    logits, _ = inside.apply(*variables, x, train=False)
-    expected, _ = plain.apply(*variables, (x - mean) / std, train=False)
+    logits = inside.predict(*variables, x)
+    expected = plain.predict(*variables, (x - mean) / std)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -328,8 +328,8 @@ def test_small_images_are_padded_before_the_normalisation():
     variables = padding.init(jax.random.key(0), x)
     padded = jnp.pad(x, [(0, 0), (2, 2), (2, 2), (0, 0)])
     np.testing.assert_array_equal(
-        padding.apply(*variables, x, train=False)[0],
-        plain.apply(*variables, padded, train=False)[0],
+        padding.predict(*variables, x),
+        plain.predict(*variables, padded),
     )
 
 
@@ -386,7 +386,7 @@ def test_the_activation_is_an_option():
 
     def outputs(model):
         def total(x):
-            logits = model.apply(*variables, x, train=False)[0]
+            logits = model.predict(*variables, x)
             return jnp.sum(logits), logits
 
         return jax.jit(jax.grad(total, has_aux=True))(x)

@@ -2,7 +2,7 @@
 
     model = models.make("mlp", num_classes=10, hidden=(128,))
     params, batch_stats = model.init(key, x)
-    logits, _ = model.apply(params, batch_stats, x, train=False)
+    logits = model.predict(params, batch_stats, x)
 
 Images are ``[n, h, w, c]`` with entries in [0, 1], normalised inside the network:
 
@@ -11,16 +11,22 @@ Images are ``[n, h, w, c]`` with entries in [0, 1], normalised inside the networ
     )
 
 To attack a trained network no adapter is needed: any ``predict(x)`` makes a loss
-``lambda x, y: losses.cross_entropy(predict(x), y)``. The adapters are for training.
+``lambda x, y: losses.cross_entropy(predict(x), y)``. The adapters are for training:
+
+    models.from_linen(Net(), mode="is_train")
+    models.from_nnx(lambda rngs: Net(rngs))
+    models.from_equinox(lambda key: Net(key))
+    models.from_function(init, predict)
 """
 
 import dataclasses
 import difflib
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 
-from advjax.models.adapters import from_function, from_linen, from_nnx
 from advjax.models.cnn import (
     VGG11,
     AlexNet,
@@ -30,9 +36,13 @@ from advjax.models.cnn import (
     ResCNN,
     WongCNN,
 )
+from advjax.models.equinox import equinox_state, from_equinox
+from advjax.models.functions import from_function
 from advjax.models.layers import kaiming_normal, relu_softplus, torch_uniform
-from advjax.models.memorizing import Memorizing, levels, memorizing_params
+from advjax.models.linen import from_linen
+from advjax.models.memorizing import Memorizing
 from advjax.models.mlp import MLP
+from advjax.models.nnx import from_nnx, nnx_state
 from advjax.models.preact import PreActResNet, WideResNet34
 from advjax.models.resnet import Bottleneck, ResNet, ResNet9
 from advjax.types import Model
@@ -41,13 +51,14 @@ __all__ = [
     "MLP",
     "NORMALISATION",
     "Memorizing",
+    "equinox_state",
+    "from_equinox",
     "from_function",
     "from_linen",
     "from_nnx",
-    "levels",
     "make",
-    "memorizing_params",
     "module",
+    "nnx_state",
     "relu_softplus",
 ]
 
@@ -63,7 +74,7 @@ NORMALISATION = {
 
 _bias_free_mlp = partial(MLP, use_bias=False, kernel_init=kaiming_normal)
 
-_CONSTRUCTORS = {
+_CONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
     "alexnet": AlexNet,
     "cnn3": partial(PlainCNN, widths=(16, 32)),
     "cnn4": partial(PlainCNN, widths=(16, 32, 64)),
@@ -90,7 +101,7 @@ _CONSTRUCTORS = {
 }
 
 
-def make(name: str, *, num_classes: int, **options) -> Model:
+def make(name: str, *, num_classes: int, **options: Any) -> Model:
     """The network called ``name``; ``options`` are attributes of its linen module.
 
     Raises:
@@ -99,8 +110,8 @@ def make(name: str, *, num_classes: int, **options) -> Model:
     return from_linen(module(name, num_classes=num_classes, **options))
 
 
-def module(name: str, *, num_classes: int, **options) -> nn.Module:
-    """As ``make``, the linen module itself, to be a part of another one."""
+def module(name: str, *, num_classes: int, **options: Any) -> nn.Module:
+    """Like ``make``, but returns the linen module, for use inside another module."""
     if name not in _CONSTRUCTORS:
         raise ValueError(f"model = {name!r}: {_choose(name, _CONSTRUCTORS)}")
     constructor = _CONSTRUCTORS[name]

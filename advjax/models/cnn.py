@@ -1,10 +1,11 @@
 """Convolutional networks without batch normalisation or shortcuts.
 
-Activations directly before a pooling are taken after it: they do not decrease, so that
-nothing changes, and there they are a quarter as many.
+An activation directly before a pooling is applied after it, to a quarter as many
+entries: activations do not decrease, so the result is the same.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ class WongCNN(Network, kw_only=True):
     """The MNIST network of Wong et al. (2020): two strided convolutions, one layer.
 
     Attributes:
-        width: of the hidden layer after the convolutions.
+        width: units of the hidden layer after the convolutions.
     """
 
     width: int = 100
@@ -40,7 +41,7 @@ class LeNet5(Network, kw_only=True):
     """AdverTorch's MNIST network: 3×3 convolutions and pooling, twice, and one layer.
 
     Attributes:
-        width: of the hidden layer after the convolutions.
+        width: units of the hidden layer after the convolutions.
     """
 
     width: int = 200
@@ -162,13 +163,16 @@ class VGG11(Network, kw_only=True):
         return Dense(self.num_classes, **_VGG_DENSE)(x)
 
 
-_ZERO_BIAS = {"bias_init": nn.initializers.zeros}
-_VGG_CONV = {"kernel_init": kaiming_normal_fan_out, **_ZERO_BIAS}
-_VGG_DENSE = {"kernel_init": kaiming_normal, **_ZERO_BIAS}
+_ZERO_BIAS = nn.initializers.zeros
+_VGG_CONV: dict[str, Any] = {
+    "kernel_init": kaiming_normal_fan_out,
+    "bias_init": _ZERO_BIAS,
+}
+_VGG_DENSE: dict[str, Any] = {"kernel_init": kaiming_normal, "bias_init": _ZERO_BIAS}
 
 
 def _free_conv(width, stride=1):
-    options = {"use_bias": False, "kernel_init": kaiming_normal}
+    options: dict[str, Any] = {"use_bias": False, "kernel_init": kaiming_normal}
     return Conv(width, 3, stride=stride, padding=1, **options)
 
 

@@ -52,26 +52,27 @@ def _output_side(x, kernel, stride, padding):
 def _by_patches(x, kernel, stride, padding):
     """One matrix product over patches.
 
-    For outputs of 2×2 and less, which XLA on CPU convolves 70 times slower. Elsewhere
-    it is no loss: so small an output is a matrix product to any library.
+    For outputs of at most 2×2, for which XLA's convolution on CPU is 70 times slower.
+    On other devices nothing is lost, since so small an output is a matrix product there
+    too.
     """
     h, w = _output_side(x, kernel, stride, padding)
     x = jnp.pad(x, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
     rows, columns, _, features = kernel.shape
-    patches = [
+    windows = [
         x[:, i : i + stride * h : stride, j : j + stride * w : stride]
         for i in range(rows)
         for j in range(columns)
     ]
-    patches = jnp.concatenate(patches, axis=-1)
+    patches = jnp.concatenate(windows, axis=-1)
     return patches @ jnp.reshape(kernel, (-1, features))
 
 
 def max_pool(x: Array, size: int = 2) -> Array:
     """Maxima over windows ``[size, size]`` with stride ``size``, as PyTorch's.
 
-    Rows and columns that fill no window are dropped. The gradient of a tied maximum is
-    divided among the entries that attain it, equally if all four of ``[2, 2]`` do.
+    Rows and columns that do not fill a window are dropped. The gradient of a tied
+    maximum is divided among the entries that attain it, equally if all four do.
     """
     n, h, w, c = x.shape
     x = x[:, : h // size * size, : w // size * size]
@@ -84,8 +85,8 @@ def max_pool(x: Array, size: int = 2) -> Array:
 def relu_softplus(x: Array) -> Array:
     """max(x, 0), with the derivative sigmoid(10 x) of log(1 + exp(10 x))/10.
 
-    The hybrid of Xie et al. (2020): the forward pass of ReLU, and in the backward pass
-    a softplus. Higher derivatives are those of the sigmoid.
+    The hybrid of Xie et al. (2020): ReLU in the forward pass, softplus in the backward
+    pass. Higher derivatives are those of the sigmoid.
     """
     return _relu_softplus(x)
 
@@ -104,7 +105,7 @@ class Conv(nn.Module):
         padding: zeros on each of the four sides.
         use_bias: whether to add a bias.
         kernel_init: initialiser of the kernel.
-        bias_init: that of the bias; None is PyTorch's, U(±1/√fan_in).
+        bias_init: initialiser of the bias; None for PyTorch's, U(±1/√fan_in).
     """
 
     features: int
@@ -169,7 +170,7 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
 
     @nn.compact
-    def __call__(self, x, *, train: bool):
+    def __call__(self, x: Array, *, train: bool) -> Array:
         """``x`` standardised, scaled and shifted.
 
         Raises:

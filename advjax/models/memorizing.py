@@ -15,6 +15,16 @@ import jax.numpy as jnp
 from advjax.models.layers import channels
 from advjax.types import Array
 
+__all__ = [
+    "Memorizing",
+    "gate",
+    "levels",
+    "linf_distance",
+    "params",
+    "product",
+    "square",
+]
+
 
 class Memorizing(nn.Module):
     """f_adv of a clean network, of maxima, soft indicators and products of ReLUs.
@@ -77,7 +87,7 @@ class Memorizing(nn.Module):
         return indicators @ targets + gated
 
 
-def memorizing_params(clean: Any, centres: Array, targets: Array) -> dict[str, Any]:
+def params(clean: Any, centres: Array, targets: Array) -> dict[str, Any]:
     """Parameters of ``Memorizing`` from those of the clean network.
 
     ``centres[m, ...]`` and ``targets[m, k]`` are as of ``memorization.classifier``.

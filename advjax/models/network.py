@@ -1,4 +1,4 @@
-"""What all networks share: normalisation of the input, dtype and output layer."""
+"""The base of all networks: normalisation of the input, dtype and output layer."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,16 +13,16 @@ from advjax.types import Array
 class Network(nn.Module, kw_only=True):
     """Base of the networks: ``x[n, ...] -> logits[n, num_classes]``.
 
-    A network defines ``features``, and ``head`` where its output layer is a special
-    one. Logits are float32 at least, and so is the arithmetic of the output layer.
+    A network defines ``features``, and ``head`` if its output layer is not a plain
+    ``Dense``. Logits, and the arithmetic of the output layer, are at least float32.
 
     Attributes:
         num_classes: width of the output.
         activation: the non-linearity, entry by entry.
-        dtype: of the computation; None is that of the input, float32 at least.
-            Parameters are float32 in any case.
-        mean: of the input's channels, subtracted first.
-        std: of the input's channels, by which the difference is divided.
+        dtype: dtype of the computation; None for that of the input, at least float32.
+            Parameters are always float32.
+        mean: mean of each input channel, subtracted first.
+        std: standard deviation of each input channel, which divides the difference.
         min_size: side to which smaller images are padded with zeros, equally on all
             sides and before the normalisation.
     """
@@ -35,7 +35,7 @@ class Network(nn.Module, kw_only=True):
     min_size: int = 0
 
     @nn.compact
-    def __call__(self, x, *, train: bool = False):
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
         """The logits.
 
         Raises:

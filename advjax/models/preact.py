@@ -65,7 +65,7 @@ class PreActBlock(nn.Module):
 
     Attributes:
         width: channels.
-        stride: of the first convolution.
+        stride: stride of the first convolution.
         activation: the non-linearity.
         kernel_init: initialiser of the kernels.
     """
@@ -76,7 +76,7 @@ class PreActBlock(nn.Module):
     kernel_init: Initializer
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: Array, train: bool) -> Array:
         """The block's output."""
         active = self.activation(BatchNorm()(x, train=train))
         y = _conv(self.width, self.kernel_init, stride=self.stride)(active)

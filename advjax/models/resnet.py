@@ -21,7 +21,7 @@ class BasicBlock(nn.Module):
 
     Attributes:
         width: channels.
-        stride: of the first convolution.
+        stride: stride of the first convolution.
         activation: the non-linearity.
     """
 
@@ -30,7 +30,7 @@ class BasicBlock(nn.Module):
     activation: Callable[[Array], Array]
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: Array, train: bool) -> Array:
         """The block's output."""
         y = self.activation(_conv_bn(x, train, self.width, stride=self.stride))
         y = _conv_bn(y, train, self.width)
@@ -42,7 +42,7 @@ class Bottleneck(nn.Module):
 
     Attributes:
         width: channels of the first two convolutions.
-        stride: of the 3×3 convolution.
+        stride: stride of the 3×3 convolution.
         activation: the non-linearity.
     """
 
@@ -51,7 +51,7 @@ class Bottleneck(nn.Module):
     activation: Callable[[Array], Array]
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: Array, train: bool) -> Array:
         """The block's output."""
         y = self.activation(_conv_bn(x, train, self.width, size=1))
         y = self.activation(_conv_bn(y, train, self.width, stride=self.stride))
@@ -93,7 +93,7 @@ class ResNet9(Network, kw_only=True):
     bias, are multiplied by 1/8.
 
     Attributes:
-        width: channels of the first layer; the others have 2, 4 and 8 times as many.
+        width: channels of the first layer; later ones have 2, 4 and 8 times as many.
     """
 
     width: int = 64
