@@ -8,7 +8,10 @@ Everything is a pure function of arrays. Modules are imported by name, as in
 | `types` | the contracts on one page; read this first |
 | `norms` | the l1, l2 and linf balls, for one example |
 | `losses` | per-example losses |
+| `criteria` | which outputs are right, and what an attack is after |
 | `attacks` | fgsm, pgd, best_of, smooth: factories of attacks |
+| `regions` | balls and boxes: where an attack may go |
+| `arguments` | checks of what a caller passes |
 | `objectives` | what training minimises: standard, adversarial, TRADES, MART |
 | `penalties` | which parameters a penalty takes, and LASSO with exact zeros |
 | `linear` | linear regression under attack: closed forms, risks, the optimum |
@@ -22,7 +25,8 @@ Everything is a pure function of arrays. Modules are imported by name, as in
 | `train` | the state, the step, and two ways of dispatching steps |
 | `evaluate` | clean and robust accuracy and loss, with intervals |
 | `curves` | curves of low loss between two networks, and their plane |
-| `spectrum` | eigenpairs, traces and densities of Hessians, from their products |
+| `hessians` | products with Hessians, of one input or over a data set |
+| `spectrum` | eigenpairs, traces and densities of matrices, from their products |
 | `dynamics` | ascent without normalisation, its closed form, fixed gates |
 | `flatness` | the largest gradient and rise of a loss around an example |
 | `margins` | distances to the decision boundary, and who is close to it |

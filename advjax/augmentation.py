@@ -5,16 +5,28 @@ of the batch; ``[n]`` keys, one per example, are taken as well. Shapes and dtype
 kept. Attacks come after augmentation: ``eps`` bounds what is added to its result.
 """
 
-from collections.abc import Callable
+from typing import Protocol
 
-import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from advjax import arguments
 from advjax.types import Array, Key, example_keys
 
-Augmentation = Callable[[Key, Array], Array]
-"""``(key, x[n, h, w, c]) -> x[n, h, w, c]``, a pure function."""
+__all__ = ["Augmentation", "chain", "crop", "flip", "identity", "rotate", "standard"]
+
+
+class Augmentation(Protocol):
+    """A random transformation of a batch of images."""
+
+    def __call__(self, key: Key, x: Array, /) -> Array:
+        """``(key, x[n, h, w, c]) -> x[n, h, w, c]``, in the same dtype.
+
+        Raises:
+            ValueError: for images of other axes, and for another number of keys than of
+                images.
+        """
 
 
 def identity(key: Key, x: Array) -> Array:
@@ -34,9 +46,7 @@ def crop(pad: int, mode: str) -> Augmentation:
     Raises:
         ValueError: for a negative ``pad`` or an unknown mode.
     """
-    if pad < 0:
-        msg = f"pad = {pad}: choose at least 0"
-        raise ValueError(msg)
+    pad = arguments.count("pad", pad, least=0)
     if mode not in ("reflect", "constant"):
         msg = f"mode = {mode!r}: choose 'reflect' or 'constant'"
         raise ValueError(msg)
@@ -95,7 +105,7 @@ def _rotated(image: Array, angle: Array) -> Array:
     down, right = down[:, None], right[None, :]
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     source = (cos * down + sin * right, cos * right - sin * down)
-    # Around the image lies one ring of zeros, which stands for all that is beyond it.
+    # The image is surrounded by one ring of zeros, for everything beyond it.
     row, column = (
         jnp.clip(jnp.floor(at + length / 2).astype(jnp.int32) + 1, 0, length + 1)
         for at, length in zip(source, size, strict=True)
@@ -104,7 +114,7 @@ def _rotated(image: Array, angle: Array) -> Array:
 
 
 def chain(*augmentations: Augmentation) -> Augmentation:
-    """One augmentation after the other, with independent keys."""
+    """Applies one augmentation after the other, with independent keys."""
 
     def augment(key: Key, x: Array) -> Array:
         keys = _keys(key, x)
@@ -116,7 +126,7 @@ def chain(*augmentations: Augmentation) -> Augmentation:
 
 
 def standard(dataset: str) -> Augmentation:
-    """What the literature trains on a data set with, by its name in ``data.load``.
+    """The literature's augmentation of a data set, by its name in ``data.load``.
 
     "cifar10": reflected crops of 4 pixels, flips. "cifar100": crops of 4 pixels with
     zeros, flips, rotations by up to 15°. "svhn_cropped", "mnist" and "digits": nothing.
@@ -134,7 +144,9 @@ def standard(dataset: str) -> Augmentation:
 
 
 def _keys(key: Key, x: Array) -> Key:
-    chex.assert_rank(x, 4)
+    if np.ndim(x) != 4:
+        msg = f"x has shape {np.shape(x)}: give images, [n, height, width, channels]"
+        raise ValueError(msg)
     return example_keys(key, x.shape[0])
 
 

@@ -14,13 +14,26 @@ coordinates. Batch statistics belong to one point of a curve and not to its neig
 Garipov et al., Loss surfaces, mode connectivity, and fast ensembling of DNNs, 2018.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from advjax.types import Array, Objective, Params
+
+__all__ = [
+    "Coordinates",
+    "Curve",
+    "Path",
+    "Plane",
+    "along",
+    "bezier",
+    "line",
+    "plane",
+    "polychain",
+    "straight",
+]
 
 
 class Path(NamedTuple):
@@ -28,7 +41,7 @@ class Path(NamedTuple):
 
     Attributes:
         a: parameters of one network.
-        bend: of the same structure.
+        bend: parameters of the same structure.
         b: parameters of the other network.
     """
 
@@ -37,8 +50,11 @@ class Path(NamedTuple):
     b: Params
 
 
-Curve = Callable[[Path, Array | float], Params]
-"""``(path, t) -> params``, with ``path.a`` at ``t = 0`` and ``path.b`` at ``t = 1``."""
+class Curve(Protocol):
+    """A curve between the ends of a path."""
+
+    def __call__(self, path: Path, t: Array | float, /) -> Params:
+        """``(path, t[]) -> params``, which are ``path.a`` at 0 and ``path.b`` at 1."""
 
 
 def bezier(path: Path, t: Array | float) -> Params:
@@ -63,10 +79,7 @@ def straight(a: Params, b: Params) -> Path:
     Raises:
         ValueError: for trees of different structures or shapes.
     """
-    shapes = [jax.tree.map(jnp.shape, tree) for tree in (a, b)]
-    if shapes[0] != shapes[1]:
-        msg = f"a and b are different networks: shapes {shapes[0]} and {shapes[1]}"
-        raise ValueError(msg)
+    _check_alike(a, b)
     return Path(a, jax.tree.map(lambda x, y: (x + y) / 2, a, b), b)
 
 
@@ -87,6 +100,13 @@ def along(objective: Objective, curve: Curve) -> Objective:
         return objective(params, batch_stats, key, batch, eps)
 
     return mean_objective
+
+
+class Coordinates(NamedTuple):
+    """Coordinates ``alpha[]`` and ``beta[]`` in a plane."""
+
+    alpha: Array
+    beta: Array
 
 
 class Plane(NamedTuple):
@@ -112,33 +132,42 @@ class Plane(NamedTuple):
         terms = Path(self.origin, self.u, self.v)
         return _sum(terms, (1.0, alpha * self.width, beta * self.height))
 
-    def coordinates(self, params: Params) -> tuple[Array, Array]:
-        """``(alpha, beta)`` of a network's projection onto the plane.
+    def coordinates(self, params: Params) -> Coordinates:
+        """The coordinates of a network's projection onto the plane.
 
         An axis without extent gives 0.
+
+        Raises:
+            ValueError: for a network of another structure or other shapes.
         """
+        _check_alike(self.origin, params)
         delta = jax.tree.map(jnp.subtract, params, self.origin)
         along_u, along_v = _inner(delta, self.u), _inner(delta, self.v)
-        return _ratio(along_u, self.width), _ratio(along_v, self.height)
+        return Coordinates(_ratio(along_u, self.width), _ratio(along_v, self.height))
 
 
 def plane(path: Path) -> Plane:
-    """The plane with ``a`` at (0, 0), ``b`` at (1, 0), and the bend at beta = 1."""
+    """The plane with ``a`` at (0, 0), ``b`` at (1, 0), and the bend at beta = 1.
+
+    Raises:
+        ValueError: for trees of different structures or shapes.
+    """
+    _check_alike(*path)
     to_b = jax.tree.map(jnp.subtract, path.b, path.a)
-    width = norm(to_b)
+    width = _norm(to_b)
     u = jax.tree.map(lambda x: _ratio(x, width), to_b)
     to_bend = jax.tree.map(jnp.subtract, path.bend, path.a)
     share = _inner(to_bend, u)
     across = jax.tree.map(lambda x, y: x - share * y, to_bend, u)
-    height = norm(across)
-    # What rounding leaves of three points on a line is no direction.
-    tiny = 8 * jnp.finfo(height.dtype).eps * norm(to_bend)
+    height = _norm(across)
+    # The rounding that is left of three points on a line is no direction.
+    tiny = 8 * jnp.finfo(height.dtype).eps * _norm(to_bend)
     height = jnp.where(height > tiny, height, 0.0)
     v = jax.tree.map(lambda x: _ratio(x, height), across)
     return Plane(path.a, u, v, width, height)
 
 
-def norm(params: Params) -> Array:
+def _norm(params: Params) -> Array:
     """The Euclidean norm of all parameters, scaled against overflow."""
     largest = jnp.max(
         jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(params)])
@@ -148,17 +177,31 @@ def norm(params: Params) -> Array:
 
 
 def _sum(path, weights):
+    _check_alike(*path)
+    if any(np.ndim(weight) for weight in weights):
+        shapes = [np.shape(weight) for weight in weights]
+        msg = f"weights of shapes {shapes}: give one place on a curve, and vmap"
+        raise ValueError(msg)
+
     def combine(*leaves):
         return sum(w * x for w, x in zip(weights, leaves, strict=True))
 
     return jax.tree.map(combine, *path)
 
 
+def _check_alike(*trees: Params) -> None:
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in trees]
+    for other in shapes[1:]:
+        if other != shapes[0]:
+            msg = f"different networks: shapes {shapes[0]} and {other}"
+            raise ValueError(msg)
+
+
 def _inner(x: Params, y: Params) -> Array:
     products = jax.tree.map(lambda a, b: jnp.sum(a * b), x, y)
-    return sum(jax.tree.leaves(products))
+    return jax.tree.reduce(jnp.add, products)
 
 
 def _ratio(x: Array, y: Array) -> Array:
-    """X / y, and 0 where y is 0."""
+    """The ratio x / y, and 0 where y is 0."""
     return jnp.where(y == 0, 0.0, x / jnp.where(y == 0, 1.0, y))

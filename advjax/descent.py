@@ -1,29 +1,44 @@
-"""Full-batch descent in the fixed steps of the theory, plain and proximal.
+"""Full-batch gradient and proximal-gradient descent with a constant step size.
 
     update = descent.step(gradient, 0.1)                        # θ ← θ - η ∇(θ)
     update = descent.step(gradient, 0.1, prox=descent.lasso(0.01))
-    losses = descent.path(update, theta, num_steps=100, observe=loss)
+    values = descent.path(theta, update, num_steps=100, observe=params_loss)
 
-``gradient`` and ``loss`` are functions of the parameters alone, an array or any pytree;
-close over the data, and ``vmap`` outside. Minibatches and optimisers are in ``train``.
+``gradient`` and ``params_loss`` are functions of the parameters alone, an array or any
+pytree; close over the data, and ``vmap`` outside. Minibatches and optimisers are in
+``train``.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from advjax import norms
+from advjax import arguments, norms
 from advjax.types import Array, Params
 
-Update = Callable[[Params], Params]
-Prox = Callable[[Params, Array | float], Params]
+__all__ = ["Prox", "Update", "lasso", "last", "path", "step"]
+
+
+class Update(Protocol):
+    """One step of descent."""
+
+    def __call__(self, params: Params, /) -> Params:
+        """``params -> params``, in the same structure, shapes and dtypes."""
+
+
+class Prox(Protocol):
+    """A proximal operator."""
+
+    def __call__(self, params: Params, step_size: Array | float, /) -> Params:
+        """``(params, η) -> argmin over p of ‖p - params‖²/2 + η · penalty(p)``."""
 
 
 def step(
     gradient: Callable[[Params], Params],
     step_size: Array | float,
+    *,
     prox: Prox | None = None,
 ) -> Update:
     """One step θ ← θ - η ∇(θ), then θ ← prox(θ, η) if there is one."""
@@ -37,23 +52,32 @@ def step(
 
 
 def lasso(penalty: Array | float) -> Prox:
-    """The proximal operator of λ‖θ‖₁: entries within ηλ of zero become exactly zero."""
+    """The proximal operator of λ‖θ‖₁: entries within ηλ of zero become exactly zero.
+
+    A negative penalty gives nan.
+    """
+    strength = jnp.where(jnp.asarray(penalty) < 0, jnp.nan, penalty)
 
     def prox(params, step_size):
-        threshold = step_size * penalty
+        threshold = step_size * strength
         return jax.tree.map(lambda p: norms.soft_threshold(p, threshold), params)
 
     return prox
 
 
-def last(update: Update, params: Params, *, num_steps: int) -> Params:
-    """The parameters after ``num_steps`` updates; nothing else is kept in memory."""
+def last(params: Params, update: Update, *, num_steps: int) -> Params:
+    """The parameters after ``num_steps`` updates; nothing else is kept in memory.
+
+    Raises:
+        ValueError: unless ``num_steps`` is an integer of at least 0.
+    """
+    num_steps = arguments.count("num_steps", num_steps, least=0)
     return jax.lax.fori_loop(0, num_steps, lambda _, p: update(p), params)
 
 
 def path(
-    update: Update,
     params: Params,
+    update: Update,
     *,
     num_steps: int,
     observe: Callable[[Params], Any] = lambda params: params,
@@ -61,20 +85,25 @@ def path(
     """``observe(params)`` before each update and after the last, ``[num_steps + 1]``.
 
     Args:
-        update: see ``step``.
         params: the start.
-        num_steps: how many updates.
-        observe: what to keep of each iterate, such as a loss; all of it by default.
+        update: see ``step``.
+        num_steps: number of updates.
+        observe: ``params -> pytree`` to keep for each iterate, such as a loss; the
+            parameters themselves by default.
 
     Returns:
-        What ``observe`` returns, with time as the leading axis of every array.
+        The observations, with time as the leading axis of every array.
+
+    Raises:
+        ValueError: unless ``num_steps`` is an integer of at least 0.
 
     Example:
         >>> from advjax import descent
         >>> halve = descent.step(lambda theta: theta, 0.5)
-        >>> descent.path(halve, jnp.float32(8), num_steps=3)
+        >>> descent.path(jnp.float32(8), halve, num_steps=3)
         Array([8., 4., 2., 1.], dtype=float32)
     """
+    num_steps = arguments.count("num_steps", num_steps, least=0)
 
     def body(params, _):
         return update(params), observe(params)

@@ -1,4 +1,4 @@
-"""How gradient ascent without normalisation moves an input, and its closed form.
+"""Gradient ascent on an input without normalisation, and its closed form.
 
     delta^(m) = Σ over t < m of α ∇L(x + delta^(t)),     α = β/m
 
@@ -7,39 +7,78 @@ ReLUs fixed the logits z are affine in the input, z = W̃ᵀx + b, and the Hessi
 loss is W̃ H_z W̃ᵀ, with H_z the small Hessian with respect to the logits. Held at its
 mean along the path, it makes delta and the gradient exponential in β:
 
-    path = dynamics.ascend_logits(num_steps)(loss, logits, jacobian, horizon)
-    values, vectors = dynamics.logit_eigs(jacobian, path.logit_hessian)
-    theory = dynamics.closed_form(values, vectors, grad, horizon)      # Theorem 2
+    ascent = dynamics.ascend_logits(num_steps=1000)
+    logits, jacobian = dynamics.logit_jacobian(logits_fn, x)
+    path = ascent(logit_loss, logits, jacobian, horizon)
+    eigs = dynamics.logit_eigs(jacobian, path.logit_hessian)
+    theory = dynamics.closed_form(eigs, grad, horizon)                 # Theorem 2
 
-Functions are for one example: ``vmap`` them over a batch. ``predict`` is then a network
-of one input, ``lambda x: network(x[None])[0]``, and ``loss`` a function of its logits.
+Functions are for one example: ``vmap`` them over a batch. ``logits_fn`` is a network of
+one input, ``lambda x: predict(x[None])[0]``, and ``logit_loss`` a function of its
+logits, ``lambda z: losses.cross_entropy(z, label)``.
 
 Cheng et al., Clarifying the behavior and the difficulty of adversarial training, 2024,
 whose symbols these are.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from advjax import arguments
 from advjax.types import Array
 
-Predict = Callable[[Array], Array]
-"""``x[...] -> logits[k]``, of one example."""
+__all__ = [
+    "Ascend",
+    "AscendLogits",
+    "Ascent",
+    "ClosedForm",
+    "LogitAscent",
+    "LogitEigs",
+    "LogitJacobian",
+    "LogitLoss",
+    "LogitsFn",
+    "Record",
+    "ascend",
+    "ascend_logits",
+    "closed_form",
+    "frozen",
+    "logit_eigs",
+    "logit_hessians",
+    "logit_jacobian",
+    "matching_error",
+    "path_mean",
+    "project_onto",
+]
+
+
+class LogitsFn(Protocol):
+    """A network of one input."""
+
+    def __call__(self, x: Array, /) -> Array:
+        """``x[...] -> logits[k]``."""
+
+
+class LogitLoss(Protocol):
+    """A loss of one example's logits."""
+
+    def __call__(self, logits: Array, /) -> Array:
+        """``logits[k] -> []``."""
 
 
 # --- ascent ---
 
 
 class Ascent(NamedTuple):
-    """Where an ascent of one example ended.
+    """The end of an ascent from one example.
 
     Attributes:
         delta: like ``x``.
-        effective: like ``x``, the sum of the steps' components along the gradients; of
-            steps along the gradient it is ``delta``.
+        effective: like ``x``, the sum of each step's component along its gradient;
+            equals ``delta`` for plain gradient steps.
         records: what was recorded before each step, ``[num_steps, ...]``.
     """
 
@@ -48,31 +87,48 @@ class Ascent(NamedTuple):
     records: Any
 
 
+class Record(Protocol):
+    """Chooses what is kept of each step."""
+
+    def __call__(self, at: Array, gradient: Array, /) -> Any:
+        """``(x + delta, gradient) -> pytree`` of arrays."""
+
+
+class Ascend(Protocol):
+    """Raises a function from an example."""
+
+    def __call__(
+        self, f: Callable[[Array], Array], x: Array, horizon: Array | float, /
+    ) -> Ascent:
+        """``f`` is ``x -> []``; where its gradient is zero nothing moves."""
+
+
 def ascend(
-    num_steps: int,
     *,
+    num_steps: int,
     direction: Callable[[Array], Array] = lambda g: g,
-    record: Callable[[Array, Array], Any] | None = None,
+    record: Record | None = None,
     unroll: int = 1,
-) -> Callable[[Callable[[Array], Array], Array, Array | float], Ascent]:
+) -> Ascend:
     """Ascent by ``num_steps`` steps of horizon/num_steps along ``direction(gradient)``.
 
     Args:
         num_steps: gradient evaluations.
-        direction: of a step, from the gradient of one example: itself by default, or
-            ``norms.l2.steepest`` and ``norms.linf.steepest`` for l2 and linf attacks,
-            whose horizon is then their length. There is no projection, as in the paper.
-        record: ``(x + delta, gradient) -> pytree``, kept of every step.
-        unroll: as of ``lax.scan``; ``num_steps`` for convolutional networks on CPU.
+        direction: the direction of a step, from the gradient of one example: itself by
+            default, or ``norms.l2.steepest`` and ``norms.linf.steepest`` for l2 and
+            linf attacks, whose horizon is then their length. There is no projection, as
+            in the paper.
+        record: ``(x + delta, gradient) -> pytree``, kept for every step.
+        unroll: as in ``lax.scan``; ``num_steps`` for convolutional networks on CPU.
 
     Returns:
-        ``(f, x, horizon) -> Ascent`` for a function ``x -> []``. Where the gradient is
-        zero nothing moves.
+        ``(f, x, horizon) -> Ascent``.
 
     Raises:
         ValueError: for fewer than one step.
     """
-    check_steps(num_steps)
+    num_steps = arguments.count("num_steps", num_steps)
+    unroll = arguments.count("unroll", unroll)
 
     def ascent(f, x, horizon):
         step_size = horizon / num_steps
@@ -82,7 +138,7 @@ def ascend(
             g = jax.grad(f)(x + delta)
             move = step_size * direction(g)
             recorded = record(x + delta, g) if record else None
-            return (delta + move, effective + along(move, g)), recorded
+            return (delta + move, effective + project_onto(move, g)), recorded
 
         start = (jnp.zeros_like(x), jnp.zeros_like(x))
         ends, records = jax.lax.scan(step, start, length=num_steps, unroll=unroll)
@@ -91,11 +147,15 @@ def ascend(
     return ascent
 
 
-def along(v: Array, g: Array) -> Array:
+def project_onto(v: Array, g: Array) -> Array:
     """The component of ``v`` along ``g``, oᵀv o with o = g/‖g‖; 0 where g is 0.
 
     For ``v = sign(g)`` it is ‖g‖₁/‖g‖₂² g, the effective part of an linf step.
+
+    Raises:
+        ValueError: for arrays of different shapes.
     """
+    v, g = _alike(v=v, g=g)
     # By the largest entry first, so that no square is lost.
     size = jnp.max(jnp.abs(g))
     o = g / jnp.where(size == 0, 1, size)
@@ -108,19 +168,24 @@ def path_mean(values: Array, weights: Array) -> Array:
 
     H̄_z is that of the logit Hessians, with the lengths of the steps as weights, all of
     which count. The plain mean where all weights are zero, as at a zero gradient.
+
+    Raises:
+        ValueError: for another number of weights than of values.
     """
+    arguments.equal_lengths(values=values, weights=weights)
+    values, weights = jnp.asarray(values), jnp.asarray(weights)
     weights = jnp.where(jnp.all(weights == 0), jnp.ones_like(weights), weights)
     return jnp.tensordot(weights / jnp.sum(weights), values, axes=1)
 
 
-def logit_hessians(predict: Predict, loss: Callable[[Array], Array]) -> Callable:
+def logit_hessians(logits_fn: LogitsFn, logit_loss: LogitLoss) -> Record:
     """A ``record`` for ``ascend``: the length of the gradient, and H_z, ``[k, k]``.
 
     ``path_mean(*records[::-1])`` of its records is H̄_z.
     """
 
     def record(x, g):
-        return jnp.linalg.norm(g), jax.hessian(loss)(predict(x))
+        return jnp.linalg.norm(g), jax.hessian(logit_loss)(logits_fn(x))
 
     return record
 
@@ -128,21 +193,33 @@ def logit_hessians(predict: Predict, loss: Callable[[Array], Array]) -> Callable
 # --- fixed gates ---
 
 
-def frozen(predict: Predict, x: Array) -> Predict:
+def frozen(logits_fn: LogitsFn, x: Array) -> LogitsFn:
     """The network with its gates fixed as they are at ``x``: affine in its input.
 
     z(x') = z(x) + J(x)(x' - x), which for piecewise linear networks, of ReLUs and
     max-pooling, is the network whose choices are those at ``x``. It is differentiable
-    with respect to parameters that ``predict`` closes over.
+    with respect to parameters that ``logits_fn`` closes over.
     """
-    return lambda x_new: sum(jax.jvp(predict, (x,), (x_new - x,)))
+    return lambda x_new: sum(jax.jvp(logits_fn, (x,), (x_new - x,)))
 
 
-def logit_jacobian(predict: Predict, x: Array) -> tuple[Array, Array]:
-    """``logits[k]`` and W̃ᵀ, the Jacobian ``[k, ...]``, by k reverse passes."""
-    logits, pullback = jax.vjp(predict, x)
+class LogitJacobian(NamedTuple):
+    """A network at one input.
+
+    Attributes:
+        logits: ``[k]``.
+        jacobian: ``[k, ...]``, W̃ᵀ.
+    """
+
+    logits: Array
+    jacobian: Array
+
+
+def logit_jacobian(logits_fn: LogitsFn, x: Array) -> LogitJacobian:
+    """The logits at an input and their Jacobian, by k reverse passes."""
+    logits, pullback = jax.vjp(logits_fn, x)
     (jacobian,) = jax.vmap(pullback)(jnp.eye(logits.size, dtype=logits.dtype))
-    return logits, jacobian
+    return LogitJacobian(logits, jacobian)
 
 
 class LogitAscent(NamedTuple):
@@ -159,41 +236,69 @@ class LogitAscent(NamedTuple):
     logit_hessian: Array
 
 
-def ascend_logits(num_steps: int) -> Callable[..., LogitAscent]:
+class AscendLogits(Protocol):
+    """Raises a loss of the logits from an example, with fixed gates."""
+
+    def __call__(
+        self,
+        logit_loss: LogitLoss,
+        logits: Array,
+        jacobian: Array,
+        horizon: Array | float,
+        /,
+    ) -> LogitAscent:
+        """``logits[k]`` and ``jacobian[k, ...]`` as from ``logit_jacobian``."""
+
+
+def ascend_logits(*, num_steps: int) -> AscendLogits:
     """``ascend`` on the network with fixed gates, exactly, with k numbers a step.
 
     All gradients are in the span of the columns of W̃, so delta = W̃ a with
     a ← a + α ∇_z L(z + W̃ᵀW̃ a): a thousand steps cost next to nothing.
 
     Returns:
-        ``(loss, logits[k], jacobian[k, ...], horizon) -> LogitAscent``.
+        ``(logit_loss, logits[k], jacobian[k, ...], horizon) -> LogitAscent``.
 
     Raises:
-        ValueError: for fewer than one step.
+        ValueError: for fewer than one step, and, in the call, for another number of
+            logits than of rows of the Jacobian.
     """
-    check_steps(num_steps)
+    num_steps = arguments.count("num_steps", num_steps)
 
-    def ascent(loss, logits, jacobian, horizon):
+    def ascent(logit_loss, logits, jacobian, horizon):
+        arguments.equal_lengths(logits=logits, jacobian=jacobian)
         rows = jacobian.reshape(logits.size, -1)
         gram = jnp.matmul(rows, rows.T, precision=jax.lax.Precision.HIGHEST)
 
         def step(a, _):
             z = logits + gram @ a
-            g = jax.grad(loss)(z)
+            g = jax.grad(logit_loss)(z)
             length = jnp.sqrt(jnp.maximum(g @ gram @ g, 0))
-            return a + horizon / num_steps * g, (length, jax.hessian(loss)(z))
+            return a + horizon / num_steps * g, (length, jax.hessian(logit_loss)(z))
 
         a, (lengths, hessians) = jax.lax.scan(
             step, jnp.zeros_like(logits), length=num_steps
         )
-        g = jax.grad(loss)(logits + gram @ a)
+        g = jax.grad(logit_loss)(logits + gram @ a)
         delta, grad = (jnp.tensordot(c, jacobian, axes=1) for c in (a, g))
         return LogitAscent(delta, grad, path_mean(hessians, lengths))
 
     return ascent
 
 
-def logit_eigs(jacobian: Array, logit_hessian: Array) -> tuple[Array, Array]:
+class LogitEigs(NamedTuple):
+    """Eigenpairs of the Hessian with respect to one input.
+
+    Attributes:
+        values: ``[r]``, λ, descending.
+        vectors: ``[r, ...]``, orthonormal; directions that they leave out have λ = 0.
+    """
+
+    values: Array
+    vectors: Array
+
+
+def logit_eigs(jacobian: Array, logit_hessian: Array) -> LogitEigs:
     """The eigenpairs of H_x = W̃ H_z W̃ᵀ that can differ from zero.
 
     By way of W̃ = QR and the small matrix R H_z Rᵀ, so that nothing of the size of the
@@ -204,13 +309,20 @@ def logit_eigs(jacobian: Array, logit_hessian: Array) -> tuple[Array, Array]:
         logit_hessian: ``[k, k]``, H_z.
 
     Returns:
-        ``values[r]``, descending, and ``vectors[r, ...]``, with r the smaller of k and
-        the size of an input.
+        As many pairs as the smaller of k and the size of an input.
+
+    Raises:
+        ValueError: for a Hessian of another number of logits.
     """
+    of_logits = (len(jacobian),) * 2
+    if np.shape(logit_hessian) != of_logits:
+        found = f"jacobian {np.shape(jacobian)}, hessian {np.shape(logit_hessian)}"
+        msg = f"shapes {found}: give jacobian[k, ...] and logit_hessian[k, k]"
+        raise ValueError(msg)
     q, r = jnp.linalg.qr(jacobian.reshape(len(jacobian), -1).T)
     values, rotation = jnp.linalg.eigh(r @ logit_hessian @ r.T)
     vectors = (q @ rotation[:, ::-1]).T
-    return values[::-1], vectors.reshape(-1, *jacobian.shape[1:])
+    return LogitEigs(values[::-1], vectors.reshape(-1, *jacobian.shape[1:]))
 
 
 # --- closed form ---
@@ -224,13 +336,13 @@ class ClosedForm(NamedTuple):
 
 
 def closed_form(
-    values: Array,
-    vectors: Array,
+    eigs: LogitEigs,
     grad: Array,
     horizon: Array | float,
+    *,
     num_steps: int | None = None,
 ) -> ClosedForm:
-    """Ascent where the Hessian is constant: Theorem 1, and Theorem 2 without steps.
+    """Ascent under a constant Hessian: Theorem 1 (m steps) and Theorem 2 (m → ∞).
 
     With γ_i = gᵀv_i and α = β/m,
 
@@ -240,15 +352,22 @@ def closed_form(
     and β γ_i for λ_i = 0.
 
     Args:
-        values: ``[r]``, λ.
-        vectors: ``[r, ...]``, orthonormal; directions that they leave out have λ = 0.
+        eigs: eigenpairs of the Hessian, as from ``logit_eigs``.
         grad: like one input, g at its start.
         horizon: β.
         num_steps: m; None for infinitely many.
 
     Raises:
-        ValueError: for fewer than one step.
+        ValueError: for fewer than one step, and for a gradient of another shape than
+            the eigenvectors.
     """
+    values, vectors = eigs
+    grad = jnp.asarray(grad)
+    arguments.equal_lengths(values=values, vectors=vectors)
+    if np.shape(vectors)[1:] != grad.shape:
+        found = f"vectors {np.shape(vectors)}, grad {grad.shape}"
+        msg = f"shapes {found}: give vectors[r, ...] and grad[...]"
+        raise ValueError(msg)
     axes = grad.ndim
     gamma = jnp.tensordot(vectors, grad, axes=axes)
     rest = grad - jnp.tensordot(gamma, vectors, axes=1)
@@ -262,7 +381,7 @@ def _growth(values, horizon, num_steps):
     if num_steps is None:
         exponent = horizon * values
         return jnp.exp(exponent), horizon * _expm1_ratio(exponent)
-    check_steps(num_steps)
+    num_steps = arguments.count("num_steps", num_steps)
     rate = horizon / num_steps * values
     # A step across the maximum changes the sign, which no logarithm has.
     is_small = rate > -0.5
@@ -296,13 +415,19 @@ def matching_error(a: Array, b: Array) -> Array:
     """1 - cos(a, b), as ‖a/‖a‖ - b/‖b‖‖²/2, which rounding does not floor at 1e-7.
 
     nan where one of them is zero.
+
+    Raises:
+        ValueError: for arrays of different shapes.
     """
+    a, b = _alike(a=a, b=b)
     difference = a / jnp.linalg.norm(a) - b / jnp.linalg.norm(b)
     return 0.5 * jnp.sum(difference**2)
 
 
-def check_steps(num_steps: int) -> None:
-    """Raises ValueError unless it is an integer of at least 1."""
-    if not isinstance(num_steps, int) or isinstance(num_steps, bool) or num_steps < 1:
-        msg = f"num_steps = {num_steps!r}: choose an integer of at least 1"
+def _alike(**arrays: Array) -> tuple[Array, ...]:
+    shapes = {name: np.shape(array) for name, array in arrays.items()}
+    if len(set(shapes.values())) != 1:
+        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        msg = f"shapes {found}: give arrays of one shape"
         raise ValueError(msg)
+    return tuple(jnp.asarray(array) for array in arrays.values())

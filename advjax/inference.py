@@ -7,11 +7,14 @@ over runs; the replicates come from ``vmap`` over data sets.
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import betainc
+from jax.typing import ArrayLike
 
 from advjax.types import Array
 
+__all__ = ["p_value", "rank_p_value"]
 
-def p_value(observed: Array, replicates: Array) -> Array:
+
+def p_value(observed: ArrayLike, replicates: ArrayLike) -> Array:
     """Hotelling's test that ``observed`` is one more draw of the replicates.
 
     With m and S the replicates' mean and covariance and D² = (o-m)ᵀ S⁻¹ (o-m),
@@ -23,26 +26,23 @@ def p_value(observed: Array, replicates: Array) -> Array:
     the two-sided t-test with r-1 degrees of freedom.
 
     Args:
-        observed: ``[d]`` parameters, or ``[]`` a loss.
-        replicates: ``[r, d]``, or ``[r]``.
+        observed: parameters of any shape, of d entries in all, or ``[]`` a loss.
+        replicates: ``[r, ...]`` of that shape.
 
     Returns:
         The p-value ``[]``; nan where the covariance is singular.
 
     Raises:
         ValueError: for fewer than d + 2 replicates, which determine no covariance, or
-            another dimension of ``observed``.
+            another shape of ``observed`` than of a replicate.
 
     Hotelling, The generalization of Student's ratio, 1931.
     """
-    r = replicates.shape[0]
-    replicates = replicates.reshape(r, -1)
-    d = replicates.shape[1]
+    observed, replicates = _checked(observed, replicates)
+    r, d = len(replicates), observed.size
+    replicates = replicates.reshape(r, d)
     if r < d + 2:
         msg = f"{r} replicates of dimension {d}: at least {d + 2} are needed"
-        raise ValueError(msg)
-    if jnp.size(observed) != d:
-        msg = f"observed has {jnp.size(observed)} entries, the replicates have {d}"
         raise ValueError(msg)
     mean = jnp.mean(replicates, axis=0)
     centred = replicates - mean[None]
@@ -55,15 +55,37 @@ def p_value(observed: Array, replicates: Array) -> Array:
     return betainc((r - d) / 2, d / 2, (r - d) / (r - d + d * f))
 
 
-def rank_p_value(observed: Array, replicates: Array) -> Array:
+def rank_p_value(observed: ArrayLike, replicates: ArrayLike) -> Array:
     """Two-sided p-value of a scalar by its rank among the replicates, ``[]``.
 
     min(1, 2 · (1 + smaller of #{≤ observed} and #{≥ observed}) / (r + 1)): valid for
-    any distribution, never below 2/(r + 1).
+    any distribution, never below 2/(r + 1). nan where a value is nan.
+
+    Args:
+        observed: ``[]``.
+        replicates: ``[r]``.
+
+    Raises:
+        ValueError: for arrays of other shapes.
     """
-    r = replicates.shape[0]
+    observed, replicates = _checked(observed, replicates)
+    if observed.ndim != 0:
+        msg = f"observed has shape {observed.shape}: give one number, and vmap"
+        raise ValueError(msg)
+    r = len(replicates)
     smaller = jnp.minimum(
         jnp.sum(replicates <= observed), jnp.sum(replicates >= observed)
     )
     undefined = jnp.isnan(observed) | jnp.any(jnp.isnan(replicates))
     return jnp.where(undefined, jnp.nan, jnp.minimum(1.0, 2 * (1 + smaller) / (r + 1)))
+
+
+def _checked(observed: ArrayLike, replicates: ArrayLike) -> tuple[Array, Array]:
+    observed, replicates = jnp.asarray(observed), jnp.asarray(replicates)
+    if replicates.ndim == 0 or replicates.shape[1:] != observed.shape:
+        msg = (
+            f"shapes observed {observed.shape}, replicates {replicates.shape}: give "
+            "replicates[r, ...] of the shape of observed, and vmap over runs"
+        )
+        raise ValueError(msg)
+    return observed, replicates

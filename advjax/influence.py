@@ -1,4 +1,4 @@
-"""What training on perturbed inputs does to the weights, beyond training on clean ones.
+"""The effect on the weights of training on perturbed instead of clean inputs.
 
 For a network with one logit z and the loss L(z), of one example. With u = ∇_x z, a step
 of size η along the gradient of the attacked instead of the clean loss adds Δg_W to the
@@ -18,28 +18,55 @@ Cheng et al., Clarifying the behavior and the difficulty of adversarial training
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from advjax import dynamics, penalties
+from advjax import arguments, dynamics, penalties
+from advjax.dynamics import LogitLoss
 from advjax.types import Array, Params
 
-Logit = Callable[[Params, Array], Array]
-"""``(w, x[...]) -> []``: one example's logit as a function of some parameters."""
+__all__ = [
+    "Effect",
+    "Influence",
+    "LogitFn",
+    "Measure",
+    "ParamsLogitFn",
+    "RowTerms",
+    "effect",
+    "influence",
+    "instability",
+    "predicted_effect",
+    "row_terms",
+]
+
+
+class LogitFn(Protocol):
+    """A network of one input with one logit."""
+
+    def __call__(self, x: Array, /) -> Array:
+        """``x[...] -> []``."""
+
+
+class ParamsLogitFn(Protocol):
+    """One example's logit as a function of some parameters too."""
+
+    def __call__(self, w: Params, x: Array, /) -> Array:
+        """``(w, x[...]) -> []``."""
 
 
 class Influence(NamedTuple):
-    """Of one example and an ascent from it, all ``[]`` but ``delta``.
+    """The weight of one example in adversarial training, for an ascent from it.
 
     Attributes:
         delta: like the input, the perturbation.
-        logit_grad: g_z, the derivative of the loss at the input.
-        logit_hessian: H̄_z, the mean second derivative along the path.
-        square: ‖g̃_x‖², of the logit's gradient at the input.
-        strength: A = β H̄_z ‖g̃_x‖².
-        running: Â = Σ_t α H̄_z ‖g̃_{x + delta(t)}‖², where gates change.
+        logit_grad: ``[]``, g_z, the derivative of the loss at the input.
+        logit_hessian: ``[]``, H̄_z, the mean second derivative along the path.
+        square: ``[]``, ‖g̃_x‖², the logit's gradient at the input squared.
+        strength: ``[]``, A = β H̄_z ‖g̃_x‖².
+        running: ``[]``, Â = Σ_t α H̄_z ‖g̃_{x + delta(t)}‖², where gates change.
     """
 
     delta: Array
@@ -50,27 +77,35 @@ class Influence(NamedTuple):
     running: Array
 
 
-def influence(
-    num_steps: int, *, unroll: int = 1
-) -> Callable[[Callable, Callable, Array, Array | float], Influence]:
-    """How strongly adversarial training weighs an example.
+class Measure(Protocol):
+    """Measures the influence of an example."""
+
+    def __call__(
+        self, logit_fn: LogitFn, logit_loss: LogitLoss, x: Array, horizon: Array, /
+    ) -> Influence:
+        """``logit_fn`` is ``x -> []``, ``logit_loss`` takes its value; β ``[]``."""
+
+
+def influence(*, num_steps: int, unroll: int = 1) -> Measure:
+    """The weight of an example in adversarial training.
 
     Returns:
-        ``(z, loss, x, horizon) -> Influence`` with ``z: x -> []`` and
-        ``loss: z -> []``, by ``num_steps`` steps along the gradient, as
-        ``dynamics.ascend``.
+        ``(logit_fn, logit_loss, x, horizon) -> Influence``, by ``num_steps`` steps
+        along the gradient, as ``dynamics.ascend``.
 
     Raises:
         ValueError: for fewer than one step.
     """
-    dynamics.check_steps(num_steps)
+    num_steps = arguments.count("num_steps", num_steps)
+    unroll = arguments.count("unroll", unroll)
 
-    def measure(z, loss, x, horizon):
+    def measure(logit_fn, logit_loss, x, horizon):
         step_size = horizon / num_steps
+        slope, curvature = jax.grad(logit_loss), jax.grad(jax.grad(logit_loss))
 
         def step(delta, _):
-            value, u = jax.value_and_grad(z)(x + delta)
-            g_z, h_z = jax.grad(loss)(value), jax.grad(jax.grad(loss))(value)
+            value, u = jax.value_and_grad(logit_fn)(x + delta)
+            g_z, h_z = slope(value), curvature(value)
             length = jnp.abs(g_z) * jnp.linalg.norm(u)
             return delta + step_size * g_z * u, (h_z, length, jnp.sum(u**2), g_z)
 
@@ -91,13 +126,13 @@ def influence(
 
 
 class Effect(NamedTuple):
-    """What one step on an example does to ‖g̃_x‖²/2, for η = 1; all ``[]`` but the last.
+    """The change of ‖g̃_x‖²/2 by one step on an example, for η = 1.
 
     Attributes:
-        original: of the clean gradient, -⟨P, g_W⟩.
-        adversarial: of the attacked one, -⟨P, g_W^(adv)⟩.
-        additional: of their difference, -⟨P, Δg_W⟩.
-        square: ‖P‖²/‖g̃_x‖², which for a dense first layer is ‖g̃_h‖².
+        original: ``[]``, by the clean gradient, -⟨P, g_W⟩.
+        adversarial: ``[]``, by the attacked one, -⟨P, g_W^(adv)⟩.
+        additional: ``[]``, by their difference, -⟨P, Δg_W⟩.
+        square: ``[]``, ‖P‖²/‖g̃_x‖², which for a dense first layer is ‖g̃_h‖².
         difference: Δg_W, like ``w``.
     """
 
@@ -109,23 +144,29 @@ class Effect(NamedTuple):
 
 
 def effect(
-    z: Logit, loss: Callable[[Array], Array], w: Params, x: Array, delta: Array
+    w: Params, z: ParamsLogitFn, logit_loss: LogitLoss, x: Array, delta: Array
 ) -> Effect:
-    """The measured effect, by differentiation, of whatever network z is.
+    """The effect measured by differentiation, for any network z.
 
     To first order in η it is the change of ‖∇_x z‖²/2, gates free or fixed.
 
     Args:
+        w: the parameters that are trained, such as the first layer.
         z: ``(w, x) -> []``; with fixed gates, as the theorems have it,
             ``lambda w, x_new: dynamics.frozen(partial(z, w), x)(x_new)``.
-        loss: ``z -> []``.
-        w: the parameters that are trained, such as the first layer.
+        logit_loss: ``z -> []``.
         x: one input.
         delta: its perturbation.
+
+    Raises:
+        ValueError: for a perturbation of another shape than the input.
     """
+    if np.shape(x) != np.shape(delta):
+        msg = f"shapes x {np.shape(x)}, delta {np.shape(delta)}: give one shape"
+        raise ValueError(msg)
     u = jax.grad(z, argnums=1)(w, x)
     p = jax.grad(lambda w: jax.jvp(lambda x: z(w, x), (x,), (u,))[1])(w)
-    gradient = jax.grad(lambda w, x: loss(z(w, x)))
+    gradient = jax.grad(lambda w, x: logit_loss(z(w, x)))
     clean, attacked = gradient(w, x), gradient(w, x + delta)
     difference = jax.tree.map(jnp.subtract, attacked, clean)
     square = jnp.sum(u**2)
@@ -139,31 +180,30 @@ def effect(
 
 
 def predicted_effect(
-    boost: Array,
-    original: Array,
-    logit_grad: Array,
-    logit_hessian: Array,
-    square: Array,
+    effect: Effect, influence: Influence, *, rel_length: Array | float = 1.0
 ) -> Array:
-    """The additional effect by theory: Theorems 3 and 5.
+    """The additional effect by theory, ``[]``: Theorems 3 and 5.
 
-        k · original - (g_z² · square / H̄_z)(k + k²)
+        k · original - (g_z² · square / H̄_z)(k + k²),    k = rel_length (e^A - 1)
 
-    with k = e^A - 1 for the perturbation of infinitely many steps (Theorem 3), and
-    k = C (e^A - 1)/‖delta‖ for that perturbation at length C, of l2 attacks and of the
-    effective part of linf attacks (Theorem 5). ``original`` added to it is the effect
-    of adversarial training as a whole (Theorem 4).
+    For the perturbation of infinitely many steps, of which A is the strength, k is
+    e^A - 1 (Theorem 3); for that perturbation at length C, in l2 attacks and in the
+    effective part of linf attacks, it is C (e^A - 1)/‖delta‖ (Theorem 5).
+    ``effect.original`` added to it is the effect of adversarial training as a whole
+    (Theorem 4).
 
     Args:
-        boost: k.
-        original: of the clean gradient, as in ``Effect``.
-        logit_grad: g_z.
-        logit_hessian: H̄_z; where it is 0, so is the second term.
-        square: as in ``Effect``.
+        effect: ``original`` and ``square`` are used, which no perturbation changes.
+        influence: measured along the ascent at full length; ``strength``,
+            ``logit_grad`` and ``logit_hessian`` are used. Where the last is 0, so is
+            the second term.
+        rel_length: ``[]``, C/‖delta‖.
     """
-    is_flat = logit_hessian == 0
-    ratio = jnp.where(is_flat, 0, logit_grad**2 / jnp.where(is_flat, 1, logit_hessian))
-    return boost * original - ratio * square * (boost + boost**2)
+    boost, hessian = rel_length * jnp.expm1(influence.strength), influence.logit_hessian
+    is_flat = hessian == 0
+    slope = influence.logit_grad
+    ratio = jnp.where(is_flat, 0, slope**2 / jnp.where(is_flat, 1, hessian))
+    return boost * effect.original - ratio * effect.square * (boost + boost**2)
 
 
 class RowTerms(NamedTuple):
@@ -190,39 +230,52 @@ class RowTerms(NamedTuple):
 
 
 def row_terms(
-    loss: Callable[[Array], Array], w: Array, h: Array, delta: Array, i: Array | int
+    w: Array, f: Callable[[Array], Array], h: Array, delta: Array, i: Array | int
 ) -> RowTerms:
-    """Theorem 6: how the loss of a perturbed input depends on a row of the weights.
+    """Theorem 6: the loss of a perturbed input in terms of a row of the weights.
 
     Args:
-        loss: ``h[D] -> []``, the loss as a function of the first layer's output.
         w: ``[n, D]``.
+        f: ``h[D] -> []``, the loss as a function of the first layer's output.
         h: ``[D]``, at the clean input.
         delta: ``[n]``.
-        i: the row.
+        i: the row; a known one is checked to be there.
+
+    Raises:
+        ValueError: for arrays of other shapes, or no such row.
     """
+    w, h, delta = (jnp.asarray(v) for v in (w, h, delta))
+    if w.ndim != 2 or (*delta.shape, *h.shape) != w.shape or h.ndim != 1:
+        msg = (
+            f"shapes w {w.shape}, h {h.shape}, delta {delta.shape}: give w[n, D], h[D] "
+            "and delta[n]"
+        )
+        raise ValueError(msg)
+    if arguments.is_known(i) and not -len(w) <= i < len(w):
+        msg = f"i = {i}: choose a row of w, which has shape {w.shape}"
+        raise ValueError(msg)
     own = delta[i] * w[i]
     rest = delta @ w - own
-    gradient = jax.grad(loss)
+    gradient = jax.grad(f)
     slope, curved_own = jax.jvp(gradient, (h,), (own,))
     curved_rest = jax.jvp(gradient, (h,), (rest,))[1]
     terms = (
-        loss(h) + slope @ rest + rest @ curved_rest / 2,
+        f(h) + slope @ rest + rest @ curved_rest / 2,
         slope @ own,
         rest @ curved_own,
         own @ curved_own / 2,
     )
-    return RowTerms(*terms, loss(h + own + rest) - sum(terms))
+    return RowTerms(*terms, f(h + own + rest) - sum(terms))
 
 
 def instability(
-    loss: Callable[[Params], Array],
     params: Params,
+    params_loss: Callable[[Params], Array],
     *,
     rel_step_size: float = 1e-2,
     where: penalties.Where = penalties.weights,
 ) -> dict[str, Array]:
-    """How fast the gradient of each layer changes as the layer is trained.
+    """The rate at which the gradient of each layer changes as the layer is trained.
 
         ‖∇_{W_j} L(W_j + ΔW_j) - ∇_{W_j} L(W_j)‖ / (D ‖ΔW_j‖)
 
@@ -231,8 +284,8 @@ def instability(
     ‖H_jj g_j‖/(D ‖g_j‖), with H_jj the layer's own block of the Hessian.
 
     Args:
-        loss: ``params -> []``, of one example in the paper.
         params: all parameters.
+        params_loss: ``params -> []``, the loss of one example in the paper.
         rel_step_size: ‖ΔW_j‖/‖W_j‖.
         where: which arrays are layers, as in ``penalties``; by default kernels.
 
@@ -248,7 +301,7 @@ def instability(
         def of_layer(value, j=j):
             values = [leaf for _, leaf in leaves]
             values[j] = value
-            return loss(jax.tree.unflatten(tree, values))
+            return params_loss(jax.tree.unflatten(tree, values))
 
         path, layer = leaves[j]
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -267,4 +320,4 @@ def _change(gradient, layer, rel_step_size):
 
 def _inner(a: Params, b: Params) -> Array:
     products = jax.tree.map(lambda a, b: jnp.sum(a * b), a, b)
-    return sum(jax.tree.leaves(products))
+    return jax.tree.reduce(jnp.add, products)

@@ -8,14 +8,15 @@ import math
 from functools import partial
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax import linear, norms
+from advjax import arguments, linear, norms
 from advjax.norms import Norm
 from advjax.types import Array
+
+__all__ = ["Minimum", "adversarial", "lower_bound", "min_norm"]
 
 
 def min_norm(x: Array, y: Array) -> Array:
@@ -24,14 +25,17 @@ def min_norm(x: Array, y: Array) -> Array:
     Xᵀ(XXᵀ)⁻¹y where d ≥ n, which interpolates and is where gradient descent from zero
     ends; least squares where d ≤ n. By the singular values, so that X of deficient rank
     is no exception.
+
+    Raises:
+        ValueError: unless the shapes are ``x[n, d]`` and ``y[n]``.
     """
-    chex.assert_rank([x, y], [2, 1])
+    x, y = _checked(x, y)
     # jax 0.7 divides by the largest singular value, 0, of X = 0.
     return jnp.where(jnp.any(x != 0), jnp.linalg.lstsq(x, y)[0], 0)
 
 
 class Minimum(NamedTuple):
-    """A minimiser and how good it is.
+    """A minimiser with a bound on its suboptimality, the duality gap.
 
     Attributes:
         theta: ``[d]``.
@@ -46,10 +50,11 @@ class Minimum(NamedTuple):
 
 
 def adversarial(
+    norm: Norm,
     x: Array,
     y: Array,
-    eps: Array,
-    norm: Norm,
+    eps: Array | float,
+    *,
     penalty: Array | float | None = None,
 ) -> Minimum:
     """Minimises (1/n) Σ (|r_i| + eps ‖θ‖_*)² + penalty · ‖θ‖₁ under l2 or linf attack.
@@ -72,24 +77,24 @@ def adversarial(
     where that is no worse.
 
     Args:
+        norm: norm of the perturbation, ``norms.l2`` or ``norms.linf``.
         x: ``[n, d]``.
         y: ``[n]``.
         eps: ``[]``; traced. At 0 without penalty this is least squares, for which
             ``min_norm`` is exact.
-        norm: of the perturbation, ``norms.l2`` or ``norms.linf``.
         penalty: ``[]``; traced. None for none.
 
     Raises:
-        ValueError: for another norm.
+        ValueError: for another norm, and for arrays of other shapes.
 
     A negative ``eps`` or ``penalty`` gives nan.
     """
+    x, y = _checked(x, y)
     if penalty is None and norm is norms.l2 and x.shape[1] > x.shape[0]:
         basis = linear.span(x)  # which holds the minimiser
-        found = adversarial(x @ basis, y, eps, norm)
+        found = adversarial(norm, x @ basis, y, eps)
         return found._replace(theta=basis @ found.theta)
-    penalty = 0.0 if penalty is None else penalty
-    problem, size_x, size_y = _in_own_units(x, y, eps, norm, penalty)
+    problem, size_x, size_y = _in_own_units(norm, x, y, eps, penalty)
     smoothing = _smoothing(x.dtype)
     theta, _ = jax.lax.scan(partial(_newton, problem), jnp.zeros_like(x[0]), smoothing)
     best = _snapped(problem, theta, smoothing[-1])
@@ -101,11 +106,12 @@ def adversarial(
 
 def lower_bound(
     theta: Array,
+    norm: Norm,
     x: Array,
     y: Array,
-    eps: Array,
-    norm: Norm,
-    penalty: Array | float = 0.0,
+    eps: Array | float,
+    *,
+    penalty: Array | float | None = None,
 ) -> Array:
     """A lower bound on the minimum of the problem of ``adversarial``, ``[]``.
 
@@ -115,10 +121,15 @@ def lower_bound(
     ``eps`` or ``penalty`` gives nan.
 
     Raises:
-        ValueError: for norms other than l2 and linf.
+        ValueError: for norms other than l2 and linf, and unless the shapes are
+            ``theta[d]``, ``x[n, d]`` and ``y[n]``.
     """
-    chex.assert_rank(theta, 1)
-    problem, size_x, size_y = _in_own_units(x, y, eps, norm, penalty)
+    x, y = _checked(x, y)
+    theta = jnp.asarray(theta)
+    if theta.shape != x.shape[1:]:
+        msg = f"shapes theta {theta.shape}, x {x.shape}: give theta[d] and x[n, d]"
+        raise ValueError(msg)
+    problem, size_x, size_y = _in_own_units(norm, x, y, eps, penalty)
     scaled = theta * size_x / size_y
     # Down to where ``adversarial`` ends, four values for each power of ten.
     last = min(1e-5, _last(x.dtype))
@@ -137,21 +148,39 @@ class _Problem(NamedTuple):
     norm: Norm
 
 
-def _in_own_units(x, y, eps, norm, penalty) -> tuple[_Problem, Array, Array]:
+def _checked(x: Array, y: Array) -> tuple[Array, Array]:
+    """``x[n, d]`` and ``y[n]`` of one dtype, of single precision at least."""
+    # As jax arrays first: without x64 those of NumPy keep a dtype that jax has not.
+    x, y = jnp.asarray(x), jnp.asarray(y)
+    if x.ndim != 2 or y.shape != x.shape[:1]:
+        msg = (
+            f"shapes x {x.shape}, y {y.shape}: give x[n, d] and y[n], and vmap over "
+            "data sets"
+        )
+        raise ValueError(msg)
+    dtype = jnp.result_type(x, y, jnp.float32)
+    return x.astype(dtype), y.astype(dtype)
+
+
+def _in_own_units(
+    norm: Norm, x: Array, y: Array, eps: Array | float, penalty: Array | float | None
+) -> tuple[_Problem, Array, Array]:
     """The problem in units of x and y, which are returned with it.
 
     So the smoothing means the same for any data.
     """
+    norms.check(norm)
     if norm not in (norms.l2, norms.linf):
-        msg = "solvers.adversarial and lower_bound are for norms.l2 and norms.linf"
+        msg = f"norm = {norm!r}: choose norms.l2 or norms.linf"
         raise ValueError(msg)
-    chex.assert_rank([x, y, eps, penalty], [2, 1, 0, 0])
-    eps, penalty = (
+    penalty = 0.0 if penalty is None else penalty
+    arguments.scalars(eps=eps, penalty=penalty)
+    radius, weight = (
         jnp.where(jnp.asarray(v) < 0, jnp.nan, v).astype(x.dtype)
         for v in (eps, penalty)
     )
     size_x, size_y = (_root_mean_square(v) for v in (x, y))
-    units = (x / size_x, y / size_y, eps / size_x, penalty / (size_x * size_y))
+    units = (x / size_x, y / size_y, radius / size_x, weight / (size_x * size_y))
     return _Problem(*units, norm), size_x, size_y
 
 
@@ -210,7 +239,7 @@ def _newton(problem: _Problem, theta: Array, mu: Array) -> tuple[Array, None]:
     else:
         slope = theta / q
         curvature = (jnp.eye(theta.size, dtype=x.dtype) - jnp.outer(slope, slope)) / q
-    # Of a_i: ∇a_i = sign_i x_i + eps slope and ∇²a_i = (1 - sign²)/root x xᵀ + eps ∇²q.
+    # ∇a_i = sign_i x_i + eps slope and ∇²a_i = (1 - sign²)/root x xᵀ + eps ∇²q.
     jacobian = sign[:, None] * x + (eps * slope)[None]
     weights = a * (1 - sign**2) / root
     gradient = 2 * jnp.mean(a[:, None] * jacobian, axis=0) + penalty * theta / length
@@ -239,7 +268,7 @@ def _snapped(problem: _Problem, theta: Array, mu: Array) -> Array:
 
 
 def _excess(problem: _Problem, b: Array, total: Array) -> tuple[Array, Array, Array]:
-    """The vector u = -(2/n) Xᵀb, what λ leaves of it, and how much eps allows."""
+    """The vector u = -(2/n) Xᵀb, the norm that λ leaves of it, and what eps allows."""
     x, _, eps, penalty, norm = problem
     u = -2 * b @ x / b.size
     return u, norm.value(norms.soft_threshold(u, penalty)), 2 * eps * total / b.size
@@ -258,7 +287,7 @@ def _dual(problem: _Problem, theta: Array, mu: Array) -> Array:
     a = root + eps * _dual_norm(norm, theta, mu)
     b = a * r / root
     u, left, allowed = _excess(problem, b, jnp.sum(a))
-    # Also of r = Xθ - y, which may cancel.
+    # Rounding of r = Xθ - y too, which may cancel.
     terms = jnp.abs(b) + jnp.abs(x) @ jnp.abs(theta) + jnp.abs(y)
     rounding = 2 * jnp.finfo(x.dtype).eps * norm.value(terms @ jnp.abs(x)) / y.size
     # Either bound is enough: ‖soft(c u, λ)‖ ≤ c ‖soft(u, λ)‖, and |c u| ≤ λ leaves 0.

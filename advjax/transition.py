@@ -3,7 +3,7 @@
     eps* = sup{eps : training loss of adversarial training at eps ≤ threshold},
 
 with the clean test loss of the clean model as the threshold. This module is arithmetic
-on loss curves that were measured elsewhere; ``vmap`` it over seeds.
+on loss curves that were measured elsewhere, in lists or arrays; ``vmap`` it over seeds.
 
 Xing et al., Phase transition from clean training to adversarial training, 2022.
 """
@@ -12,8 +12,11 @@ import enum
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from advjax.types import Array
+
+__all__ = ["Crossing", "Status", "crossing", "extrapolate"]
 
 
 class Status(enum.IntEnum):
@@ -23,9 +26,11 @@ class Status(enum.IntEnum):
     BELOW_FIRST_POINT = 1
     """The loss exceeds the threshold everywhere: eps* is below the first radius."""
     NEVER_CROSSES = 2
-    """The loss is below the threshold to the end, or the fitted line does not rise."""
+    """The loss is below the threshold to the end."""
     NOT_A_NUMBER = 3
     """A loss, a radius or the threshold is not finite, or the radii are all equal."""
+    NOT_RISING = 4
+    """The fitted line does not rise, so that no radius is where it reaches anything."""
 
 
 class Crossing(NamedTuple):
@@ -35,8 +40,8 @@ class Crossing(NamedTuple):
     status: Array
 
 
-def crossing(eps: Array, losses: Array, threshold: Array) -> Crossing:
-    """Where the piecewise-linear curve through the points last rises past a threshold.
+def crossing(eps: ArrayLike, losses: ArrayLike, threshold: ArrayLike) -> Crossing:
+    """The radius where the piecewise-linear loss curve last rises past a threshold.
 
     The last point at or below ``threshold`` and the next one are joined by a line, so a
     curve that is not monotone gives the supremum of the definition.
@@ -50,16 +55,16 @@ def crossing(eps: Array, losses: Array, threshold: Array) -> Crossing:
         The crossing; nan and a status where there is none.
 
     Raises:
-        ValueError: unless ``eps`` and ``losses`` are two vectors of one length.
+        ValueError: unless ``eps`` and ``losses`` are two vectors of one length, and
+            ``threshold`` a number.
 
     Example:
         >>> from advjax import transition
-        >>> found = transition.crossing(
-        ...     jnp.array([0.0, 0.5, 1.0]), jnp.array([0.1, 0.2, 0.4]), 0.3)
+        >>> found = transition.crossing([0.0, 0.5, 1.0], [0.1, 0.2, 0.4], 0.3)
         >>> float(found.eps_star), transition.Status(int(found.status)).name
         (0.75, 'CROSSES')
     """
-    _check_curve(eps, losses, least=1)
+    eps, losses, threshold = _checked(eps, losses, threshold, least=1)
     order = jnp.argsort(eps)
     eps, losses = eps[order], losses[order]
     low = losses <= threshold
@@ -76,8 +81,8 @@ def crossing(eps: Array, losses: Array, threshold: Array) -> Crossing:
     return _crossing(eps_star, status)
 
 
-def extrapolate(eps: Array, losses: Array, threshold: Array) -> Crossing:
-    """Where the least-squares line through the points reaches a threshold.
+def extrapolate(eps: ArrayLike, losses: ArrayLike, threshold: ArrayLike) -> Crossing:
+    """The radius where the least-squares line through the points reaches a threshold.
 
     Algorithm A.1 of the paper, which extends the line beyond the fine-tuned radii. Two
     points give the line through them, one point at 0 and one fine-tuned radius the
@@ -93,27 +98,38 @@ def extrapolate(eps: Array, losses: Array, threshold: Array) -> Crossing:
         smallest radius already, or does not rise.
 
     Raises:
-        ValueError: unless ``eps`` and ``losses`` are two vectors of one length.
+        ValueError: unless ``eps`` and ``losses`` are two vectors of one length, and
+            ``threshold`` a number.
     """
-    _check_curve(eps, losses, least=2)
+    eps, losses, threshold = _checked(eps, losses, threshold, least=2)
     centre, level = jnp.mean(eps), jnp.mean(losses)
     slope = jnp.sum((eps - centre) * (losses - level)) / jnp.sum((eps - centre) ** 2)
     eps_star = centre + (threshold - level) / jnp.where(slope == 0, 1, slope)
     status = jnp.select(
         [_not_finite(eps, losses, threshold, slope), slope <= 0, eps_star < eps.min()],
-        [Status.NOT_A_NUMBER, Status.NEVER_CROSSES, Status.BELOW_FIRST_POINT],
+        [Status.NOT_A_NUMBER, Status.NOT_RISING, Status.BELOW_FIRST_POINT],
         Status.CROSSES,
     )
     return _crossing(eps_star, status)
 
 
-def _check_curve(eps: Array, losses: Array, least: int) -> None:
-    if jnp.ndim(eps) != 1 or jnp.shape(eps) != jnp.shape(losses) or eps.size < least:
+def _checked(*values: ArrayLike, least: int) -> tuple[Array, Array, Array]:
+    """``eps[k]``, ``losses[k]`` and ``threshold[]`` in floating point."""
+    arrays = (jnp.asarray(value) for value in values)
+    eps, losses, threshold = (
+        array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
+        for array in arrays
+    )
+    if eps.ndim != 1 or eps.shape != losses.shape or eps.size < least:
         msg = (
-            f"eps has shape {jnp.shape(eps)} and losses {jnp.shape(losses)}; give one "
-            f"loss for each of at least {least} radii, and vmap over curves"
+            f"eps has shape {eps.shape} and losses {losses.shape}; give one loss for "
+            f"each of at least {least} radii, and vmap over curves"
         )
         raise ValueError(msg)
+    if threshold.ndim != 0:
+        msg = f"threshold has shape {threshold.shape}; give one number, and vmap"
+        raise ValueError(msg)
+    return eps, losses, threshold
 
 
 def _not_finite(*values: Array) -> Array:

@@ -1,10 +1,12 @@
 """Strict numerics for all tests, and the fixtures that they share."""
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
 import jax
+import modes
 import pytest
 
 from experiments import devices, run
@@ -24,6 +26,15 @@ COMPILED = tempfile.TemporaryDirectory(prefix="advjax-tests-")
 jax.config.update("jax_compilation_cache_dir", COMPILED.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_collection_modifyitems(items):
+    """Expects the tests to fail that cannot pass under the present mode."""
+    listed = modes.reasons()
+    for item in items:
+        for pattern, reason in listed.items():
+            if re.search(pattern, item.nodeid):
+                item.add_marker(pytest.mark.xfail(reason=reason, run=True))
 
 
 @pytest.fixture(autouse=True, scope="module")

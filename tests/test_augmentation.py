@@ -144,7 +144,7 @@ def test_standard_augmentations(key):
 
 
 def test_mistakes_name_the_choices(key):
-    with pytest.raises(ValueError, match="pad = -1: choose at least 0"):
+    with pytest.raises(ValueError, match="pad = -1: choose an integer of at least 0"):
         augmentation.crop(-1, "reflect")
     with pytest.raises(ValueError, match="mode = 'zero': choose 'reflect' or"):
         augmentation.crop(1, "zero")
@@ -153,5 +153,24 @@ def test_mistakes_name_the_choices(key):
             augmentation.rotate(degrees)
     with pytest.raises(ValueError, match="'iris': choose one of cifar10, cifar100"):
         augmentation.standard("iris")
-    with pytest.raises(AssertionError, match="rank"):
+    with pytest.raises(ValueError, match="give images"):
         augmentation.flip()(key, jnp.ones((2, 3, 4)))
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_keys_and_images_that_would_broadcast_are_refused(length):
+    keys = jax.random.split(jax.random.key(0), length)
+    for augment in (
+        augmentation.flip(),
+        augmentation.rotate(10),
+        augmentation.crop(np.int64(1), "reflect"),
+        augmentation.chain(augmentation.flip()),
+    ):
+        with pytest.raises(ValueError, match=f"{length} keys for 2 examples"):
+            augment(keys, jnp.ones((2, 4, 4, 1)))
+        for x in (jnp.ones((4, 4, 1)), jnp.ones((4, 4)), jnp.ones((1, 2, 4, 4, 1))):
+            with pytest.raises(ValueError, match="give images"):
+                augment(jax.random.key(0), x)
+    for pad in (1.0, True, -2):
+        with pytest.raises(ValueError, match=r"pad = .*: choose an integer"):
+            augmentation.crop(pad, "reflect")

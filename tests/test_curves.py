@@ -99,11 +99,37 @@ def test_a_plane_without_extent_has_a_documented_result():
     np.testing.assert_array_equal(_flat(nowhere.at(0.3, 0.7)), _flat(PATH.a))
 
 
-def test_the_norm_does_not_overflow():
-    tree = {"w": jnp.full((3, 3), 1e30), "b": jnp.zeros(2)}
-    np.testing.assert_allclose(curves.norm(tree), 3e30, rtol=1e-6)
-    assert curves.norm({"w": jnp.zeros(3)}) == 0
-    np.testing.assert_allclose(curves.norm(PATH.a), np.linalg.norm(A), rtol=1e-6)
+def test_distances_in_a_plane_do_not_overflow():
+    zero = {"w": jnp.zeros((3, 3)), "b": jnp.zeros(2)}
+    far = {"w": jnp.full((3, 3), 1e30), "b": jnp.zeros(2)}
+    across = {"w": jnp.zeros((3, 3)), "b": jnp.array([3e30, 4e30])}
+    plane = curves.plane(curves.Path(zero, across, far))
+    np.testing.assert_allclose(plane.width, 3e30, rtol=1e-6)
+    np.testing.assert_allclose(plane.height, 5e30, rtol=1e-6)
+
+
+def test_networks_that_would_broadcast_are_refused():
+    other = PATH.b | {"b": PATH.b["b"][:1]}
+    for paths in (
+        (PATH.a, PATH.bend, other),
+        (PATH.a, other, PATH.b),
+        (other, *PATH[1:]),
+    ):
+        path = curves.Path(*paths)
+        for function in (curves.plane, lambda path: curves.bezier(path, 0.5)):
+            with pytest.raises(ValueError, match="different networks"):
+                function(path)
+    with pytest.raises(ValueError, match="different networks"):
+        curves.plane(PATH).coordinates(other)
+
+
+@pytest.mark.parametrize("ts", [jnp.ones(1), jnp.linspace(0, 1, 3), np.ones((2, 1))])
+def test_several_places_on_a_curve_are_for_vmap(ts):
+    for curve in (curves.bezier, curves.polychain, curves.line):
+        with pytest.raises(ValueError, match="one place on a curve, and vmap"):
+            curve(PATH, ts)
+    with pytest.raises(ValueError, match="and vmap"):
+        curves.plane(PATH).at(ts, 0.0)
 
 
 def test_training_along_a_curve_is_the_gradient_at_its_point_times_its_weight():

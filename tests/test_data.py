@@ -59,8 +59,33 @@ def test_gaussian_design_of_an_indefinite_covariance_is_nan(key):
 
 def test_gaussian_design_checks_the_shape_of_the_covariance(key):
     for cov in (jnp.ones(2), jnp.eye(3), jnp.ones((2, 3)), jnp.ones((1, 1))):
-        with pytest.raises(AssertionError, match="shape"):
+        with pytest.raises(ValueError, match=r"cov .*: give cov\[d, d\]"):
             data.gaussian(key, 10, jnp.ones(2), cov, 1.0)
+
+
+@pytest.mark.parametrize("wrong", [np.ones(1), np.ones(10), np.ones((10, 1))])
+def test_scales_and_coefficients_that_would_broadcast_are_refused(key, wrong):
+    with pytest.raises(ValueError, match=r"sigma has shape"):
+        data.gaussian(key, 10, jnp.ones(2), None, wrong)
+    for name in ("small_share", "large", "small"):
+        scales = {"small_share": 0.5, "large": 2.0, "small": 0.1, name: wrong}
+        with pytest.raises(ValueError, match=f"{name} has shape"):
+            data.separable(key, 10, jnp.array([1.0, 0.0]), **scales)
+    with pytest.raises(ValueError, match="theta0 has shape"):
+        data.gaussian(key, 10, wrong[None, None], None, 1.0)
+
+
+def test_lists_and_integers_of_numpy_are_plain_input(key):
+    x, y = data.gaussian(key, np.int64(5), [1, 2], [[1, 0], [0, 1]], 0)
+    expected = data.gaussian(key, 5, jnp.array([1.0, 2.0]), jnp.eye(2), 0.0)
+    np.testing.assert_array_equal(x, expected.x)
+    np.testing.assert_array_equal(y, expected.y)
+    coefficients = data.sparse_coefficients(np.int32(3), num_active=np.int8(1))
+    np.testing.assert_array_equal(coefficients, [1, 0, 0])
+    some = data.subset(Batch([[1], [2], [3]], [0, 1, 0]), np.int64(2), seed=0)
+    assert some.x.shape == (2, 1)
+    assert data.per_class(Batch([1, 2, 3], [0, 1, 0]), np.int64(1), seed=0).y.size == 2
+    np.testing.assert_array_equal(data.as_float([0.5, 1.0]), [0.5, 1.0])
 
 
 def test_equicorrelated_covariances_have_their_entries_and_are_positive_definite():
@@ -87,12 +112,14 @@ def test_blocks_of_correlated_inputs_are_joined(key):
 
 
 def test_sparse_parameters_are_ones_and_zeros():
-    np.testing.assert_array_equal(data.sparse(5, 2), [1, 1, 0, 0, 0])
-    np.testing.assert_array_equal(data.sparse(3, 3), [1, 1, 1])
-    np.testing.assert_array_equal(data.sparse(3, 0), [0, 0, 0])
+    np.testing.assert_array_equal(
+        data.sparse_coefficients(5, num_active=2), [1, 1, 0, 0, 0]
+    )
+    np.testing.assert_array_equal(data.sparse_coefficients(3, num_active=3), [1, 1, 1])
+    np.testing.assert_array_equal(data.sparse_coefficients(3, num_active=0), [0, 0, 0])
     for num_active in (-1, 4):
         with pytest.raises(ValueError, match=f"num_active = {num_active}: choose"):
-            data.sparse(3, num_active)
+            data.sparse_coefficients(3, num_active=num_active)
 
 
 def test_gaussian_designs_map_over_replicates(key):
@@ -504,11 +531,14 @@ def test_a_binary_task_keeps_all_examples():
 
 def test_impossible_subsets_name_the_choices():
     batch = _numbered([0, 0, 1, 1, 1])
-    for size in (0, -1, 6):
-        with pytest.raises(ValueError, match=f"size = {size}: choose from 1 to n = 5"):
+    with pytest.raises(ValueError, match="size = 6: choose from 1 to n = 5"):
+        data.subset(batch, 6, seed=0)
+    with pytest.raises(ValueError, match=r"num_per_class = 3: .* 1 to 2, the"):
+        data.per_class(batch, 3, seed=0)
+    for size in (0, -1, 2.0, True):
+        with pytest.raises(ValueError, match=f"size = {size}: choose an integer"):
             data.subset(batch, size, seed=0)
-    for size in (0, 3):
-        with pytest.raises(ValueError, match=f"num_per_class = {size}: .* 1 to 2, the"):
+        with pytest.raises(ValueError, match=f"class = {size}: choose an integer"):
             data.per_class(batch, size, seed=0)
     for classes in ((0, 2), (0, 0), (), 1):
         with pytest.raises(ValueError, match="choose distinct ones of 0, 1"):
@@ -519,6 +549,20 @@ def test_impossible_subsets_name_the_choices():
         lambda: data.per_class(targets, 1, seed=0),
     ):
         with pytest.raises(ValueError, match=r"y of float32, .* choose integer labels"):
+            select()
+
+
+@pytest.mark.parametrize("convert", [np.asarray, jnp.asarray, list])
+@pytest.mark.parametrize("length", [1, 4, 6])
+def test_subsets_of_unequal_lengths_are_refused(convert, length):
+    batch = Batch(convert(np.zeros(length)), convert(np.array([0, 1, 0, 1, 0])))
+    for select in (
+        lambda: data.subset(batch, 1, seed=0),
+        lambda: data.per_class(batch, 1, seed=0),
+        lambda: data.of_classes(batch, (0,)),
+        lambda: data.binary(batch, (0,)),
+    ):
+        with pytest.raises(ValueError, match=rf"x \({length},\), y \(5,\)"):
             select()
 
 

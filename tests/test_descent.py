@@ -38,13 +38,13 @@ def test_step_last_and_path_equal_a_loop_of_numpy(penalty):
             theta = _soft_threshold(theta, eta * penalty)
 
     prox = None if penalty is None else descent.lasso(penalty)
-    update = descent.step(gradient, eta, prox)
+    update = descent.step(gradient, eta, prox=prox)
     start = jnp.asarray(expected[0])
     np.testing.assert_allclose(update(start), expected[1], rtol=1e-12)
-    path = descent.path(update, start, num_steps=7)
+    path = descent.path(start, update, num_steps=7)
     np.testing.assert_allclose(path, expected, rtol=1e-12)
     for t in (0, 1, 7):
-        last = descent.last(update, start, num_steps=t)
+        last = descent.last(start, update, num_steps=t)
         np.testing.assert_allclose(last, expected[t], rtol=1e-12)
 
 
@@ -55,8 +55,8 @@ def test_path_observes_what_it_is_asked_to():
     def observe(theta):
         return {"loss": jnp.mean((x @ theta - y) ** 2), "pair": theta[:2], "one": 1}
 
-    whole = descent.path(update, start, num_steps=5)
-    kept = descent.path(update, start, num_steps=5, observe=observe)
+    whole = descent.path(start, update, num_steps=5)
+    kept = descent.path(start, update, num_steps=5, observe=observe)
     assert kept["loss"].shape == (6,)
     losses = [np.mean((x @ theta - y) ** 2) for theta in whole]
     np.testing.assert_allclose(kept["loss"], losses, rtol=1e-5)
@@ -74,13 +74,13 @@ def test_parameters_may_be_any_pytree():
 
     prox = descent.lasso(0.3)
     start = jnp.linspace(-1.0, 1, 6)
-    whole = descent.path(descent.step(gradient, 0.1, prox), start, num_steps=9)
-    update = descent.step(gradient_of_parts, 0.1, prox)
+    whole = descent.path(start, descent.step(gradient, 0.1, prox=prox), num_steps=9)
+    update = descent.step(gradient_of_parts, 0.1, prox=prox)
     parts = {"a": start[:4], "b": (start[4:],)}
-    path = descent.path(update, parts, num_steps=9)
+    path = descent.path(parts, update, num_steps=9)
     np.testing.assert_allclose(path["a"], whole[:, :4], atol=1e-6)
     np.testing.assert_allclose(path["b"][0], whole[:, 4:], atol=1e-6)
-    last = descent.last(update, parts, num_steps=9)
+    last = descent.last(parts, update, num_steps=9)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b[-1], atol=1e-6), last, path
     )
@@ -94,9 +94,9 @@ def test_proximal_descent_ends_at_the_lasso_solution_with_its_zeros(shape, penal
     update = descent.step(
         _gradient(x, y),
         0.5 * y.size / np.linalg.norm(x, 2) ** 2,
-        descent.lasso(penalty),
+        prox=descent.lasso(penalty),
     )
-    ours = descent.last(update, jnp.ones(shape[1]), num_steps=20_000)
+    ours = descent.last(jnp.ones(shape[1]), update, num_steps=20_000)
     # Its objective is half of ours.
     theirs = Lasso(alpha=penalty / 2, fit_intercept=False, tol=1e-12, max_iter=100_000)
     theirs = theirs.fit(x, y).coef_
@@ -110,8 +110,8 @@ def test_paths_map_over_step_sizes_with_one_trace():
     chex.clear_trace_counter()
 
     def path(step_size):
-        update = descent.step(_gradient(x, y), step_size, descent.lasso(0.1))
-        return descent.path(update, jnp.zeros(6), num_steps=10)
+        update = descent.step(_gradient(x, y), step_size, prox=descent.lasso(0.1))
+        return descent.path(jnp.zeros(6), update, num_steps=10)
 
     @jax.jit
     @chex.assert_max_traces(1)
@@ -121,3 +121,17 @@ def test_paths_map_over_step_sizes_with_one_trace():
     for step_sizes in (jnp.array([0.01, 0.1]), jnp.array([0.02, 0.2])):
         for step_size, one in zip(step_sizes, mapped(step_sizes), strict=True):
             np.testing.assert_allclose(path(step_size), one, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [-1, 2.0, True])
+def test_counts_are_integers_of_any_kind(count):
+    halve = descent.step(lambda theta: theta, 0.5)
+    for run in (descent.last, descent.path):
+        with pytest.raises(ValueError, match=r"num_steps = .*: choose an integer"):
+            run(jnp.float32(8), halve, num_steps=count)
+    assert descent.last(jnp.float32(8), halve, num_steps=np.int64(3)) == 1
+    assert descent.last(jnp.float32(8), halve, num_steps=0) == 8
+    path = descent.path(jnp.float32(8), halve, num_steps=np.uint8(2))
+    np.testing.assert_array_equal(path, [8, 4, 2])
+    start = descent.path(jnp.float32(8), halve, num_steps=0)
+    np.testing.assert_array_equal(start, [8])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from advjax import dynamics, losses, models, norms, spectrum
+from advjax import dynamics, hessians, losses, models, norms, spectrum
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 
@@ -29,7 +29,7 @@ def _quadratic(d=6, seed=0):
 
 def _pairs(hessian):
     values, vectors = np.linalg.eigh(hessian)
-    return jnp.asarray(values), jnp.asarray(vectors.T)
+    return dynamics.LogitEigs(jnp.asarray(values), jnp.asarray(vectors.T))
 
 
 def _relu_network(seed=0, widths=(12, 20, 16, 4)):
@@ -55,16 +55,14 @@ def _relu_network(seed=0, widths=(12, 20, 16, 4)):
 @pytest.mark.usefixtures("x64")
 def test_on_a_quadratic_the_closed_forms_are_exact():
     f, hessian, g = _quadratic()
-    values, vectors = _pairs(hessian)
+    eigs, g = _pairs(hessian), jnp.asarray(g)
     x, horizon = jnp.zeros(6), 0.7
     for num_steps in (1, 2, 7):
-        found = dynamics.closed_form(
-            values, vectors, jnp.asarray(g), horizon, num_steps
-        )
-        ascent = dynamics.ascend(num_steps)(f, x, horizon)
+        found = dynamics.closed_form(eigs, g, horizon, num_steps=num_steps)
+        ascent = dynamics.ascend(num_steps=num_steps)(f, x, horizon)
         np.testing.assert_allclose(found.delta, ascent.delta, rtol=1e-10)
         np.testing.assert_allclose(found.grad, jax.grad(f)(ascent.delta), rtol=1e-10)
-    found = dynamics.closed_form(values, vectors, jnp.asarray(g), horizon)
+    found = dynamics.closed_form(eigs, g, horizon)
     exponential = scipy.linalg.expm(horizon * hessian)
     np.testing.assert_allclose(found.grad, exponential @ g, rtol=1e-10)
     expected = np.linalg.solve(hessian, (exponential - np.eye(6)) @ g)
@@ -74,10 +72,12 @@ def test_on_a_quadratic_the_closed_forms_are_exact():
 @pytest.mark.usefixtures("x64")
 def test_the_error_of_finitely_many_steps_halves_when_they_double():
     f, hessian, g = _quadratic()
-    limit = dynamics.closed_form(*_pairs(hessian), jnp.asarray(g), 0.7).delta
+    limit = dynamics.closed_form(_pairs(hessian), jnp.asarray(g), 0.7).delta
     errors = np.array(
         [
-            np.linalg.norm(dynamics.ascend(m)(f, jnp.zeros(6), 0.7).delta - limit)
+            np.linalg.norm(
+                dynamics.ascend(num_steps=m)(f, jnp.zeros(6), 0.7).delta - limit
+            )
             for m in (50, 100, 200, 400)
         ]
     )
@@ -87,8 +87,9 @@ def test_the_error_of_finitely_many_steps_halves_when_they_double():
 @pytest.mark.usefixtures("x64")
 def test_steps_across_the_maximum_alternate():
     f, g = lambda x: jnp.sum(x - 2 * x**2), jnp.ones(1)
-    found = dynamics.closed_form(-4 * jnp.ones(1), jnp.eye(1), g, 4.2, 6)
-    ascent = dynamics.ascend(6)(f, jnp.zeros(1), 4.2)
+    eigs = dynamics.LogitEigs(-4 * jnp.ones(1), jnp.eye(1))
+    found = dynamics.closed_form(eigs, g, 4.2, num_steps=6)
+    ascent = dynamics.ascend(num_steps=6)(f, jnp.zeros(1), 4.2)
     np.testing.assert_allclose(found.delta, ascent.delta, rtol=1e-12)
     assert found.grad[0] > 1
 
@@ -97,18 +98,22 @@ def test_steps_across_the_maximum_alternate():
 def test_small_and_zero_eigenvalues_are_safe(num_steps):
     values = jnp.array([0.0, 1e-30, -1e-30, 1e-9, 1e-4])
     grad = jnp.ones(5)
-    found = dynamics.closed_form(values, jnp.eye(5), grad, 2.0, num_steps)
+
+    def form(values, vectors):
+        eigs = dynamics.LogitEigs(values, vectors)
+        return dynamics.closed_form(eigs, grad, 2.0, num_steps=num_steps)
+
+    found = form(values, jnp.eye(5))
     np.testing.assert_allclose(found.delta[:4], 2.0, rtol=1e-6)
     expected = 2.0 + 2e-4 * (0.9 if num_steps else 1)
     np.testing.assert_allclose(found.delta[4], expected, rtol=1e-6)
     # Directions without a vector have an eigenvalue of zero.
-    part = dynamics.closed_form(values[4:], jnp.eye(5)[4:], grad, 2.0, num_steps)
+    part = form(values[4:], jnp.eye(5)[4:])
     np.testing.assert_allclose(part.delta, found.delta, rtol=1e-6)
     np.testing.assert_allclose(part.grad, found.grad, rtol=1e-6)
 
     def total(values):
-        form = dynamics.closed_form(values, jnp.eye(5), grad, 2.0, num_steps)
-        return jnp.sum(form.delta)
+        return jnp.sum(form(values, jnp.eye(5)).delta)
 
     # d/dλ of β + β² λ/2 is β²/2, less α β/2 with steps.
     slope = 2.0 - (0.2 if num_steps else 0.0)
@@ -121,8 +126,9 @@ def test_the_series_meets_the_formula(num_steps):
     values = jnp.asarray([-3e-3, -9.9e-4, 1e-3, 9.9e-3, 2e-2, -1.0, 5.0])
 
     def delta(values):
-        form = dynamics.closed_form(values, jnp.eye(7), jnp.ones(7), 1.0, num_steps)
-        return form.delta
+        eigs = dynamics.LogitEigs(values, jnp.eye(7))
+        found = dynamics.closed_form(eigs, jnp.ones(7), 1.0, num_steps=num_steps)
+        return found.delta
 
     for value, found in zip(values, delta(values), strict=True):
         value = np.longdouble(value)
@@ -155,7 +161,7 @@ def test_gates_of_max_pooling_are_fixed_too():
     params, stats = model.init(jax.random.key(0), x[None])
 
     def predict(x):
-        return model.apply(params, stats, x[None], train=False)[0][0]
+        return model.predict(params, stats, x[None])[0]
 
     frozen = dynamics.frozen(predict, x)
     step = jnp.asarray(RNG.standard_normal(x.shape))
@@ -173,9 +179,11 @@ def test_ascent_in_the_logits_is_ascent_in_the_input():
     logits, jacobian = dynamics.logit_jacobian(predict, x)
     np.testing.assert_allclose(logits, predict(x), rtol=1e-12)
     np.testing.assert_allclose(jacobian, jax.jacobian(predict)(x), rtol=1e-12)
-    small = dynamics.ascend_logits(30)(loss, logits, jacobian, 0.8)
+    small = dynamics.ascend_logits(num_steps=30)(loss, logits, jacobian, 0.8)
     record = dynamics.logit_hessians(frozen, loss)
-    large = dynamics.ascend(30, record=record)(lambda x: loss(frozen(x)), x, 0.8)
+    large = dynamics.ascend(num_steps=30, record=record)(
+        lambda x: loss(frozen(x)), x, 0.8
+    )
     np.testing.assert_allclose(small.delta, large.delta, rtol=1e-9)
     mean = dynamics.path_mean(*large.records[::-1])
     np.testing.assert_allclose(small.logit_hessian, mean, rtol=1e-9, atol=1e-14)
@@ -200,8 +208,8 @@ def test_eigenpairs_by_the_logits_are_those_of_the_input_hessian(d):
         np.asarray(vectors.T) * np.asarray(values),
         atol=1e-12,
     )
-    matvec = spectrum.gauss_newton(predict, loss, x)
-    pair = spectrum.top_eigs(d, 1)(jax.random.key(0), matvec, x)
+    matvec = hessians.gauss_newton(predict, loss, x)
+    pair = spectrum.top_eigs(num_matvecs=d, num_eigs=1)(jax.random.key(0), matvec, x)
     np.testing.assert_allclose(pair.values[0], values[0], rtol=1e-9)
 
 
@@ -212,9 +220,11 @@ def test_the_theorem_holds_at_small_strength():
     grad = jax.grad(lambda x: loss(predict(x)))(x)
 
     def kappa(horizon, num_steps):
-        path = dynamics.ascend_logits(num_steps)(loss, logits, jacobian, horizon)
-        pairs = dynamics.logit_eigs(jacobian, path.logit_hessian)
-        delta = dynamics.closed_form(*pairs, grad, horizon).delta
+        path = dynamics.ascend_logits(num_steps=num_steps)(
+            loss, logits, jacobian, horizon
+        )
+        eigs = dynamics.logit_eigs(jacobian, path.logit_hessian)
+        delta = dynamics.closed_form(eigs, grad, horizon).delta
         return np.linalg.norm(path.delta - delta) / np.linalg.norm(path.delta)
 
     assert kappa(0.001, 1000) < 1e-5
@@ -233,10 +243,12 @@ def test_normalised_ascent_follows_the_same_curve():
     def f(x):
         return loss(frozen(x))
 
-    free = dynamics.ascend(2000)(f, x, 0.5)
-    path = dynamics.ascend(2000, record=lambda _, g: jnp.linalg.norm(g))(f, x, 0.5)
+    free = dynamics.ascend(num_steps=2000)(f, x, 0.5)
+    path = dynamics.ascend(num_steps=2000, record=lambda _, g: jnp.linalg.norm(g))(
+        f, x, 0.5
+    )
     length = float(jnp.sum(path.records) * 0.5 / 2000)
-    unit = dynamics.ascend(2000, direction=norms.l2.steepest)(f, x, length)
+    unit = dynamics.ascend(num_steps=2000, direction=norms.l2.steepest)(f, x, length)
     assert dynamics.matching_error(free.delta, unit.delta) < 1e-7
     np.testing.assert_allclose(
         np.linalg.norm(unit.delta), np.linalg.norm(free.delta), rtol=1e-3
@@ -247,10 +259,12 @@ def test_normalised_ascent_follows_the_same_curve():
 def test_the_effective_part_of_linf_steps_is_along_the_gradient():
     g, v = (jnp.asarray(RNG.standard_normal(7)) for _ in range(2))
     o = g / jnp.linalg.norm(g)
-    np.testing.assert_allclose(dynamics.along(v, g), (o @ v) * o, rtol=1e-12)
+    np.testing.assert_allclose(dynamics.project_onto(v, g), (o @ v) * o, rtol=1e-12)
     expected = norms.l1.value(g) / jnp.sum(g**2) * g
-    np.testing.assert_allclose(dynamics.along(jnp.sign(g), g), expected, rtol=1e-12)
-    linf = dynamics.ascend(3, direction=norms.linf.steepest)
+    np.testing.assert_allclose(
+        dynamics.project_onto(jnp.sign(g), g), expected, rtol=1e-12
+    )
+    linf = dynamics.ascend(num_steps=3, direction=norms.linf.steepest)
     found = linf(lambda x: g @ x, jnp.zeros(7), 0.3)
     np.testing.assert_allclose(found.delta, 0.3 * jnp.sign(g), rtol=1e-12)
     np.testing.assert_allclose(found.effective, 0.3 * expected, rtol=1e-12)
@@ -270,15 +284,19 @@ def test_matching_errors_are_precise_far_below_one():
 def test_at_a_zero_gradient_nothing_moves():
     x = jnp.ones(3)
     for direction in (lambda g: g, norms.l2.steepest, norms.linf.steepest):
-        found = dynamics.ascend(4, direction=direction)(lambda _: 1.0 * 0, x, 1.0)
+        found = dynamics.ascend(num_steps=4, direction=direction)(
+            lambda _: 1.0 * 0, x, 1.0
+        )
         np.testing.assert_array_equal(found.delta, 0)
         np.testing.assert_array_equal(found.effective, 0)
     loss = partial(losses.cross_entropy, labels=jnp.array(0))
-    path = dynamics.ascend_logits(4)(loss, jnp.zeros(2), jnp.zeros((2, 3)), 1.0)
+    path = dynamics.ascend_logits(num_steps=4)(
+        loss, jnp.zeros(2), jnp.zeros((2, 3)), 1.0
+    )
     np.testing.assert_array_equal(path.delta, 0)
     np.testing.assert_allclose(path.logit_hessian, [[0.25, -0.25], [-0.25, 0.25]])
-    values, vectors = dynamics.logit_eigs(jnp.zeros((2, 3)), path.logit_hessian)
-    found = dynamics.closed_form(values, vectors, jnp.zeros(3), 1.0)
+    eigs = dynamics.logit_eigs(jnp.zeros((2, 3)), path.logit_hessian)
+    found = dynamics.closed_form(eigs, jnp.zeros(3), 1.0)
     np.testing.assert_array_equal(found.delta, 0)
 
 
@@ -293,7 +311,7 @@ def test_examples_are_vmapped_with_one_trace():
         traces.append(None)
 
         def one(x, y):
-            return dynamics.ascend(3)(
+            return dynamics.ascend(num_steps=3)(
                 lambda x: losses.cross_entropy(predict(x), y), x, horizon
             ).delta
 
@@ -312,7 +330,45 @@ def test_wrong_numbers_of_steps_are_refused():
         for make in (
             dynamics.ascend,
             dynamics.ascend_logits,
-            lambda m: dynamics.closed_form(*_pairs(np.eye(2)), jnp.ones(2), 1.0, m),
+            partial(dynamics.closed_form, _pairs(np.eye(2)), jnp.ones(2), 1.0),
         ):
             with pytest.raises(ValueError, match=r"num_steps = .*: choose an integer"):
-                make(count)
+                make(num_steps=count)
+
+
+@pytest.mark.parametrize("count", [np.int64(3), np.int8(3), np.uint32(3)])
+def test_counts_of_numpy_are_plain_input(count):
+    f, hessian, g = _quadratic()
+    ours = dynamics.ascend(num_steps=count)(f, jnp.zeros(6), 0.7)
+    expected = dynamics.ascend(num_steps=3)(f, jnp.zeros(6), 0.7)
+    np.testing.assert_array_equal(ours.delta, expected.delta)
+    ours, expected = (
+        dynamics.closed_form(_pairs(hessian), g, 0.7, num_steps=m) for m in (count, 3)
+    )
+    np.testing.assert_array_equal(ours.delta, expected.delta)
+
+
+def test_arrays_that_would_broadcast_are_refused():
+    ones = np.ones(3)
+    for other in (np.ones(1), np.ones(4), np.ones((3, 1)), np.float32(1)):
+        for function in (dynamics.project_onto, dynamics.matching_error):
+            with pytest.raises(
+                ValueError, match=r"shapes .*: give arrays of one shape"
+            ):
+                function(ones, other)
+    for weights in (np.ones(1), np.ones(2), np.float32(1)):
+        with pytest.raises(ValueError, match=r"values \(3, 2\), weights \("):
+            dynamics.path_mean(np.ones((3, 2)), weights)
+    for hessian in (np.ones((1, 1)), np.ones(2), np.ones((2, 3)), np.float32(1)):
+        with pytest.raises(ValueError, match=r"give jacobian\[k, ...\]"):
+            dynamics.logit_eigs(jnp.ones((2, 5)), hessian)
+    for logits in (jnp.ones(1), jnp.ones(3)):
+        with pytest.raises(ValueError, match=r"logits \(.*, jacobian \(2, 5\)"):
+            dynamics.ascend_logits(num_steps=2)(jnp.sum, logits, jnp.ones((2, 5)), 0.1)
+    for grad in (np.ones(1), np.ones(5), np.ones((2, 1))):
+        with pytest.raises(ValueError, match=r"give vectors\[r, ...\] and grad"):
+            dynamics.closed_form(_pairs(np.eye(2)), grad, 1.0)
+    for values in (jnp.ones(1), jnp.ones(3)):
+        eigs = dynamics.LogitEigs(values, jnp.eye(2))
+        with pytest.raises(ValueError, match=r"values \(.*, vectors \(2, 2\)"):
+            dynamics.closed_form(eigs, jnp.ones(2), 1.0)

@@ -202,9 +202,7 @@ def test_metrics_are_means_over_examples(small):
     setting = setting._replace(eps=0.0)
     arm = lasso_mnist.arms(config)[0]
     state, metrics = lasso_mnist.trained(still, setting, arm, keys[0], chosen)
-    logits, _ = lasso_mnist._network(config).apply(
-        state.params, {}, chosen.x, train=False
-    )
+    logits = lasso_mnist._network(config).predict(state.params, {}, chosen.x)
     loss = losses.cross_entropy(logits, chosen.y).mean()
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
 
@@ -226,7 +224,7 @@ def test_a_repetition_is_tested_by_the_attack_without_surrogate(small):
     def robust(attack):
         outcome = evaluate.outcome(
             key_test,
-            lambda x: model.apply(state.params, {}, x, train=False)[0],
+            lambda x: model.predict(state.params, {}, x),
             losses.cross_entropy,
             *(attack, data.as_float(parts[1].x), parts[1].y, setting.eps),
         )

@@ -56,7 +56,39 @@ def test_too_few_replicates_are_refused_and_a_singular_covariance_is_nan():
     with pytest.raises(ValueError, match="5 replicates of dimension 4: at least 6"):
         inference.p_value(jnp.zeros(4), jnp.zeros((5, 4)))
     assert jnp.isnan(inference.p_value(jnp.ones(2), jnp.ones((9, 2))))
-    with pytest.raises(
-        ValueError, match="observed has 1 entries, the replicates have 2"
-    ):
-        inference.p_value(jnp.zeros(()), jnp.zeros((9, 2)))
+
+
+@pytest.mark.parametrize(
+    ("observed", "replicates"),
+    [
+        (np.zeros(()), np.zeros((9, 2))),
+        (np.zeros(1), np.zeros(9)),
+        (np.zeros(9), np.zeros(9)),
+        (np.zeros(2), np.zeros((9, 1))),
+        (np.zeros(()), np.zeros(())),
+    ],
+)
+def test_arrays_that_would_broadcast_are_refused(observed, replicates):
+    for test in (inference.p_value, inference.rank_p_value):
+        for convert in (np.asarray, jnp.asarray, lambda array: array.tolist()):
+            with pytest.raises(ValueError, match="shapes observed"):
+                test(convert(observed), convert(replicates))
+
+
+def test_the_rank_of_a_vector_is_refused():
+    with pytest.raises(ValueError, match=r"observed has shape \(2,\)"):
+        inference.rank_p_value(np.zeros(2), np.zeros((9, 2)))
+
+
+def test_lists_and_arrays_of_numpy_are_as_good_as_those_of_jax():
+    numbers = [1, 4, 2, 8, 5, 7]
+    for convert in (list, np.asarray, np.float64, jnp.asarray):
+        replicates = convert(numbers)
+        expected = 2 * stats.t.sf(
+            abs(6 - np.mean(numbers)) / (np.std(numbers, ddof=1) * np.sqrt(7 / 6)), 5
+        )
+        np.testing.assert_allclose(
+            inference.p_value(6, replicates), expected, rtol=1e-5
+        )
+        ours = inference.rank_p_value(6, replicates)
+        np.testing.assert_allclose(ours, 2 * 3 / 7, rtol=1e-6)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advjax import dynamics, influence, losses, models, spectrum
+from advjax import dynamics, hessians, influence, losses, models
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 
@@ -38,7 +38,7 @@ def _deep(name):
     first = "Conv_0" if "Conv_0" in params else "Dense_0"
 
     def free(w, x):
-        logits, _ = model.apply({**params, first: w}, {}, x[None], train=False)
+        logits = model.predict({**params, first: w}, {}, x[None])
         return logits[0, 1] - logits[0, 0]
 
     def z(w, x_new):
@@ -63,7 +63,7 @@ def _along(z, loss, w, x, length):
 def test_the_measured_effect_is_that_of_the_papers_formula():
     z, w, b, a, x = _two_layers()
     loss, delta = _loss(1), jnp.asarray(0.1 * RNG.standard_normal(10))
-    found = influence.effect(z, loss, w, x, delta)
+    found = influence.effect(w, z, loss, x, delta)
     u = jax.grad(z, argnums=1)(w, x)
     g_h = jax.grad(lambda h: jax.nn.relu(h) @ a)(x @ w + b)
     gradient = jax.grad(lambda w, x: loss(z(w, x)))
@@ -106,23 +106,17 @@ def test_theorems_are_identities_where_the_second_derivative_is_constant(name, y
     horizon = 0.7 / (second * square)
     strength = horizon * second * square
     hessian = jnp.full((1, 1), second)
-    pairs = dynamics.logit_eigs(u[None], hessian)
-    delta = dynamics.closed_form(*pairs, first * u, horizon).delta
-    np.testing.assert_allclose(pairs[0][0] * horizon, strength, rtol=1e-9)
+    eigs = dynamics.logit_eigs(u[None], hessian)
+    delta = dynamics.closed_form(eigs, first * u, horizon).delta
+    np.testing.assert_allclose(eigs.values[0] * horizon, strength, rtol=1e-9)
 
-    found = influence.effect(z, loss, w, x, delta)
-    boost = jnp.expm1(strength)
-    theory = influence.predicted_effect(
-        boost, found.original, first, second, found.square
-    )
+    found = influence.effect(w, z, loss, x, delta)
+    ascent = influence.Influence(delta, first, second, square, strength, strength)
+    theory = influence.predicted_effect(found, ascent)
     np.testing.assert_allclose(found.additional, theory, rtol=1e-8)
     np.testing.assert_allclose(found.adversarial, found.original + theory, rtol=1e-8)
-    length = 0.3 * jnp.linalg.norm(delta)
-    found = influence.effect(z, loss, w, x, 0.3 * delta)
-    theory = influence.predicted_effect(
-        length * boost / jnp.linalg.norm(delta),
-        *(found.original, first, second, found.square),
-    )
+    found = influence.effect(w, z, loss, x, 0.3 * delta)
+    theory = influence.predicted_effect(found, ascent, rel_length=0.3)
     np.testing.assert_allclose(found.additional, theory, rtol=1e-8)
 
 
@@ -133,24 +127,21 @@ def test_theorems_hold_for_the_logistic_loss_at_its_mean_curvature(name):
     z, w, x = _deep(name)
     loss = _loss(1)
     delta, g_z, g_after, square = _along(z, loss, w, x, 0.05)
-    found = influence.effect(z, loss, w, x, delta)
+    found = influence.effect(w, z, loss, x, delta)
     strength = jnp.log(g_after / g_z)
     mean = (g_after - g_z) * g_z / (jnp.sum(delta * delta) * square) ** 0.5 / abs(g_z)
-    theory = influence.predicted_effect(
-        jnp.expm1(strength), found.original, g_z, abs(mean), found.square
-    )
+    ascent = influence.Influence(delta, g_z, abs(mean), square, strength, strength)
+    theory = influence.predicted_effect(found, ascent)
     np.testing.assert_allclose(found.additional, theory, rtol=1e-4)
 
-    measure = influence.influence(2000)
+    measure = influence.influence(num_steps=2000)
     path = measure(partial(z, w), loss, x, 1e-3 / square)
-    found = influence.effect(z, loss, w, x, path.delta)
-    boost = jnp.expm1(path.strength)
-    terms = (found.original, path.logit_grad, path.logit_hessian, found.square)
-    third = influence.predicted_effect(boost, *terms)
+    found = influence.effect(w, z, loss, x, path.delta)
+    third = influence.predicted_effect(found, path)
     np.testing.assert_allclose(found.additional, third, rtol=1e-4)
     np.testing.assert_allclose(found.adversarial, found.original + third, rtol=1e-6)
-    half = influence.effect(z, loss, w, x, path.delta / 2)
-    fifth = influence.predicted_effect(boost / 2, *terms)
+    half = influence.effect(w, z, loss, x, path.delta / 2)
+    fifth = influence.predicted_effect(half, path, rel_length=0.5)
     np.testing.assert_allclose(half.additional, fifth, rtol=1e-3)
 
 
@@ -158,7 +149,7 @@ def test_theorems_hold_for_the_logistic_loss_at_its_mean_curvature(name):
 def test_the_strength_is_horizon_times_curvature_times_square():
     z, w, x = _deep("mlp3")
     loss, horizon = _loss(-1), 0.05
-    found = influence.influence(20)(partial(z, w), loss, x, horizon)
+    found = influence.influence(num_steps=20)(partial(z, w), loss, x, horizon)
     u = jax.grad(z, argnums=1)(w, x)
     np.testing.assert_allclose(found.square, jnp.sum(u**2), rtol=1e-9)
     np.testing.assert_allclose(
@@ -166,7 +157,7 @@ def test_the_strength_is_horizon_times_curvature_times_square():
     )
     # With fixed gates the running estimate is the same.
     np.testing.assert_allclose(found.running, found.strength, rtol=1e-9)
-    delta = dynamics.ascend(20)(lambda x: loss(z(w, x)), x, horizon).delta
+    delta = dynamics.ascend(num_steps=20)(lambda x: loss(z(w, x)), x, horizon).delta
     np.testing.assert_allclose(found.delta, delta, rtol=1e-9)
     curvatures = [jax.grad(jax.grad(loss))(z(w, x + t * delta)) for t in (0.0, 1.0)]
     assert min(curvatures) < found.logit_hessian < max(curvatures)
@@ -182,12 +173,17 @@ def test_lemma_1_the_curvature_exceeds_the_squared_slope_of_correct_examples():
 
 
 def test_without_curvature_or_gradient_the_effect_is_finite():
-    assert influence.predicted_effect(0.0, -0.1, -1e-30, 0.0, 2.0) == 0.0
+    effect = influence.Effect(-0.1, -0.1, 0.0, 2.0, None)
+    still = influence.Influence(jnp.zeros(3), -1e-30, 0.0, 2.0, 0.0, 0.0)
+    assert influence.predicted_effect(effect, still) == 0.0
     zero = influence.effect(
-        lambda w, x: 0.0 * jnp.sum(w) * jnp.sum(x), _loss(1), *(jnp.ones(3),) * 3
+        jnp.ones(3),
+        lambda w, x: 0.0 * jnp.sum(w) * jnp.sum(x),
+        _loss(1),
+        *(jnp.ones(3),) * 2,
     )
     assert zero.square == zero.additional == 0.0
-    flat = influence.influence(3)(
+    flat = influence.influence(num_steps=3)(
         lambda x: 0.0 * jnp.sum(x), _loss(1), jnp.ones(2), 1.0
     )
     assert flat.strength == flat.running == 0.0
@@ -207,7 +203,7 @@ def test_the_terms_of_a_row_are_its_taylor_expansion():
 
     slope, curvature = jax.grad(loss)(h), jax.hessian(loss)(h)
     for i in (0, 7):
-        found = influence.row_terms(loss, w, h, delta, i)
+        found = influence.row_terms(w, loss, h, delta, i)
         np.testing.assert_allclose(sum(found), loss(h + delta @ w), rtol=1e-12)
         rest = delta @ w - delta[i] * w[i]
         np.testing.assert_allclose(found.linear, delta[i] * slope @ w[i], rtol=1e-9)
@@ -215,9 +211,9 @@ def test_the_terms_of_a_row_are_its_taylor_expansion():
         np.testing.assert_allclose(found.cross, cross, rtol=1e-9)
         quadratic = w[i] @ (delta[i] ** 2 / 2 * curvature) @ w[i]
         np.testing.assert_allclose(found.quadratic, quadratic, rtol=1e-9)
-        other = influence.row_terms(loss, w.at[i].mul(2.0), h, delta, i)
+        other = influence.row_terms(w.at[i].mul(2.0), loss, h, delta, i)
         np.testing.assert_allclose(other.constant, found.constant, rtol=1e-12)
-        small = influence.row_terms(loss, w, h, 1e-2 * delta, i)
+        small = influence.row_terms(w, loss, h, 1e-2 * delta, i)
         assert abs(small.remainder) < 1.1e-6 * abs(found.remainder) + 1e-15
 
 
@@ -234,7 +230,7 @@ def test_the_hessian_in_a_row_grows_with_the_square_of_the_input():
 
     h_h = jax.hessian(loss)((x + delta) @ w + b)
     v = jnp.asarray(RNG.standard_normal(w.shape[1]))
-    found = spectrum.hvp(of_row, w[i])(v)
+    found = hessians.hvp(of_row, w[i])(v)
     np.testing.assert_allclose(found, (x + delta)[i] ** 2 * h_h @ v, rtol=1e-9)
 
 
@@ -256,7 +252,7 @@ def test_instability_is_the_curvature_along_the_gradient():
         z = jnp.tanh(h).reshape(-1) @ params["Dense_0"]["kernel"][:, 0]
         return losses.logistic(z + params["Dense_0"]["bias"][0], jnp.asarray(1.0))
 
-    found = influence.instability(loss, params, rel_step_size=1e-6)
+    found = influence.instability(params, loss, rel_step_size=1e-6)
     assert {*found} == {"Conv_0/kernel", "Dense_0/kernel"}
     for name in ("Conv_0", "Dense_0"):
         layer = params[name]["kernel"]
@@ -265,11 +261,11 @@ def test_instability_is_the_curvature_along_the_gradient():
             return loss({**params, name: {**params[name], "kernel": layer}})
 
         g = jax.grad(of_layer)(layer)
-        curved = spectrum.hvp(of_layer, layer)(g)
+        curved = hessians.hvp(of_layer, layer)(g)
         expected = jnp.linalg.norm(curved) / jnp.linalg.norm(g) / layer.size**0.5
         np.testing.assert_allclose(found[f"{name}/kernel"], expected, rtol=1e-4)
     # At a finite step it is the definition.
-    found = influence.instability(loss, params, rel_step_size=0.1)["Dense_0/kernel"]
+    found = influence.instability(params, loss, rel_step_size=0.1)["Dense_0/kernel"]
     layer = params["Dense_0"]["kernel"]
     g = jax.grad(of_layer)(layer)
     step = -0.1 * jnp.linalg.norm(layer) * g / jnp.linalg.norm(g)
@@ -280,5 +276,36 @@ def test_instability_is_the_curvature_along_the_gradient():
 
 def test_a_layer_without_gradient_is_stable():
     params = {"a": jnp.ones((2, 2)), "b": jnp.zeros((2, 2))}
-    found = influence.instability(lambda p: jnp.sum(p["b"]) ** 2, params)
+    found = influence.instability(params, lambda p: jnp.sum(p["b"]) ** 2)
     assert found["a"] == found["b"] == 0.0
+
+
+def test_arrays_that_would_broadcast_are_refused():
+    w, h, delta = jnp.ones((3, 2)), jnp.ones(2), jnp.ones(3)
+    for wrong in (
+        (w, h[:1], delta),
+        (w, h, delta[:1]),
+        (w[:1], h, delta),
+        (w[0], h, delta),
+        (w, h[None], delta),
+    ):
+        with pytest.raises(ValueError, match=r"give w\[n, D\], h\[D\]"):
+            influence.row_terms(wrong[0], jnp.sum, *wrong[1:], 0)
+    for i in (3, -4, np.int64(5)):
+        with pytest.raises(ValueError, match="choose a row of w"):
+            influence.row_terms(w, jnp.sum, h, delta, i)
+    z = lambda w, x: w @ x  # noqa: E731
+    for other in (jnp.ones(1), jnp.ones(()), jnp.ones((3, 1))):
+        with pytest.raises(ValueError, match="shapes x"):
+            influence.effect(jnp.ones(3), z, _loss(1), jnp.ones(3), other)
+
+
+@pytest.mark.parametrize("count", [0, 2.0, True])
+def test_counts_are_integers_of_any_kind(count):
+    with pytest.raises(ValueError, match="choose an integer of at least 1"):
+        influence.influence(num_steps=count)
+    z, loss, x = lambda x: jnp.sum(x**2), _loss(1), jnp.ones(2)
+    ours, expected = (
+        influence.influence(num_steps=m)(z, loss, x, 0.1) for m in (np.int64(3), 3)
+    )
+    jax.tree.map(np.testing.assert_array_equal, ours, expected)

@@ -18,50 +18,81 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages([str(LIBRARY)], "advjax."
 # What each module may import from the library; everything may import ``types``.
 ALLOWED = {
     "types": set(),
-    "norms": {"types"},
-    "losses": {"types"},
-    "data": {"types", "data"},
-    "augmentation": {"types"},
-    "models": {"types", "models"},
-    "transition": {"types"},
-    "curves": {"types"},
-    "spectrum": {"types"},
-    "dynamics": {"types"},
-    "influence": {"types", "dynamics", "penalties"},
-    "inference": {"types"},
-    "train": {"types"},
-    "attacks": {"types", "norms"},
-    "flatness": {"types", "norms", "attacks"},
-    "margins": {"types", "norms", "losses"},
-    "memorization": {"types", "norms"},
-    "linear": {"types", "norms"},
-    "lazy": {"types", "norms"},
-    "descent": {"types", "norms"},
-    "solvers": {"types", "norms", "linear"},
-    "replicates": set(),
-    "penalties": {"types", "norms"},
-    "objectives": {"types", "losses", "penalties"},
-    "evaluate": {"types", "losses"},
+    "arguments": set(),
+    "norms": set(),
+    "losses": {"arguments"},
+    "transition": set(),
+    "augmentation": {"arguments"},
+    "regions": {"arguments"},
+    "criteria": {"arguments"},
+    "data": {"data", "arguments"},
+    "models": {"models", "arguments"},
+    "curves": {"arguments"},
+    "hessians": {"arguments"},
+    "spectrum": {"arguments", "hessians"},
+    "dynamics": {"arguments"},
+    "inference": {"arguments"},
+    "replicates": {"arguments"},
+    "penalties": {"norms"},
+    "influence": {"arguments", "dynamics", "penalties"},
+    "linear": {"arguments", "norms"},
+    "lazy": {"arguments", "norms"},
+    "descent": {"arguments", "norms"},
+    "memorization": {"arguments", "norms"},
+    "solvers": {"arguments", "norms", "linear"},
+    "margins": {"arguments", "norms", "losses"},
+    "attacks": {"arguments", "criteria", "norms", "regions"},
+    "flatness": {"arguments", "norms", "attacks"},
+    "objectives": {"arguments", "losses", "penalties"},
+    "train": {"arguments", "criteria"},
+    "evaluate": {"arguments", "criteria", "norms"},
 }
 
 
-def _imported(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+def _imported(path, text=None):
+    """Absolute names of all modules that a file imports, relative imports resolved."""
+    package = path.relative_to(LIBRARY.parent).parts[:-1]
+    for node in ast.walk(ast.parse(text or path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            base = list(package[: len(package) + 1 - node.level]) if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+
+
+def _used(path, text=None):
+    """The modules and packages of the library that a file imports, but ``types``."""
+    names = [name.split(".") for name in _imported(path, text)]
+    return {n[1] for n in names if n[0] == "advjax" and len(n) > 1} - {"types"}
+
+
+@pytest.mark.parametrize(
+    ("text", "used"),
+    [
+        ("from advjax import attacks", {"attacks"}),
+        ("import advjax.attacks as a", {"attacks"}),
+        ("from advjax.attacks import pgd", {"attacks"}),
+        ("from . import attacks, norms", {"attacks", "norms"}),
+        ("from .attacks import pgd", {"attacks"}),
+        ("def f():\n    from .attacks import pgd", {"attacks"}),
+    ],
+)
+def test_the_law_sees_every_kind_of_import(text, used):
+    assert _used(LIBRARY / "norms.py", text) == used
+    deeper = text.replace("from .", "from ..")
+    assert _used(LIBRARY / "data" / "tfds.py", deeper) == used
 
 
 @pytest.mark.parametrize("path", sorted(LIBRARY.rglob("*.py")), ids=lambda p: p.stem)
 def test_imports_flow_one_way(path):
     own = path.relative_to(LIBRARY).parts[0].removesuffix(".py")
-    names = [name.split(".") for name in _imported(path)]
-    assert not [name for name in names if name[0] in ("experiments", "tests", "colab")]
-    used = {name[1] for name in names if name[0] == "advjax" and len(name) > 1}
+    packages = {name.split(".")[0] for name in _imported(path)}
+    assert not packages & {"experiments", "tests", "colab"}
+    used = _used(path)
     assert used <= ALLOWED.get(own, set()), f"{own} imports {used}"
-    assert own == "models" or "flax" not in {name[0] for name in names}
+    assert own == "models" or "flax" not in packages
 
 
 def test_the_library_does_not_import_the_heavy_packages():
@@ -84,6 +115,19 @@ def test_every_module_and_public_function_is_documented(name):
         assert value.__doc__, f"{name}.{attribute}"
 
 
+@pytest.mark.parametrize("name", [name for name in MODULES if name.count(".") == 1])
+def test_what_is_public_is_said_to_be(name):
+    """``__all__`` lists all that a module defines under a public name."""
+    module = importlib.import_module(name)
+    own = {
+        attribute
+        for attribute, value in vars(module).items()
+        if not attribute.startswith("_") and getattr(value, "__module__", None) == name
+    }
+    assert own <= {*module.__all__}, own - {*module.__all__}
+    assert all(hasattr(module, attribute) for attribute in module.__all__)
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in_docstrings_run(name):
     module = importlib.import_module(name)
@@ -92,6 +136,11 @@ def test_examples_in_docstrings_run(name):
         "jnp": importlib.import_module("jax.numpy"),
     }
     assert doctest.testmod(module, extraglobs=globs).failed == 0
+
+
+def test_every_module_is_in_the_list_of_the_package():
+    for name in {name.split(".")[1] for name in MODULES}:
+        assert f"| `{name}` |" in advjax.__doc__, name
 
 
 def test_every_module_of_the_library_has_its_tests():

@@ -26,11 +26,11 @@ def _problem(d=4, n=9, seed=0):
 @each_norm
 def test_worst_case_attains_the_closed_form_loss_inside_the_ball(name):
     norm, (theta, x, y) = NORMS[name], _problem()
-    x_adv = linear.perturb(theta, x, y, EPS, norm)
+    x_adv = linear.perturb(theta, norm, x, y, EPS)
     assert (jax.vmap(norm.value)(x_adv - x) <= EPS * (1 + 1e-5)).all()
     np.testing.assert_allclose(
         (x_adv @ theta - y) ** 2,
-        linear.adversarial_loss(theta, x, y, EPS, norm),
+        linear.adversarial_loss(theta, norm, x, y, EPS),
         rtol=1e-5,
     )
 
@@ -43,7 +43,7 @@ def test_no_point_of_the_ball_is_worse(name):
     if name == "linf":
         deltas = jnp.concatenate([deltas, EPS * reference.corners(4)])
     values = (jnp.dot(x[None] + deltas[:, None], theta) - y[None]) ** 2
-    largest = linear.adversarial_loss(theta, x, y, EPS, norm)
+    largest = linear.adversarial_loss(theta, norm, x, y, EPS)
     assert (values.max(axis=0) <= largest * (1 + 1e-5)).all()
     if name == "linf":
         np.testing.assert_allclose(values.max(axis=0), largest, rtol=1e-5)
@@ -57,9 +57,9 @@ def test_fgm_is_the_exact_attack(name):
         return losses.squared_error(x @ theta, y)
 
     x_adv, info = attacks.fgsm(norm)(jax.random.key(0), loss, x, y, EPS)
-    np.testing.assert_allclose(x_adv, linear.perturb(theta, x, y, EPS, norm), atol=1e-6)
+    np.testing.assert_allclose(x_adv, linear.perturb(theta, norm, x, y, EPS), atol=1e-6)
     np.testing.assert_allclose(
-        info.loss, linear.adversarial_loss(theta, x, y, EPS, norm), rtol=1e-5
+        info.loss, linear.adversarial_loss(theta, norm, x, y, EPS), rtol=1e-5
     )
 
 
@@ -67,9 +67,9 @@ def test_fgm_is_the_exact_attack(name):
 @each_norm
 def test_gradient_equals_finite_differences_and_formula_c1(name):
     norm, (theta, x, y) = NORMS[name], (a.astype(float) for a in _problem())
-    ours = linear.adversarial_gradient(theta, x, y, EPS, norm)
+    ours = linear.adversarial_gradient(theta, norm, x, y, EPS)
     numerical = reference.finite_difference(
-        lambda t: linear.adversarial_loss(t, x, y, EPS, norm).mean(), np.array(theta)
+        lambda t: linear.adversarial_loss(t, norm, x, y, EPS).mean(), np.array(theta)
     )
     np.testing.assert_allclose(ours, numerical, rtol=1e-6)
     if name == "l2":
@@ -84,7 +84,7 @@ def test_gradient_equals_finite_differences_and_formula_c1(name):
 def test_at_zero_parameters_the_gradient_is_that_of_clean_training(name):
     _, x, y = _problem()
     for eps in (0.0, 1.0):
-        g = linear.adversarial_gradient(jnp.zeros(4), x, y, eps, NORMS[name])
+        g = linear.adversarial_gradient(jnp.zeros(4), NORMS[name], x, y, eps)
         np.testing.assert_allclose(g, -2 * y @ x / y.size, rtol=1e-5)
 
 
@@ -92,8 +92,8 @@ def test_at_zero_parameters_the_gradient_is_that_of_clean_training(name):
 @pytest.mark.parametrize("name", ["l2", "linf"])
 def test_surrogate_gradient_is_that_of_the_frozen_attack(name):
     norm, xi, (theta, x, y) = NORMS[name], 0.5, (a.astype(float) for a in _problem())
-    frozen = linear.surrogate_perturb(theta, x, y, EPS, norm, xi)
-    ours = linear.surrogate_gradient(theta, x, y, EPS, norm, xi)
+    frozen = linear.perturb(theta, norm, x, y, EPS, xi=xi)
+    ours = linear.adversarial_gradient(theta, norm, x, y, EPS, xi=xi)
     numerical = reference.finite_difference(
         lambda t: ((frozen @ t - y) ** 2).mean(), np.array(theta)
     )
@@ -123,12 +123,12 @@ def test_surrogate_equals_the_smoothed_attack(name):
     smooth = attacks.smooth(attacks.fgsm(norm), norm, xi)
     np.testing.assert_allclose(
         smooth(jax.random.key(0), loss, x, y, EPS)[0],
-        linear.surrogate_perturb(theta, x, y, EPS, norm, xi),
+        linear.perturb(theta, norm, x, y, EPS, xi=xi),
         atol=1e-6,
     )
     np.testing.assert_allclose(
-        linear.surrogate_gradient(theta, x, y, EPS, norm, 0.0),
-        linear.adversarial_gradient(theta, x, y, EPS, norm),
+        linear.adversarial_gradient(theta, norm, x, y, EPS, xi=0.0),
+        linear.adversarial_gradient(theta, norm, x, y, EPS),
         rtol=1e-4,
     )
 
@@ -138,13 +138,13 @@ def test_surrogate_equals_the_smoothed_attack(name):
 @pytest.mark.parametrize("xi", [0.0, 0.5])
 def test_surrogate_loss_and_gradient_are_those_at_the_surrogate_attack(name, xi):
     norm, (theta, x, y) = NORMS[name], (a.astype(float) for a in _problem())
-    x_adv = linear.surrogate_perturb(theta, x, y, EPS, norm, xi)
-    ours = linear.surrogate_loss(theta, x, y, EPS, norm, xi)
+    x_adv = linear.perturb(theta, norm, x, y, EPS, xi=xi)
+    ours = linear.adversarial_loss(theta, norm, x, y, EPS, xi=xi)
     np.testing.assert_allclose(ours, (x_adv @ theta - y) ** 2, rtol=1e-12)
-    gradient = linear.surrogate_gradient(theta, x, y, EPS, norm, xi)
+    gradient = linear.adversarial_gradient(theta, norm, x, y, EPS, xi=xi)
     frozen = 2 * x_adv.T @ (x_adv @ theta - y) / y.size
     np.testing.assert_allclose(gradient, frozen, rtol=1e-12)
-    worst = linear.adversarial_loss(theta, x, y, EPS, norm)
+    worst = linear.adversarial_loss(theta, norm, x, y, EPS)
     if xi == 0:
         np.testing.assert_allclose(ours, worst, rtol=1e-12)
     else:
@@ -156,10 +156,10 @@ def test_surrogate_is_finite_where_the_attack_is_not_defined():
     for norm in (norms.l2, norms.linf):
         for xi in (0.0, 0.1):
             zero = jnp.zeros(4)
-            g = linear.surrogate_gradient(zero, x, y, EPS, norm, xi)
+            g = linear.adversarial_gradient(zero, norm, x, y, EPS, xi=xi)
             np.testing.assert_allclose(g, -2 * y @ x / y.size, rtol=1e-5)
     with pytest.raises(ValueError, match=r"norms\.l2 and norms\.linf only"):
-        linear.surrogate_gradient(jnp.zeros(4), x, y, EPS, norms.l1, 0.1)
+        linear.adversarial_gradient(jnp.zeros(4), norms.l1, x, y, EPS, xi=0.1)
 
 
 def _covariance(d, seed):
@@ -173,8 +173,10 @@ def test_population_risk_agrees_with_monte_carlo(name):
     cov = jnp.asarray(_covariance(d, 0), jnp.float32)
     theta0, theta = jnp.arange(1.0, 6) / 5, jnp.array([0.5, -0.3, 0.8, 0.1, 1.2])
     x, y = data.gaussian(jax.random.key(0), 400_000, theta0, cov, sigma)
-    draws = np.asarray(linear.adversarial_loss(theta, x, y, EPS, norm), float)
-    risk = linear.population_risk(theta, theta0, cov, sigma, EPS, norm)
+    draws = np.asarray(linear.adversarial_loss(theta, norm, x, y, EPS), float)
+    risk = linear.population_risk(
+        theta, norm, linear.Population(theta0, cov, sigma), EPS
+    )
     assert abs(draws.mean() - risk) < 3 * draws.std() / 400_000**0.5
 
 
@@ -184,7 +186,7 @@ def test_population_risk_agrees_with_monte_carlo(name):
 def test_surrogate_risk_equals_quadrature(name, xi):
     theta0, theta = np.arange(1.0, 6) / 5, np.array([0.5, -0.3, 0.8, 0.0, 1.2])
     cov = _covariance(5, 0)
-    args = theta, theta0, cov, 0.7, EPS, NORMS[name]
+    args = theta, NORMS[name], linear.Population(theta0, cov, 0.7), EPS
     s = np.sqrt((theta - theta0) @ cov @ (theta - theta0) + 0.7**2)
 
     def integrand(log_r):
@@ -201,10 +203,10 @@ def test_surrogate_risk_equals_quadrature(name, xi):
         integrate.quad(integrand, a, a + 1, epsabs=0, epsrel=1e-12)[0]
         for a in np.arange(-30, 3)
     ]
-    np.testing.assert_allclose(linear.surrogate_risk(*args, xi), sum(pieces), rtol=1e-8)
+    ours = linear.population_risk(*args, xi=xi)
+    np.testing.assert_allclose(ours, sum(pieces), rtol=1e-8)
     if xi == 0:
-        risk = linear.population_risk(*args)
-        np.testing.assert_allclose(linear.surrogate_risk(*args, xi), risk, rtol=1e-8)
+        np.testing.assert_allclose(ours, linear.population_risk(*args), rtol=1e-8)
 
 
 @pytest.mark.usefixtures("x64")
@@ -219,13 +221,13 @@ def test_training_descends_the_surrogate_risk_only_at_xi_zero(name, xi):
     @jax.vmap
     def means(key):
         x, y = data.gaussian(key, 4000, theta0, cov, sigma)
-        loss = linear.surrogate_loss(theta, x, y, EPS, norm, xi).mean()
-        return loss, linear.surrogate_gradient(theta, x, y, EPS, norm, xi)
+        loss = linear.adversarial_loss(theta, norm, x, y, EPS, xi=xi).mean()
+        return loss, linear.adversarial_gradient(theta, norm, x, y, EPS, xi=xi)
 
     drawn = means(jax.random.split(jax.random.key(0), 200))
-    args = theta, theta0, cov, sigma, EPS, norm, xi
-    gradient = jax.value_and_grad(linear.surrogate_risk)
-    exact = jax.jit(gradient, static_argnums=5)(*args)
+    population = linear.Population(theta0, cov, sigma)
+    gradient = jax.jit(jax.value_and_grad(linear.population_risk))
+    exact = gradient(theta, norm, population, EPS, xi=xi)
     loss_error, gradient_error = (
         abs(np.mean(a, axis=0) - b) / (np.std(a, axis=0) / 200**0.5)
         for a, b in zip(drawn, exact, strict=True)
@@ -235,9 +237,10 @@ def test_training_descends_the_surrogate_risk_only_at_xi_zero(name, xi):
 
 
 def test_surrogate_risk_is_differentiable_in_single_precision_at_xi_zero():
-    args = jnp.array([0.5, -1.0]), jnp.ones(2), jnp.eye(2), 0.7, EPS, norms.l2
-    ours = jax.jit(jax.grad(linear.surrogate_risk), static_argnums=5)(*args, 0.0)
-    expected = jax.jit(jax.grad(linear.population_risk), static_argnums=5)(*args)
+    population = linear.Population(jnp.ones(2), jnp.eye(2), 0.7)
+    args = jnp.array([0.5, -1.0]), norms.l2, population, EPS
+    gradient = jax.jit(jax.grad(linear.population_risk))
+    ours, expected = gradient(*args, xi=0.0), gradient(*args)
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
 
 
@@ -246,10 +249,10 @@ def test_no_covariance_is_the_identity_and_an_indefinite_one_gives_nan():
 
     @jax.jit
     def results(cov, eps):
-        args = theta0, cov, 0.7, eps, norms.l2
+        args = norms.l2, linear.Population(theta0, cov, 0.7), eps
         return (
             linear.population_risk(theta, *args),
-            linear.surrogate_risk(theta, *args, 0.3),
+            linear.population_risk(theta, *args, xi=0.3),
             linear.optimal(*args),
         )
 
@@ -267,14 +270,18 @@ TABLE = [(0.0, 1.0), (0.1, 1.5947), (0.25, 2.7902), (0.5, 5.3852), (1.0, 10.4767
 
 @pytest.mark.parametrize(("eps", "risk"), TABLE)
 def test_optimal_risk_of_the_isotropic_design(eps, risk):
-    ours = linear.optimal(jnp.ones(10), jnp.eye(10), 1.0, eps, norms.l2)
+    ours = linear.optimal(
+        norms.l2, linear.Population(jnp.ones(10), jnp.eye(10), 1.0), eps
+    )
     np.testing.assert_allclose(ours.risk, risk, atol=6e-5)
     np.testing.assert_allclose(ours.theta, ours.theta[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("eps", [1.1954, 2.0, 100.0])
 def test_beyond_the_threshold_the_optimum_is_exactly_zero(eps):
-    ours = linear.optimal(jnp.ones(10), jnp.eye(10), 1.0, eps, norms.l2)
+    ours = linear.optimal(
+        norms.l2, linear.Population(jnp.ones(10), jnp.eye(10), 1.0), eps
+    )
     np.testing.assert_array_equal(ours.theta, 0)
     np.testing.assert_allclose(ours.risk, 11, rtol=1e-6)
 
@@ -287,13 +294,16 @@ def test_optimum_for_any_covariance_agrees_with_an_optimiser(seed, share):
     d, sigma = 6, 0.5
     cov, theta0 = _covariance(d, seed), np.random.default_rng(seed).normal(size=d)
     v = np.sqrt(theta0 @ cov @ theta0 + sigma**2)
-    eps = share * np.linalg.norm(cov @ theta0) / (linear.C0 * v)
-    ours = linear.optimal(jnp.asarray(theta0), jnp.asarray(cov), sigma, eps, norms.l2)
+    c0 = np.sqrt(2 / np.pi)
+    eps = share * np.linalg.norm(cov @ theta0) / (c0 * v)
+    ours = linear.optimal(
+        norms.l2, linear.Population(jnp.asarray(theta0), jnp.asarray(cov), sigma), eps
+    )
 
     def risk(theta):
         s = np.sqrt((theta - theta0) @ cov @ (theta - theta0) + sigma**2)
         q = np.linalg.norm(theta)
-        return s**2 + (eps * q) ** 2 + 2 * linear.C0 * eps * q * s
+        return s**2 + (eps * q) ** 2 + 2 * c0 * eps * q * s
 
     options = {"xatol": 1e-12, "fatol": 1e-14, "maxiter": 20000, "maxfev": 40000}
     found = min(
@@ -313,11 +323,11 @@ def test_optimum_is_stationary_and_its_risk_differentiable():
     cov, theta0 = jnp.asarray(_covariance(4, 1)), jnp.array([1.0, -2.0, 0.5, 0.0])
 
     def risk(eps):
-        return linear.optimal(theta0, cov, 0.5, eps, norms.l2).risk
+        return linear.optimal(norms.l2, linear.Population(theta0, cov, 0.5), eps).risk
 
-    theta = linear.optimal(theta0, cov, 0.5, 0.4, norms.l2).theta
+    theta = linear.optimal(norms.l2, linear.Population(theta0, cov, 0.5), 0.4).theta
     at_optimum = jax.grad(linear.population_risk)(
-        theta, theta0, cov, 0.5, 0.4, norms.l2
+        theta, norms.l2, linear.Population(theta0, cov, 0.5), 0.4
     )
     np.testing.assert_allclose(at_optimum, 0, atol=1e-9)
     numerical = (risk(0.4 + 1e-5) - risk(0.4 - 1e-5)) / 2e-5
@@ -327,14 +337,16 @@ def test_optimum_is_stationary_and_its_risk_differentiable():
 def test_optimum_of_singular_and_empty_problems():
     cov = jnp.diag(jnp.array([1.0, 0.0, 2.0]))
     for eps in (0.0, 0.2):
-        ours = linear.optimal(jnp.ones(3), cov, 1.0, eps, norms.l2)
+        ours = linear.optimal(norms.l2, linear.Population(jnp.ones(3), cov, 1.0), eps)
         assert jnp.isfinite(ours.theta).all()
         assert ours.theta[1] == 0
-        nothing = linear.optimal(jnp.zeros(3), cov, 1.0, eps, norms.l2)
+        nothing = linear.optimal(
+            norms.l2, linear.Population(jnp.zeros(3), cov, 1.0), eps
+        )
         np.testing.assert_array_equal(nothing.theta, 0)
         np.testing.assert_allclose(nothing.risk, 1)
     with pytest.raises(ValueError, match=r"norms\.l2 only"):
-        linear.optimal(jnp.ones(3), cov, 1.0, 0.1, norms.linf)
+        linear.optimal(norms.linf, linear.Population(jnp.ones(3), cov, 1.0), 0.1)
 
 
 def test_optimum_maps_over_radii_with_one_trace():
@@ -344,7 +356,9 @@ def test_optimum_maps_over_radii_with_one_trace():
     @chex.assert_max_traces(1)
     def risks(radii):
         return jax.vmap(
-            lambda eps: linear.optimal(jnp.ones(10), jnp.eye(10), 1.0, eps, norms.l2)
+            lambda eps: linear.optimal(
+                norms.l2, linear.Population(jnp.ones(10), jnp.eye(10), 1.0), eps
+            )
         )(radii).risk
 
     for shift in (0.0, 0.01):
@@ -357,9 +371,9 @@ def test_descent_converges_to_least_squares_and_maps_over_replicates():
 
     def path(eps, xi):
         update = descent.step(
-            lambda t: linear.surrogate_gradient(t, x, y, eps, norms.l2, xi), 0.1
+            lambda t: linear.adversarial_gradient(t, norms.l2, x, y, eps, xi=xi), 0.1
         )
-        return descent.path(update, jnp.zeros(3), num_steps=200)
+        return descent.path(jnp.zeros(3), update, num_steps=200)
 
     clean = path(0.0, 0.0)
     assert clean.shape == (201, 3)
@@ -382,7 +396,7 @@ def test_zero_solves_the_problem_beyond_the_known_radius():
         directions = jax.random.normal(jax.random.key(0), (5000, 4))
 
         def rise(theta, eps, norm=norm):
-            loss = linear.adversarial_loss(1e-3 * theta, x, y, eps, norm).mean()
+            loss = linear.adversarial_loss(1e-3 * theta, norm, x, y, eps).mean()
             return loss - (y**2).mean()
 
         above = jax.vmap(rise, (0, None))(directions, 1.01 * threshold)
@@ -393,24 +407,30 @@ def test_zero_solves_the_problem_beyond_the_known_radius():
 def test_wrong_shapes_and_radii():
     theta, x, y = _problem()
     for function in (linear.perturb, linear.adversarial_loss):
-        with pytest.raises(AssertionError, match="rank"):
-            function(theta, x, y[:, None], 0.1, norms.l2)
-        assert jnp.isnan(function(theta, x, y, -0.1, norms.l2)).all()
-    assert jnp.isnan(linear.adversarial_gradient(theta, x, y, -0.1, norms.l2)).all()
+        with pytest.raises(ValueError, match=r"x \(9, 4\), y \(9, 1\)"):
+            function(theta, norms.l2, x, y[:, None], 0.1)
+        assert jnp.isnan(function(theta, norms.l2, x, y, -0.1)).all()
+    assert jnp.isnan(linear.adversarial_gradient(theta, norms.l2, x, y, -0.1)).all()
     cov = jnp.eye(4)
-    assert jnp.isnan(linear.population_risk(theta, theta, cov, 1.0, -0.1, norms.l2))
-    assert jnp.isnan(linear.optimal(theta, cov, 1.0, -0.1, norms.l2).risk)
+    assert jnp.isnan(
+        linear.population_risk(
+            theta, norms.l2, linear.Population(theta, cov, 1.0), -0.1
+        )
+    )
+    assert jnp.isnan(
+        linear.optimal(norms.l2, linear.Population(theta, cov, 1.0), -0.1).risk
+    )
 
 
 def test_coordinates_of_the_span_give_the_same_training():
-    theta0 = data.sparse(40, 3)
+    theta0 = data.sparse_coefficients(40, num_active=3)
     x, y = data.gaussian(jax.random.key(0), 6, theta0, None, 1.0)
 
     def path(x, d):
         update = descent.step(
-            lambda t: linear.adversarial_gradient(t, x, y, EPS, norms.l2), 0.02
+            lambda t: linear.adversarial_gradient(t, norms.l2, x, y, EPS), 0.02
         )
-        return descent.path(update, jnp.zeros(d), num_steps=30)
+        return descent.path(jnp.zeros(d), update, num_steps=30)
 
     basis = linear.span(x, theta0)
     assert basis.shape == (40, 7)
@@ -418,8 +438,12 @@ def test_coordinates_of_the_span_give_the_same_training():
     whole, small = path(x, 40), path(x @ basis, 7)
     np.testing.assert_allclose(whole, small @ basis.T, atol=1e-4)
     np.testing.assert_allclose(
-        linear.population_risk(whole[-1], theta0, None, 1.0, EPS, norms.l2),
-        linear.population_risk(small[-1], theta0 @ basis, None, 1.0, EPS, norms.l2),
+        linear.population_risk(
+            whole[-1], norms.l2, linear.Population(theta0, None, 1.0), EPS
+        ),
+        linear.population_risk(
+            small[-1], norms.l2, linear.Population(theta0 @ basis, None, 1.0), EPS
+        ),
         rtol=1e-4,
     )
 
@@ -434,7 +458,9 @@ def test_moments_of_least_squares_agree_with_simulation(n, d):
     def draws(key):
         x, y = data.gaussian(key, n, theta0, None, sigma)
         theta = solvers.min_norm(x, y)
-        risk = linear.population_risk(theta, theta0, None, sigma, 0.0, norms.l2)
+        risk = linear.population_risk(
+            theta, norms.l2, linear.Population(theta0, None, sigma), 0.0
+        )
         return theta, risk - jnp.mean((x @ theta - y) ** 2)
 
     theta, gap = jax.device_get(draws(jax.random.split(jax.random.key(0), 4000)))
@@ -444,18 +470,176 @@ def test_moments_of_least_squares_agree_with_simulation(n, d):
         (linear.generalization_gap, gap),
     ):
         error = found.std() / 4000**0.5
-        assert abs(ours(n, d, signal, sigma) - found.mean()) < 4 * error
+        assert abs(ours(n, d, signal=signal, sigma=sigma) - found.mean()) < 4 * error
 
 
 @pytest.mark.parametrize("d", [9, 10, 11])
 def test_moments_of_least_squares_at_their_pole_raise(d):
     for moment in (linear.least_squares_variance, linear.generalization_gap):
         with pytest.raises(ValueError, match=f"d = {d} is within"):
-            moment(10, d, 1.0, 1.0)
+            moment(10, d, signal=1.0, sigma=1.0)
 
 
 @pytest.mark.parametrize("norm", [norms.l2, norms.linf])
 def test_a_negative_xi_gives_nan(norm):
     theta, x, y = _problem()
-    assert jnp.isnan(linear.surrogate_loss(theta, x, y, EPS, norm, -0.1)).all()
+    assert jnp.isnan(linear.adversarial_loss(theta, norm, x, y, EPS, xi=-0.1)).all()
     assert jnp.isnan(norms.surrogate_factor(norm, theta, -0.1)).all()
+
+
+# --- plain input, shapes, transformations ---
+
+FUNCTIONS = [linear.perturb, linear.adversarial_loss, linear.adversarial_gradient]
+each_function = pytest.mark.parametrize("function", FUNCTIONS)
+
+
+@each_function
+@pytest.mark.parametrize("xi", [None, 0.2])
+@pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
+def test_norms_are_ordinary_arguments_of_transformations(function, xi, norm):
+    if norm is norms.l1 and xi is not None:
+        return
+    theta, x, y = _problem()
+    expected = function(theta, norm, x, y, EPS, xi=xi)
+    ours = jax.jit(function)(theta, norm, x, y, EPS, xi=xi)
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    over_radii = jax.vmap(function, (None, None, None, None, 0))
+    radii = jnp.array([0.1, EPS])
+    np.testing.assert_allclose(
+        over_radii(theta, norm, x, y, radii)[1],
+        function(theta, norm, x, y, EPS),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    total = lambda *args: function(*args, xi=xi).sum()  # noqa: E731
+    slope = jax.jit(jax.grad(total))(theta, norm, x, y, EPS)
+    assert slope.shape == theta.shape
+    assert jnp.isfinite(slope).all()
+
+
+def test_populations_and_norms_pass_through_transformations():
+    theta, _, _ = _problem()
+    for cov in (None, jnp.eye(4)):
+        population = linear.Population(jnp.ones(4), cov, 0.5)
+        expected = linear.population_risk(theta, norms.l2, population, EPS)
+        ours = jax.jit(linear.population_risk)(theta, norms.l2, population, EPS)
+        np.testing.assert_allclose(ours, expected, rtol=1e-6)
+        optima = jax.jit(jax.vmap(linear.optimal, (None, None, 0)))(
+            norms.l2, population, jnp.array([0.1, EPS])
+        )
+        least = linear.optimal(norms.l2, population, EPS)
+        np.testing.assert_allclose(optima.theta[1], least.theta, rtol=1e-5)
+        slope = jax.grad(lambda p: linear.optimal(norms.l2, p, EPS).risk)(population)
+        assert jnp.isfinite(slope.theta0).all()
+
+
+@each_function
+@pytest.mark.parametrize("xi", [None, 0.2])
+def test_arrays_that_would_broadcast_are_refused(function, xi):
+    theta, x, y = _problem()
+    for wrong in (
+        (theta, x, y[:1]),
+        (theta, x, y[0]),
+        (theta, x, y[:, None]),
+        (theta, x[:1], y),
+        (theta[:1], x, y),
+        (theta[0], x, y),
+        (theta, x[0], y),
+        (theta[:, None], x, y),
+    ):
+        theta_, *xy = wrong
+        with pytest.raises(ValueError, match=r"shapes theta \(.*, x \(.*, y \("):
+            function(theta_, norms.l2, *xy, EPS, xi=xi)
+        with pytest.raises(ValueError, match="shapes theta"):
+            jax.jit(function)(theta_, norms.l2, *xy, EPS, xi=xi)
+    for radii in (jnp.ones(9), np.ones(1), [0.1, 0.2]):
+        with pytest.raises(ValueError, match="eps has shape"):
+            function(theta, norms.l2, x, y, radii, xi=xi)
+        with pytest.raises(ValueError, match="xi has shape"):
+            function(theta, norms.l2, x, y, EPS, xi=radii)
+
+
+def test_populations_that_would_broadcast_are_refused():
+    theta = jnp.ones(3)
+    good = linear.Population(theta, jnp.eye(3), 1.0)
+    for wrong in (
+        good._replace(theta0=theta[:1]),
+        good._replace(theta0=1.0),
+        good._replace(cov=jnp.eye(1)),
+        good._replace(cov=jnp.ones(3)),
+        good._replace(sigma=jnp.ones(3)),
+        good._replace(sigma=[1.0]),
+    ):
+        with pytest.raises(ValueError, match="shapes theta"):
+            linear.population_risk(theta, norms.l2, wrong, EPS)
+        with pytest.raises(ValueError, match="shapes theta"):
+            linear.population_risk(theta, norms.l2, wrong, EPS, xi=0.1)
+    with pytest.raises(ValueError, match="shapes theta"):
+        linear.population_risk(theta[:1], norms.l2, good, EPS)
+    with pytest.raises(ValueError, match="shapes theta"):
+        linear.optimal(norms.l2, good._replace(cov=jnp.eye(2)), EPS)
+
+
+@each_function
+def test_lists_and_arrays_of_numpy_are_plain_input(function):
+    theta, x, y = [1, -2], [[1, 0], [2, 3], [0, -1]], [1, 0, -1]
+    arrays = [jnp.asarray(array, jnp.float32) for array in (theta, x, y)]
+    for norm in (norms.l2, norms.linf):
+        for xi in (None, 1):
+            expected = function(arrays[0], norm, *arrays[1:], 1.0, xi=xi)
+            for convert in (list, np.asarray, np.float64, jnp.asarray):
+                ours = function(convert(theta), norm, convert(x), convert(y), 1, xi=xi)
+                np.testing.assert_allclose(ours, expected, rtol=1e-6)
+    plain = linear.Population([1, 2], [[1, 0], [0, 2]], 1)
+    exact = linear.Population(jnp.array([1.0, 2.0]), jnp.diag(jnp.array([1.0, 2])), 1.0)
+    for xi in (None, 0.1):
+        ours, expected = (
+            linear.population_risk(jnp.ones(2), norms.l2, each, 0.5, xi=xi)
+            for each in (plain, exact)
+        )
+        np.testing.assert_allclose(ours, expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        linear.optimal(norms.l2, plain, 0.5).theta,
+        linear.optimal(norms.l2, exact, 0.5).theta,
+        rtol=1e-6,
+    )
+
+
+@each_function
+@pytest.mark.parametrize("jit", [False, True])
+def test_negative_numbers_give_nan(function, jit):
+    theta, x, y = _problem()
+    of = jax.jit(function) if jit else function
+    for norm in (norms.l2, norms.linf):
+        for eps, xi in ((-0.1, None), (-0.1, 0.2), (0.1, -0.2), (jnp.nan, None)):
+            assert jnp.isnan(of(theta, norm, x, y, eps, xi=xi)).all()
+        assert jnp.isfinite(of(theta, norm, x, y, 0.0, xi=0.0)).all()
+    risk = jax.jit(linear.population_risk) if jit else linear.population_risk
+    population = linear.Population(theta, None, 1.0)
+    for eps, xi in ((-0.1, None), (-0.1, 0.2), (0.1, -0.2)):
+        assert jnp.isnan(risk(2 * theta, norms.l2, population, eps, xi=xi))
+
+
+def test_the_name_of_a_norm_is_no_norm():
+    theta, x, y = _problem()
+    population = linear.Population(theta, None, 1.0)
+    for norm in ("l2", norms.l2.name, None, np.linalg.norm):
+        for function in FUNCTIONS:
+            with pytest.raises(ValueError, match=r"norm = .*: choose norms\.l1"):
+                function(theta, norm, x, y, EPS)
+        with pytest.raises(ValueError, match=r"norm = .*: choose norms\.l1"):
+            linear.population_risk(theta, norm, population, EPS)
+        with pytest.raises(ValueError, match=r"norm = .*: choose norms\.l1"):
+            linear.optimal(norm, population, EPS)
+    with pytest.raises(ValueError, match=r"norms\.l2 and norms\.linf only"):
+        linear.population_risk(theta, norms.l1, population, EPS, xi=0.1)
+
+
+@pytest.mark.parametrize("count", [0, -1, 30.0, True])
+def test_counts_of_moments_are_integers(count):
+    for moment in (linear.least_squares_variance, linear.generalization_gap):
+        for counts in ((count, 5), (5, count)):
+            with pytest.raises(ValueError, match="choose an integer of at least 1"):
+                moment(*counts, signal=1.0, sigma=1.0)
+        ours = moment(np.int64(30), np.int32(5), signal=1.0, sigma=1.0)
+        assert ours == moment(30, 5, signal=1.0, sigma=1.0)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from advjax import attacks, data, memorization, models, norms
+from advjax.models import memorizing
 from advjax.models.memorizing import gate, linf_distance, product, square
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
@@ -52,14 +53,14 @@ def test_the_classifier_is_its_formula(name, memory, key):
     def predict(x):
         return module.apply({"params": params}, x)
 
-    f_adv = memorization.classifier(predict, centres, targets, RADIUS, NORMS[name])
+    f_adv = memorization.classifier(predict, NORMS[name], centres, targets, RADIUS)
     order = {"linf": np.inf, "l2": 2, "l1": 1}[name]
     expected = _reference(*map(np.asarray, (predict(x), x, centres, targets)), order)
     np.testing.assert_allclose(f_adv(x), expected, atol=1e-6)
     # The same with one output and signs.
     signs = jnp.array([1.0, -1, 1, -1, 1])
     one = memorization.classifier(
-        lambda x: predict(x)[:, 0], centres, signs, RADIUS, NORMS[name]
+        lambda x: predict(x)[:, 0], NORMS[name], centres, signs, RADIUS
     )
     expected = _reference(
         *map(np.asarray, (predict(x)[:, :1], x, centres, signs[:, None])), order
@@ -72,7 +73,7 @@ def test_no_attack_on_what_is_memorised_succeeds(name, memory, key):
     _, _, centres, targets = memory
     norm, labels = NORMS[name], jnp.argmax(targets, axis=1)
     f_adv = memorization.classifier(
-        lambda x: 9.0 * jnp.ones((len(x), 3)), centres, targets, RADIUS, norm
+        lambda x: 9.0 * jnp.ones((len(x), 3)), norm, centres, targets, RADIUS
     )
     attack = attacks.pgd(
         norm, num_steps=3, rel_step_size=1.0, start=attacks.in_ball(norm), unroll=1
@@ -94,12 +95,12 @@ def test_separation_is_the_distance_to_other_classes(key):
     x = jax.random.uniform(key, (30, 4))
     y = jnp.arange(30) % 3
     for name, order in (("linf", np.inf), ("l2", 2)):
-        found = memorization.separation(x, y, x, y, NORMS[name])
+        found = memorization.separation(NORMS[name], x, y, x, y)
         every = np.linalg.norm(np.asarray(x)[:, None] - np.asarray(x)[None], order, -1)
         every[np.asarray(y)[:, None] == np.asarray(y)[None]] = np.inf
         np.testing.assert_allclose(found, every.min(axis=1), rtol=1e-5)
     same = jnp.zeros(30, int)
-    assert jnp.isinf(memorization.separation(x, same, x, same, norms.l2)).all()
+    assert jnp.isinf(memorization.separation(norms.l2, x, same, x, same)).all()
 
 
 # --- the ReLU network ---
@@ -150,7 +151,7 @@ def test_the_network_is_the_classifier_off_its_shells(num_levels, memory, key):
             + 0.2 * jax.random.uniform(key, (200, 3), minval=-1, maxval=1),
         ]
     )
-    network_params = models.memorizing_params(params, centres, targets)
+    network_params = memorizing.params(params, centres, targets)
     shapes = jax.tree.map(jnp.shape, network.init(key, x)["params"])
     assert shapes == jax.tree.map(jnp.shape, network_params)
 
@@ -158,8 +159,8 @@ def test_the_network_is_the_classifier_off_its_shells(num_levels, memory, key):
         return module.apply({"params": params}, x)
 
     assert jnp.abs(predict(x)).max() < bound
-    f_adv = memorization.classifier(predict, centres, targets, RADIUS, norms.linf)
-    least = jnp.min(memorization.distances(x, centres, norms.linf), axis=1)
+    f_adv = memorization.classifier(predict, norms.linf, centres, targets, RADIUS)
+    least = jnp.min(memorization.distances(norms.linf, x, centres), axis=1)
     on_shell = (least > RADIUS) & (least < outer)
     assert (least <= RADIUS).any()
     assert on_shell.any()
@@ -173,7 +174,7 @@ def test_the_network_is_the_classifier_off_its_shells(num_levels, memory, key):
 
 def test_levels_are_enough_for_the_error():
     for bound, error in ((1.0, 0.25), (30.0, 1e-3), (7.0, 0.3)):
-        s = models.levels(bound, error)
+        s = memorizing.levels(bound, error)
         assert bound * 4.0**-s <= error < bound * 4.0 ** -(s - 2)
 
 
@@ -265,7 +266,7 @@ def test_the_parameters_are_those_of_the_network_unit_by_unit(num_levels, d, key
     clean = module.init(key, x)["params"]
     options = {"inner": 0.05, "outer": 0.1, "bound": 20.0}
     network = models.Memorizing(module, 3, 3, **options, num_levels=num_levels)
-    params = models.memorizing_params(clean, centres, targets)
+    params = memorizing.params(clean, centres, targets)
     found = network.apply({"params": params}, x)
     logits = module.apply({"params": clean}, x)
     for i in range(len(x)):
@@ -276,7 +277,9 @@ def test_the_parameters_are_those_of_the_network_unit_by_unit(num_levels, d, key
         np.testing.assert_allclose(found[i], outputs, atol=1e-9)
     num_own = memorization.num_clean((d, 4, 3))
     assert num_own == sum(leaf.size for leaf in jax.tree.leaves(clean))
-    expected = memorization.num_memorizing(d, 3, 3, num_levels, num_own)
+    expected = memorization.num_memorizing(
+        num_inputs=d, num_centres=3, num_outputs=3, num_levels=num_levels, clean=num_own
+    )
     assert count + num_own == expected
 
 
@@ -308,12 +311,12 @@ def test_points_on_the_surface_are_inside_whatever_the_batch(name, key):
     far = jax.random.normal(jax.random.key(1), x.shape)
     delta = jax.vmap(norm.project, (0, None))(100 * far, radius)
     diagonal = jnp.arange(300)
-    inside = memorization.is_inside(x + delta, x, radius, norm)
+    inside = memorization.is_inside(norm, x + delta, x, radius)
     assert inside[diagonal, diagonal].all()
-    beyond = memorization.is_inside(x + 1.0001 * delta, x, radius, norm)
+    beyond = memorization.is_inside(norm, x + 1.0001 * delta, x, radius)
     assert not beyond.any()
     large = jnp.concatenate([x + 1.0001 * delta, jnp.full((1, 784), 1e4)])
-    assert not memorization.is_inside(large, x, radius, norm).any()
+    assert not memorization.is_inside(norm, large, x, radius).any()
 
 
 def test_bad_shells_are_refused(memory, key):
@@ -323,7 +326,7 @@ def test_bad_shells_are_refused(memory, key):
             key, centres
         )
     with pytest.raises(ValueError, match="choose positive"):
-        models.levels(1.0, 0.0)
+        memorizing.levels(1.0, 0.0)
     with pytest.raises(ValueError, match="inner < outer"):
         models.Memorizing(module, 5, 3, 0.2, 0.1, bound=1.0).init(key, centres)
 
@@ -336,15 +339,15 @@ def test_a_robust_classifier_needs_exponentially_many_parameters():
     # The inequality itself, at the bound: n points are too many for that many.
     d, eps, depth = 6, 0.1, 2
     n = 6 ** (d - 1)
-    w = 10 ** memorization.robust_log10(d, eps, depth)
+    w = 10 ** memorization.robust_log10(d, eps, depth=depth)
     patterns = depth + depth * w * math.log2(2 * math.e * n * depth * w)
     assert patterns + 2 * w * math.log2(w + d) <= n
     w *= 2
     patterns = depth + depth * w * math.log2(2 * math.e * n * depth * w)
     assert patterns + 2 * w * math.log2(w + d) > n
-    assert memorization.robust_log10(2, 0.5, 50) == 0
+    assert memorization.robust_log10(2, 0.5, depth=50) == 0
     with pytest.raises(ValueError, match="choose d ≥ 2"):
-        memorization.robust_log10(5, 0.6, 3)
+        memorization.robust_log10(5, 0.6, depth=3)
 
 
 # --- the learner of Section 4 ---
@@ -380,7 +383,7 @@ def test_certificates_are_below_every_attack(name, key):
         jax.random.normal(keys[3], (6,)),
         0.5,
     )
-    certified = memorization.certified_margin(params, x, y, 0.2, norm)
+    certified = memorization.certified_margin(params, norm, x, y, 0.2)
     attack = attacks.best_of(
         attacks.pgd(
             norm,
@@ -389,23 +392,25 @@ def test_certificates_are_below_every_attack(name, key):
             start=attacks.in_ball(norm),
             unroll=1,
         ),
-        5,
+        num_restarts=5,
     )
     _, info = attack(key, lambda x, y: -y * memorization.mixed(params, x), x, y, 0.2)
     gap = -info.loss - certified
     assert (gap >= -1e-4).all()
     assert gap.min() < 0.1
-    at_zero = memorization.certified_margin(params, x, y, 0.0, norm)
+    at_zero = memorization.certified_margin(params, norm, x, y, 0.0)
     np.testing.assert_allclose(at_zero, y * memorization.mixed(params, x), atol=1e-5)
     alone = params._replace(a=jnp.zeros(6))
     exact = y * (x @ params.w0) - 0.2 * norm.dual(params.w0)
-    found = memorization.certified_margin(alone, x, y, 0.2, norm)
+    found = memorization.certified_margin(alone, norm, x, y, 0.2)
     np.testing.assert_allclose(found, exact, rtol=1e-5)
 
 
 def test_the_separable_mixture_has_its_margins(key):
     target = norms.l2.steepest(jnp.arange(1.0, 51))
-    x, y, is_small = data.separable(key, 4000, target, 0.2, 10.0, 0.5)
+    x, y, is_small = data.separable(
+        key, 4000, target, small_share=0.2, large=10.0, small=0.5
+    )
     np.testing.assert_allclose(
         y * (x @ target), jnp.where(is_small, 0.5, 10.0), atol=1e-4
     )
@@ -415,3 +420,145 @@ def test_the_separable_mixture_has_its_margins(key):
     cov = noise.T @ noise / 4000
     np.testing.assert_allclose(cov, jnp.eye(50) - jnp.outer(target, target), atol=0.12)
     np.testing.assert_allclose(jnp.trace(cov), 49, rtol=0.01)
+
+
+# --- plain input, shapes and negative radii ---
+
+
+def _simple(x):
+    return jnp.stack([x[:, 0], -x[:, 0], x[:, 1]], axis=1)
+
+
+CENTRES = np.array([[0.0, 0.0], [1.0, 1.0]])
+TARGETS = np.array([[1, 0, 0], [0, 0, 1]])
+POINTS = np.array([[0.05, 0.0], [0.5, 0.5], [1.0, 1.08]])
+
+
+@pytest.mark.parametrize("convert", [np.asarray, jnp.asarray, lambda a: a.tolist()])
+def test_memorised_lists_and_arrays_of_numpy_are_plain_input(convert):
+    centres, targets, x = (convert(array) for array in (CENTRES, TARGETS, POINTS))
+    f_adv = memorization.classifier(_simple, norms.linf, centres, targets, 0.1)
+    expected = [[1, 0, 0], [0.5, -0.5, 0.5], [0, 0, 1]]
+    np.testing.assert_allclose(f_adv(jnp.asarray(x)), expected, atol=1e-6)
+    apart = memorization.distances(norms.linf, x, centres)
+    np.testing.assert_allclose(apart, [[0.05, 1], [0.5, 0.5], [1.08, 0.08]], atol=1e-6)
+    found = memorization.separation(
+        norms.linf, x, [0, 0, 1], centres, convert(np.arange(2))
+    )
+    np.testing.assert_allclose(found, [1, 0.5, 1.08], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int8])
+def test_distances_of_integers_do_not_wrap_around(dtype):
+    x, centres = np.array([[1, 5]], dtype), np.array([[3, 2], [100, 5]], dtype)
+    for convert in (np.asarray, jnp.asarray):
+        apart = memorization.distances(norms.l1, convert(x), convert(centres))
+        np.testing.assert_allclose(apart, [[5, 99]])
+        reach = memorization.reach(norms.l1, convert(x), 99)
+        assert 99 < reach[0] < 99.001
+        inside = memorization.is_inside(norms.l1, convert(x), convert(centres), 5)
+        np.testing.assert_array_equal(inside, [[True, False]])
+
+
+def test_norms_of_the_memory_pass_through_jit_and_vmap():
+    args = jnp.asarray(POINTS), jnp.asarray(CENTRES)
+    for norm in NORMS.values():
+        apart = jax.jit(memorization.distances)(norm, *args)
+        np.testing.assert_allclose(apart, memorization.distances(norm, *args))
+        inside = jax.vmap(memorization.is_inside, (None, None, None, 0))(
+            norm, *args, jnp.array([0.1, 0.6])
+        )
+        assert inside.shape == (2, 3, 2)
+        labels = jnp.arange(3), jnp.arange(2)
+        found = jax.jit(memorization.separation)(
+            norm, args[0], labels[0], args[1], labels[1]
+        )
+        assert found.shape == (3,)
+    params = memorization.memorize(jnp.ones(2), args[0], jnp.ones(3), 0.5)
+    slope = jax.grad(
+        lambda x: memorization.certified_margin(
+            params, norms.l2, x, jnp.ones(3), 0.1
+        ).sum()
+    )(args[0])
+    assert jnp.isfinite(slope).all()
+
+
+@pytest.mark.parametrize("length", [1, 2, 4])
+def test_labels_that_would_broadcast_are_refused(length):
+    x, y = jnp.asarray(POINTS), np.ones(length)
+    params = memorization.memorize(jnp.ones(2), x, jnp.ones(3), 0.5)
+    for function in (
+        lambda: memorization.separation(norms.l2, x, y, x, jnp.ones(3)),
+        lambda: memorization.separation(norms.l2, x, jnp.ones(3), x, y),
+        lambda: memorization.separation(norms.l2, x, jnp.ones((3, 1)), x, jnp.ones(3)),
+        lambda: memorization.certified_margin(params, norms.l2, x, y, 0.1),
+        lambda: memorization.memorize(jnp.ones(2), x, y, 0.5),
+    ):
+        with pytest.raises(ValueError, match="give one for each"):
+            function()
+    with pytest.raises(ValueError, match="one entry of each"):
+        memorization.classifier(_simple, norms.l2, x, np.ones((length, 3)), 0.1)
+
+
+def test_memorised_shapes_that_would_broadcast_are_refused():
+    x, centres, targets = map(jnp.asarray, (POINTS, CENTRES, TARGETS))
+    for other in (centres[:, :1], centres[0], jnp.ones((2, 2, 1))):
+        for function in (
+            lambda other=other: memorization.distances(norms.l2, x, other),
+            lambda other=other: memorization.is_inside(norms.l2, other, x, 0.1),
+            lambda other=other: memorization.separation(
+                norms.l2, x, jnp.ones(3), other, jnp.ones(2)
+            ),
+        ):
+            with pytest.raises(ValueError, match=r"shapes x .*, centres "):
+                function()
+    for wrong in (targets[:, :1], targets[:, 0], targets[:, :, None]):
+        f_adv = memorization.classifier(_simple, norms.l2, centres, wrong, 0.1)
+        with pytest.raises(ValueError, match="a target like an output"):
+            f_adv(x)
+    params = memorization.Mixed(jnp.ones(2), jnp.ones((3, 2)), jnp.ones(3), 0.5)
+    for wrong in (
+        params._replace(a=jnp.ones(1)),
+        params._replace(b=jnp.ones(3)),
+        params._replace(w=jnp.ones((3, 1))),
+        params._replace(w0=jnp.ones(1)),
+    ):
+        with pytest.raises(ValueError, match=r"give w0\[d\], w\[m, d\]"):
+            memorization.mixed(wrong, x)
+        with pytest.raises(ValueError, match=r"give w0\[d\], w\[m, d\]"):
+            memorization.certified_margin(wrong, norms.l2, x, jnp.ones(3), 0.1)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_negative_radii_of_the_memory_give_nan(jit):
+    x, centres, targets = map(jnp.asarray, (POINTS, CENTRES, TARGETS))
+    params = memorization.memorize(jnp.ones(2), x, jnp.ones(3), 0.5)
+
+    def everything(eps):
+        f_adv = memorization.classifier(_simple, norms.l2, centres, targets, eps)
+        return (
+            f_adv(x),
+            memorization.reach(norms.l2, x, eps),
+            memorization.certified_margin(params, norms.l2, x, jnp.ones(3), eps),
+        )
+
+    found = (jax.jit(everything) if jit else everything)(-0.1)
+    assert all(jnp.isnan(leaf).all() for leaf in found)
+    # Also where the radius is smaller than rounding.
+    assert all(jnp.isnan(leaf).all() for leaf in everything(-1e-9))
+    assert not memorization.is_inside(norms.l2, centres, centres, -1e-9).any()
+    assert all(jnp.isfinite(leaf).all() for leaf in everything(0.0))
+
+
+def test_the_name_of_a_norm_is_no_norm():
+    x = jnp.asarray(POINTS)
+    for function, *args in (
+        (memorization.distances, x, x),
+        (memorization.is_inside, x, x, 0.1),
+        (memorization.reach, x, 0.1),
+        (memorization.separation, x, jnp.ones(3), x, jnp.ones(3)),
+    ):
+        with pytest.raises(ValueError, match="norm = 'linf': choose norms"):
+            function("linf", *args)
+    with pytest.raises(ValueError, match="norm = 'linf': choose norms"):
+        memorization.classifier(_simple, "linf", x, jnp.ones((3, 3)), 0.1)

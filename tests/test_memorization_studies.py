@@ -53,7 +53,7 @@ def test_the_table_has_the_accuracies_of_the_last_networks(memorizers):
     model = recipe.network(family.config)
     test = family.images("test")
     for network, cell in zip(family.of("standard"), cells["clean test"], strict=True):
-        logits = model.apply(*network, test.x, train=False)[0]
+        logits = model.predict(*network, test.x)
         expected = 100 * np.mean(np.argmax(logits, axis=1) == test.y)
         np.testing.assert_allclose(cell, expected, atol=1e-9)
     for split in ("train", "test"):
@@ -79,9 +79,7 @@ def test_profiles_start_at_the_gradient_of_the_image_and_do_not_fall(
         for i, network in enumerate(family.of(training)):
             slopes = jax.grad(
                 lambda x, network=network: jnp.sum(
-                    losses.cross_entropy(
-                        model.apply(*network, x, train=False)[0], images.y
-                    )
+                    losses.cross_entropy(model.predict(*network, x), images.y)
                 )
             )(images.x)
             expected = np.abs(slopes).sum(axis=(1, 2, 3)).mean()

@@ -56,6 +56,26 @@ def test_a_penalty_takes_what_where_chooses():
         value(where=lambda p: jax.tree.map(lambda _: False, p))
 
 
+@pytest.mark.parametrize(
+    "where",
+    [
+        lambda p: list(jax.tree.leaves(penalties.weights(p))),
+        lambda _: True,
+        lambda p: {**penalties.weights(p), "more": True},
+    ],
+)
+def test_a_choice_in_another_structure_is_refused(where):
+    params = {"w": jnp.ones((D, 1)), "b": jnp.zeros(())}
+    tx = penalties.proximal(optax.sgd(0.1), PENALTY, where=where)
+    for function in (
+        lambda: penalties.selected(params, where=where),
+        lambda: penalties.sparsity(params, where=where),
+        lambda: tx.update(params, tx.init(params), params),
+    ):
+        with pytest.raises(ValueError, match="give a boolean for each array"):
+            function()
+
+
 def nn_ones(key, shape, dtype):
     del key
     return jnp.ones(shape, dtype)
@@ -110,7 +130,9 @@ def test_a_step_of_gradient_descent_is_the_proximal_step_or_stops_at_zero():
     tx = penalties.proximal(optax.sgd(0.1), PENALTY)
     updates, _ = tx.update(g, tx.init(w), w)
     stepped = np.asarray(w + updates)
-    proximal = np.asarray(descent.step(lambda _: g, 0.1, descent.lasso(PENALTY))(w))
+    proximal = np.asarray(
+        descent.step(lambda _: g, 0.1, prox=descent.lasso(PENALTY))(w)
+    )
     crosses = np.sign(proximal) == -np.sign(w)
     crosses &= np.asarray(w) != 0
     assert crosses.any()
@@ -146,3 +168,62 @@ def test_the_penalty_may_be_traced_and_mapped():
 
     shares = jax.jit(jax.vmap(run))(jnp.array([0.0, 0.1, 1.0]))
     np.testing.assert_array_equal(shares, [0, 0, 1])
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(0.5, patience=2)),
+        optax.contrib.reduce_on_plateau(0.5, patience=2),
+        optax.chain(
+            penalties.proximal(optax.sgd(0.1), 0.0),
+            optax.contrib.reduce_on_plateau(0.5, patience=2),
+        ),
+    ],
+    ids=["chained", "alone", "nested"],
+)
+def test_optimisers_with_further_arguments_take_them_inside(tx):
+    """The value does not fall, so that steps shrink as they would without a penalty."""
+    params, grads = jnp.ones((3, 1)), jnp.full((3, 1), 0.1)
+    plain = optax.with_extra_args_support(tx)
+    lasso = penalties.proximal(tx, 0.2)
+    state, expected_state = lasso.init(params), plain.init(params)
+    sizes = []
+    for _ in range(8):
+        updates, state = jax.jit(lasso.update)(grads, state, params, value=1.0)
+        expected, expected_state = plain.update(
+            grads + 0.2, expected_state, params, value=1.0
+        )
+        np.testing.assert_allclose(updates, jnp.maximum(expected, -1), rtol=1e-6)
+        sizes.append(float(jnp.abs(expected).max()))
+    assert sizes[-1] < 0.6 * sizes[0]
+
+
+def test_further_arguments_do_not_disturb_optimisers_without():
+    w, g = jnp.ones((3, 1)), jnp.full((3, 1), 0.1)
+    tx = penalties.proximal(optax.adam(0.1), 0.2)
+    with_value, _ = tx.update(g, tx.init(w), w, value=1.0)
+    without, _ = tx.update(g, tx.init(w), w)
+    np.testing.assert_array_equal(with_value, without)
+    chained = optax.chain(tx, optax.contrib.reduce_on_plateau(patience=2))
+    updates, _ = chained.update(g, chained.init(w), w, value=1.0)
+    np.testing.assert_allclose(updates, without, rtol=1e-6)
+
+
+@pytest.mark.parametrize("jit", [True, False])
+def test_a_negative_penalty_gives_nan_and_several_are_for_vmap(jit):
+    def updates(penalty):
+        tx = penalties.proximal(optax.sgd(0.1), penalty)
+        w = jnp.array([[0.0, 0.5, -0.5]])
+        return tx.update(jnp.ones_like(w), tx.init(w), w)[0]
+
+    def prox(penalty):
+        return descent.lasso(penalty)(jnp.array([0.0, 0.5, -0.5]), 0.1)
+
+    for function in (updates, prox):
+        function = jax.jit(function) if jit else function
+        assert jnp.isnan(function(-0.1)).all()
+        assert jnp.isnan(function(jnp.nan)).all()
+        assert jnp.isfinite(function(0.0)).all()
+    with pytest.raises(ValueError, match=r"penalty has shape \(3,\)"):
+        updates(jnp.ones(3))

@@ -19,7 +19,10 @@ def test_the_snippets_of_the_readme_run(capsys):
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102
     assert len(blocks) == 5
-    assert capsys.readouterr().out.splitlines()[0].endswith(" 0")
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("Estimate(value=")
+    assert first.endswith(" ()")
+    assert namespace["info"].fooled.shape == (32,)
     assert namespace["metrics"]["loss"].shape == (5, 3, 4)
     assert namespace["loss"].shape == (300,)
     assert {*namespace["unstable"]} == {"Dense_0/kernel", "Dense_1/kernel"}

@@ -1,12 +1,7 @@
 """Spectra, against dense linear algebra, closed forms and matfree."""
 
-import os
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from matfree import decomp
 
-from advjax import losses, models, spectrum
+from advjax import hessians, losses, models, spectrum
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 
@@ -52,185 +47,8 @@ def _loss_fn(params, x, y):
     return losses.cross_entropy(_predict(params, x), y)
 
 
-def _dense(f, params):
-    flat, unravel = ravel_pytree(params)
-    return jax.jit(jax.hessian(lambda flat: f(unravel(flat))))(flat), flat, unravel
-
-
 def _host(tree):
     return jax.tree.map(np.asarray, tree)
-
-
-def _applied(matvec, unravel, v):
-    return ravel_pytree(matvec(unravel(v)))[0]
-
-
-# --- products ---
-
-
-@pytest.mark.usefixtures("x64")
-def test_products_with_a_hessian_are_those_of_the_dense_one():
-    params, x, y = _network()
-
-    def f(params):
-        return jnp.mean(_loss_fn(params, x, y))
-
-    hessian, flat, unravel = _dense(f, params)
-    v = jnp.asarray(RNG.standard_normal(flat.shape))
-    found = _applied(jax.jit(spectrum.hvp(f, params)), unravel, v)
-    np.testing.assert_allclose(found, hessian @ v, rtol=1e-10, atol=1e-12)
-    for batch_size in (None, 11, 4, 1):
-        matvec = spectrum.dataset_hvp(_loss_fn, params, x, y, batch_size=batch_size)
-        found = _applied(matvec, unravel, v)
-        np.testing.assert_allclose(found, hessian @ v, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.usefixtures("x64")
-def test_products_with_gauss_newton_leave_the_curvature_of_the_network_out():
-    params, x, y = _network()
-
-    def total(outputs):
-        return jnp.mean(losses.cross_entropy(outputs, y))
-
-    def predict(params):
-        return _predict(params, x)
-
-    flat, unravel = ravel_pytree(params)
-    jacobian = jax.jacobian(lambda flat: predict(unravel(flat)))(flat)
-    curvature = jax.hessian(total)(predict(params))
-    expected = jnp.einsum("ika,ikjl,jlb->ab", jacobian, curvature, jacobian)
-    v = jnp.asarray(RNG.standard_normal(flat.shape))
-    matvec = jax.jit(spectrum.gauss_newton(predict, total, params))
-    found = _applied(matvec, unravel, v)
-    np.testing.assert_allclose(found, expected @ v, rtol=1e-10, atol=1e-12)
-    for batch_size in (None, 4):
-        matvec = spectrum.dataset_gauss_newton(
-            _predict, losses.cross_entropy, params, x, y, batch_size=batch_size
-        )
-        found = _applied(matvec, unravel, v)
-        np.testing.assert_allclose(found, expected @ v, rtol=1e-10, atol=1e-12)
-    assert np.linalg.eigvalsh(expected)[0] > -1e-12
-    hessian, _, _ = _dense(lambda params: total(predict(params)), params)
-    assert not np.allclose(hessian, expected, rtol=1e-2)
-
-
-@pytest.mark.usefixtures("x64")
-def test_hessians_of_linear_models_have_their_closed_forms():
-    x, theta = RNG.standard_normal((20, 4)), RNG.standard_normal(4)
-    y, v = np.sign(RNG.standard_normal(20)), RNG.standard_normal(4)
-    x, theta, y, v = map(jnp.asarray, (x, theta, y, v))
-
-    def squared(theta, x, y):
-        return losses.squared_error(x @ theta, y)
-
-    matvec = spectrum.dataset_hvp(squared, theta, x, y, batch_size=7)
-    np.testing.assert_allclose(matvec(v), 2 * x.T @ (x @ v) / 20, rtol=1e-10)
-
-    def logistic(theta, x, y):
-        return losses.logistic(x @ theta, y)
-
-    p = jax.nn.sigmoid(x @ theta)
-    expected = x.T @ (p * (1 - p) * (x @ v)) / 20
-    matvec = spectrum.dataset_hvp(logistic, theta, x, y, batch_size=7)
-    np.testing.assert_allclose(matvec(v), expected, rtol=1e-10)
-    matvec = spectrum.dataset_gauss_newton(
-        lambda theta, x: x @ theta, losses.logistic, theta, x, y, batch_size=7
-    )
-    np.testing.assert_allclose(matvec(v), expected, rtol=1e-10)
-
-
-ON_DEVICES = """
-import jax, jax.numpy as jnp, numpy as np
-jax.config.update("jax_num_cpu_devices", 2)
-from advjax import losses, spectrum
-from experiments import devices
-from tests.test_spectrum import _loss_fn, _network
-params, x, y = _network()
-params = jax.device_put(params, jax.devices()[0])  # as those of a checkpoint
-mesh = devices.mesh(2)
-key, found = jax.random.key(0), {}
-for mesh in (None, devices.mesh(2)):
-    matvec = spectrum.dataset_hvp(_loss_fn, params, x, y, batch_size=5, mesh=mesh)
-    product = matvec(jax.tree.map(jnp.ones_like, params))
-    assert len(product["in"].sharding.device_set) == (2 if mesh else 1)
-    found[mesh] = product, spectrum.top_eigs(6, 2)(key, matvec, params).values
-jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-    *found.values(),
-)
-# Eleven examples are filled up to twelve, which batch normalisation would notice.
-def normalised(params, x, y):
-    return _loss_fn(params, x - jnp.mean(x, axis=0, keepdims=True), y)
-spectrum.dataset_hvp(normalised, params, x, y)
-spectrum.dataset_hvp(normalised, params, x[:10], y[:10], mesh=mesh)
-try:
-    spectrum.dataset_hvp(normalised, params, x, y, mesh=mesh)
-except ValueError as error:
-    assert "depends on the others" in str(error)
-else:
-    raise AssertionError
-"""
-
-
-def test_devices_share_a_batch():
-    root = Path(__file__).parents[1]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "NPROC": "8"}
-    command = [sys.executable, "-W", "error", "-c", ON_DEVICES]
-    subprocess.run(command, cwd=root, env=environment, check=True)
-
-
-class _Counted(np.ndarray):
-    """An array on the host that notes which rows are read."""
-
-    def __getitem__(self, rows):
-        if isinstance(rows, np.ndarray):
-            self.reads.append(np.array(rows))
-        return np.asarray(self)[rows]
-
-
-def test_a_product_reads_every_example_once_and_a_batch_at_a_time():
-    params, x, y = _network()
-    x = np.asarray(x).view(_Counted)
-    x.reads = []
-    matvec = spectrum.dataset_hvp(_loss_fn, params, x, np.asarray(y), batch_size=4)
-    x.reads.clear()  # those of the check
-    num_matvecs = 3
-    spectrum.top_eigs(num_matvecs, 1)(jax.random.key(0), matvec, params)
-    # One more for the residual.
-    assert len(x.reads) == (num_matvecs + 1) * 3
-    assert {rows.size for rows in x.reads} == {4}
-    assert set(np.concatenate(x.reads)) == set(range(11))
-
-
-def test_batch_normalisation_in_training_mode_is_refused_in_parts():
-    class Normalised(nn.Module):
-        @nn.compact
-        def __call__(self, x, *, train):
-            return nn.Dense(2)(nn.BatchNorm(use_running_average=not train)(x))
-
-    model = models.from_linen(Normalised())
-    x = jnp.asarray(RNG.random((4, 3)), jnp.float32)
-    y = jnp.array([0, 1, 0, 1])
-    params, batch_stats = model.init(jax.random.key(0), x)
-
-    def loss_fn(train):
-        def per_example(params, x, y):
-            logits, _ = model.apply(params, batch_stats, x, train=train)
-            return losses.cross_entropy(logits, y)
-
-        return per_example
-
-    with pytest.raises(ValueError, match="batch normalisation in training mode"):
-        spectrum.dataset_hvp(loss_fn(True), params, x, y, batch_size=2)
-    spectrum.dataset_hvp(loss_fn(True), params, x, y)
-    spectrum.dataset_hvp(loss_fn(False), params, x, y, batch_size=2)
-
-    # Also where all losses are small.
-    def small(params, x, y):
-        return 1e-6 * loss_fn(True)(params, x, y)
-
-    with pytest.raises(ValueError, match="batch normalisation in training mode"):
-        spectrum.dataset_hvp(small, params, x, y, batch_size=2)
 
 
 # --- eigenpairs ---
@@ -242,16 +60,20 @@ def test_as_many_products_as_dimensions_give_the_whole_spectrum(d):
     values = np.sort(RNG.standard_normal(d))[::-1]
     matrix = _symmetric(values)
     key = jax.random.key(1)
-    found = _host(spectrum.top_eigs(d, d)(key, _product(matrix), jnp.zeros(d)))
+    found = _host(
+        spectrum.top_eigs(num_matvecs=d, num_eigs=d)(
+            key, _product(matrix), jnp.zeros(d)
+        )
+    )
     np.testing.assert_allclose(found.values, values, atol=1e-10)
     np.testing.assert_allclose(found.vectors @ found.vectors.T, np.eye(d), atol=1e-10)
     np.testing.assert_allclose(
         matrix @ found.vectors.T, found.vectors.T * found.values, atol=1e-9
     )
-    smallest = spectrum.top_eigs(d, d, which="smallest")
+    smallest = spectrum.top_eigs(num_matvecs=d, num_eigs=d, which="smallest")
     found = smallest(key, _product(matrix), jnp.zeros(d))
     np.testing.assert_allclose(found.values, values[::-1], atol=1e-10)
-    by_size = spectrum.top_eigs(d, d, which="magnitude")
+    by_size = spectrum.top_eigs(num_matvecs=d, num_eigs=d, which="magnitude")
     found = by_size(key, _product(matrix), jnp.zeros(d))
     order = np.argsort(-np.abs(values))
     np.testing.assert_allclose(found.values, values[order], atol=1e-10)
@@ -262,7 +84,7 @@ def test_residuals_are_those_of_the_matrix():
     values = np.concatenate([[-9.0, 5.0, 4.0], RNG.random(97)])
     matrix = _symmetric(values)
     for which in ("largest", "smallest", "magnitude"):
-        eigs = spectrum.top_eigs(12, 4, which=which)
+        eigs = spectrum.top_eigs(num_matvecs=12, num_eigs=4, which=which)
         found = _host(eigs(jax.random.key(0), _product(matrix), jnp.zeros(100)))
         rest = matrix @ found.vectors.T - found.vectors.T * found.values
         true = np.linalg.norm(rest, axis=0)
@@ -276,7 +98,7 @@ def test_residuals_are_those_of_the_matrix():
 def test_residuals_show_the_rounding_of_single_precision():
     values = np.concatenate([[1000.0], RNG.random(19)])
     matrix = _symmetric(values).astype(jnp.float32)
-    found = spectrum.top_eigs(20, 1)(
+    found = spectrum.top_eigs(num_matvecs=20, num_eigs=1)(
         jax.random.key(0), _product(matrix), jnp.zeros(20, jnp.float32)
     )
     exact, v = np.asarray(matrix, float), np.asarray(found.vectors[0], float)
@@ -291,13 +113,17 @@ def test_residuals_show_the_rounding_of_single_precision():
 def test_multiple_eigenvalues_and_the_zero_matrix_break_nothing():
     key, like = jax.random.key(0), jnp.zeros(6)
     for values in (np.zeros(6), np.ones(6), np.array([2.0, 2, 2, 0, 0, 0])):
-        found = spectrum.top_eigs(6, 6)(key, _product(_symmetric(values)), like)
+        found = spectrum.top_eigs(num_matvecs=6, num_eigs=6)(
+            key, _product(_symmetric(values)), like
+        )
         np.testing.assert_allclose(found.values, np.sort(values)[::-1], atol=1e-12)
         np.testing.assert_allclose(
             found.vectors @ found.vectors.T, np.eye(6), atol=1e-10
         )
     # A perfectly flat point.
-    flat = spectrum.top_eigs(3, 2)(key, spectrum.hvp(jnp.sum, like), like)
+    flat = spectrum.top_eigs(num_matvecs=3, num_eigs=2)(
+        key, hessians.hvp(jnp.sum, like), like
+    )
     np.testing.assert_array_equal(flat.values, 0)
     np.testing.assert_array_equal(flat.residuals, 0)
 
@@ -310,7 +136,7 @@ def test_input_hessians_of_a_batch_are_vmapped():
         def f(x):
             return _loss_fn(params, x[None], y[None])[0]
 
-        return spectrum.top_eigs(5, 2)(key, spectrum.hvp(f, x), x)
+        return spectrum.top_eigs(num_matvecs=5, num_eigs=2)(key, hessians.hvp(f, x), x)
 
     keys = jax.random.split(jax.random.key(0), len(x))
     together = jax.jit(jax.vmap(pairs))(keys, x, y)
@@ -330,19 +156,21 @@ def test_eigenpairs_of_a_convolutional_network_are_those_of_matfree():
     params, _ = model.init(jax.random.key(0), x)
 
     def loss_fn(params, x, y):
-        logits, _ = model.apply(params, {}, x, train=False)
+        logits = model.predict(params, {}, x)
         return losses.cross_entropy(logits, y)
 
-    matvec = spectrum.dataset_hvp(loss_fn, params, x, y, batch_size=8)
+    matvec = hessians.dataset_hvp(loss_fn, x, y, batch_size=8)(params)
     num_matvecs = 40
-    found = spectrum.top_eigs(num_matvecs, 5)(jax.random.key(1), matvec, params)
+    found = spectrum.top_eigs(num_matvecs=num_matvecs, num_eigs=5)(
+        jax.random.key(1), matvec, params
+    )
     assert (found.residuals < 1e-3 * found.values[0]).all()
     flat, unravel = ravel_pytree(params)
 
     @jax.jit
     def whole(v):
         f = lambda params: jnp.mean(loss_fn(params, x, y))  # noqa: E731
-        return ravel_pytree(spectrum.hvp(f, params)(unravel(v)))[0]
+        return ravel_pytree(hessians.hvp(f, params)(unravel(v)))[0]
 
     tridiagonalise = decomp.tridiag_sym(num_matvecs, reortho="full")
     start = jax.random.normal(jax.random.key(2), flat.shape)
@@ -363,18 +191,24 @@ def test_eigenpairs_of_a_convolutional_network_are_those_of_matfree():
 @pytest.mark.usefixtures("x64")
 def test_the_trace_is_within_its_standard_errors():
     matrix, like = _symmetric(RNG.random(40)), jnp.zeros(40)
-    found = spectrum.trace(400)(jax.random.key(0), _product(matrix), like)
+    found = spectrum.trace(num_samples=400)(jax.random.key(0), _product(matrix), like)
     exact = float(jnp.trace(matrix))
     assert abs(found.value - exact) < 4 * found.standard_error
     off = matrix - jnp.diag(jnp.diag(matrix))
     expected = (2 * jnp.sum(off**2) / 400) ** 0.5
     np.testing.assert_allclose(found.standard_error, expected, rtol=0.15)
     diagonal = jnp.diag(jnp.arange(5.0))
-    found = spectrum.trace(2)(jax.random.key(0), _product(diagonal), jnp.zeros(5))
+    found = spectrum.trace(num_samples=2)(
+        jax.random.key(0), _product(diagonal), jnp.zeros(5)
+    )
     np.testing.assert_allclose(found, (10.0, 0.0), atol=1e-12)
-    one = spectrum.trace(1)(jax.random.key(0), _product(diagonal), jnp.zeros(5))
+    one = spectrum.trace(num_samples=1)(
+        jax.random.key(0), _product(diagonal), jnp.zeros(5)
+    )
     assert np.isnan(one.standard_error)
-    compiled = jax.jit(lambda key: spectrum.trace(2)(key, _product(diagonal), like[:5]))
+    compiled = jax.jit(
+        lambda key: spectrum.trace(num_samples=2)(key, _product(diagonal), like[:5])
+    )
     np.testing.assert_allclose(compiled(jax.random.key(0)), (10.0, 0.0), atol=1e-12)
 
 
@@ -382,7 +216,7 @@ def test_the_trace_is_within_its_standard_errors():
 def test_the_density_has_the_moments_of_the_spectrum():
     values = np.concatenate([np.full(30, -1.0), np.full(10, 3.0)])
     values += 0.01 * RNG.standard_normal(40)
-    estimate = spectrum.density(4, 300)
+    estimate = spectrum.density(num_matvecs=4, num_samples=300)
     found = estimate(jax.random.key(0), _product(_symmetric(values)), jnp.zeros(40))
     found = _host(found)
     np.testing.assert_allclose(found.weights.sum(axis=1), 1.0, rtol=1e-12)
@@ -397,7 +231,7 @@ def test_the_density_has_the_moments_of_the_spectrum():
     np.testing.assert_allclose(lower, 0.75, atol=0.03)
     assert (error >= 0).all()
     assert error.max() < 0.1 * curve.max()
-    single = spectrum.density(4, 1)
+    single = spectrum.density(num_matvecs=4, num_samples=1)
     found = single(jax.random.key(0), _product(_symmetric(values)), jnp.zeros(40))
     assert np.isnan(spectrum.smoothed(found, grid, 0.1)[1]).all()
 
@@ -408,35 +242,25 @@ def test_the_density_has_the_moments_of_the_spectrum():
 def test_wrong_arguments_name_the_choices():
     product, key = _product(jnp.eye(3)), jax.random.key(0)
     with pytest.raises(ValueError, match="num_matvecs = 4: a matrix of 3 dimensions"):
-        spectrum.top_eigs(4, 1)(key, product, jnp.zeros(3))
+        spectrum.top_eigs(num_matvecs=4, num_eigs=1)(key, product, jnp.zeros(3))
     with pytest.raises(ValueError, match="num_matvecs = 4: a matrix of 3 dimensions"):
-        spectrum.density(4, 1)(key, product, jnp.zeros(3))
+        spectrum.density(num_matvecs=4, num_samples=1)(key, product, jnp.zeros(3))
     with pytest.raises(ValueError, match="num_eigs = 3: choose at most num_matvecs"):
-        spectrum.top_eigs(2, 3)
+        spectrum.top_eigs(num_matvecs=2, num_eigs=3)
     with pytest.raises(ValueError, match="which = 'top': choose from largest"):
-        spectrum.top_eigs(2, 1, which="top")
+        spectrum.top_eigs(num_matvecs=2, num_eigs=1, which="top")
     for count in (0, 1.5, True):
         with pytest.raises(ValueError, match="choose an integer of at least 1"):
-            spectrum.top_eigs(count, 1)
+            spectrum.top_eigs(num_matvecs=count, num_eigs=1)
         with pytest.raises(ValueError, match="num_samples"):
-            spectrum.trace(count)
-    with pytest.raises(ValueError, match=r"returned shape \(3,\); its Hessian needs"):
-        spectrum.hvp(lambda x: x, jnp.zeros(3))
-    with pytest.raises(ValueError, match="needs a scalar"):
-        spectrum.gauss_newton(lambda x: x, lambda z: z, jnp.zeros(3))
-    params, x, y = _network()
-    for size in (0, 12):
-        with pytest.raises(ValueError, match="choose from 1 to the 11 examples"):
-            spectrum.dataset_hvp(_loss_fn, params, x, y, batch_size=size)
-    with pytest.raises(ValueError, match="x has 10 examples and y 11"):
-        spectrum.dataset_hvp(_loss_fn, params, x[:10], y)
+            spectrum.trace(num_samples=count)
     for like in (jnp.arange(3), jnp.zeros(3, jnp.bfloat16)):
-        for estimate in (spectrum.top_eigs(2, 1), spectrum.trace(2)):
+        for estimate in (
+            spectrum.top_eigs(num_matvecs=2, num_eigs=1),
+            spectrum.trace(num_samples=2),
+        ):
             with pytest.raises(ValueError, match="like has an array of"):
                 estimate(key, product, like)
-    mean = spectrum.dataset_hvp(lambda *a: _loss_fn(*a).mean(), params, x, y)
-    with pytest.raises(ValueError, match="one loss per example"):
-        mean(params)
 
 
 def test_under_jit_the_loop_is_one_scan():
@@ -445,8 +269,8 @@ def test_under_jit_the_loop_is_one_scan():
             return jnp.sum(jnp.tanh(x) ** 4)
 
         # Nothing but the matrix is traced.
-        eigs = spectrum.top_eigs(20, 1)
-        return eigs(jax.random.key(0), spectrum.hvp(f, x), jnp.zeros(30)).values
+        eigs = spectrum.top_eigs(num_matvecs=20, num_eigs=1)
+        return eigs(jax.random.key(0), hessians.hvp(f, x), jnp.zeros(30)).values
 
     text = str(jax.make_jaxpr(values)(jnp.ones(30)))
     assert text.count("scan[") == 1
@@ -455,6 +279,38 @@ def test_under_jit_the_loop_is_one_scan():
 
 def test_what_is_not_finite_shows():
     nan = _product(jnp.full((3, 3), jnp.nan))
-    found = spectrum.top_eigs(2, 1)(jax.random.key(0), nan, jnp.zeros(3))
+    found = spectrum.top_eigs(num_matvecs=2, num_eigs=1)(
+        jax.random.key(0), nan, jnp.zeros(3)
+    )
     assert np.isnan(found.values).all()
     assert np.isnan(found.residuals).all()
+
+
+@pytest.mark.parametrize("count", [np.int64(3), np.int8(3), np.uint32(3)])
+def test_counts_of_numpy_are_plain_input(count):
+    product, key = _product(jnp.diag(jnp.arange(1.0, 4.0))), jax.random.key(0)
+    for ours, expected in (
+        (
+            spectrum.top_eigs(num_matvecs=count, num_eigs=np.int64(2)),
+            spectrum.top_eigs(num_matvecs=3, num_eigs=2),
+        ),
+        (spectrum.trace(num_samples=count), spectrum.trace(num_samples=3)),
+        (
+            spectrum.density(num_matvecs=count, num_samples=count),
+            spectrum.density(num_matvecs=3, num_samples=3),
+        ),
+    ):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            *(estimate(key, product, jnp.zeros(3)) for estimate in (ours, expected)),
+        )
+
+
+def test_smoothing_takes_lists_and_refuses_what_would_broadcast():
+    density = spectrum.Density(jnp.zeros((2, 1)), jnp.ones((2, 1)))
+    found = spectrum.smoothed(density, [0.0, 1.0], 1.0)
+    np.testing.assert_allclose(found.value, [0.398942, 0.241971], rtol=1e-5)
+    np.testing.assert_allclose(found.standard_error, 0, atol=1e-7)
+    for grid, width in ((np.zeros((2, 1)), 1.0), (0.0, 1.0), (np.zeros(2), np.ones(2))):
+        with pytest.raises(ValueError, match=r"give grid\[g\] and width|shapes grid"):
+            spectrum.smoothed(density, grid, width)

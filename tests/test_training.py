@@ -564,7 +564,7 @@ def test_xi_reaches_the_attack_of_its_step():
     params, stats = model.init(jax.random.key(2), x)
 
     def loss_fn(x, y):
-        return losses.cross_entropy(model.apply(params, stats, x, train=False)[0], y)
+        return losses.cross_entropy(model.predict(params, stats, x), y)
 
     for xi in (0.5, 0.05):
         value, aux = recipe.objective(config, model, jnp.float32(xi))(
@@ -573,9 +573,9 @@ def test_xi_reaches_the_attack_of_its_step():
         smooth = attacks.smooth(recipe.attack(config), norms.l2, xi)
         x_adv, info = smooth(key, loss_fn, *batch, 0.5)
         np.testing.assert_allclose(value, loss_fn(x_adv, batch.y).mean(), rtol=1e-5)
-        np.testing.assert_allclose(aux.factor, info.factor, rtol=1e-5)
+        np.testing.assert_allclose(aux.attack.factor, info.factor, rtol=1e-5)
     default = recipe.objective(config, model)(params, stats, key, batch, 0.5)[1]
-    assert (default.factor < aux.factor).all()
+    assert (default.attack.factor < aux.attack.factor).all()
 
 
 def test_the_engine_shrinks_by_the_xi_of_each_step(tmp_path):
@@ -591,7 +591,7 @@ def test_the_engine_shrinks_by_the_xi_of_each_step(tmp_path):
     params = jax.tree.map(lambda leaf: leaf[0], last.params)
 
     def loss(x):
-        logits, _ = model.apply(params, {}, x, train=False)
+        logits = model.predict(params, {}, x)
         return losses.cross_entropy(logits, y).sum()
 
     g = np.asarray(jax.grad(loss)(data.as_float(x)))
@@ -675,7 +675,7 @@ def test_evaluation_reports_what_a_direct_attack_finds(tmp_path, capsys):
     test = data.subset(data.load("digits", split="test"), 60, seed=0)
 
     def predict(x):
-        return model.apply(*network, x, train=False)[0]
+        return model.predict(*network, x)
 
     options = {"rel_step_size": 1 / 30, "bounds": (0.0, 1.0)}
     start = attacks.in_ball(norms.linf)

@@ -53,8 +53,9 @@ def test_without_a_crossing_there_is_a_status_and_no_number(losses, status):
     ("losses", "status"),
     [
         ([0.5, 0.6, 0.7, 0.9], Status.BELOW_FIRST_POINT),
-        ([0.4, 0.3, 0.2, 0.1], Status.NEVER_CROSSES),
-        ([0.1, 0.1, 0.1, 0.1], Status.NEVER_CROSSES),
+        ([0.4, 0.3, 0.2, 0.1], Status.NOT_RISING),
+        ([0.1, 0.1, 0.1, 0.1], Status.NOT_RISING),
+        ([0.9, 0.8, 0.8, 0.7], Status.NOT_RISING),
         ([0.1, jnp.nan, 0.3, 0.6], Status.NOT_A_NUMBER),
         ([0.1, 0.2, 0.3, jnp.inf], Status.NOT_A_NUMBER),
     ],
@@ -63,6 +64,26 @@ def test_a_line_without_a_crossing_says_so(losses, status):
     found = extrapolate(EPS, jnp.array(losses), 0.45)
     assert jnp.isnan(found.eps_star)
     assert found.status == status
+
+
+@each
+@pytest.mark.parametrize("plain", [list, tuple, np.asarray, np.float64, jnp.asarray])
+def test_lists_and_arrays_of_numpy_are_as_good_as_those_of_jax(method, plain):
+    eps, losses = [2.0, 0.0, 4.0], [0.5, 0.1, 0.9]
+    found = method(plain(eps), plain(losses), 0.7)
+    np.testing.assert_allclose(found.eps_star, 3.0, rtol=1e-6)
+    found = method(plain([2, 0, 4]), plain([5, 1, 9]), 7)
+    np.testing.assert_allclose(found.eps_star, 3.0, rtol=1e-6)
+    assert Status(int(found.status)) is Status.CROSSES
+    jitted = jax.jit(method)([2.0, 0.0, 4.0], [0.5, 0.1, 0.9], np.float64(0.7))
+    np.testing.assert_allclose(jitted.eps_star, 3.0, rtol=1e-6)
+
+
+@each
+@pytest.mark.parametrize("threshold", [[0.4], np.full(4, 0.4), jnp.full((4, 1), 0.4)])
+def test_several_thresholds_are_for_vmap(method, threshold):
+    with pytest.raises(ValueError, match="threshold has shape"):
+        method(EPS, EPS, threshold)
 
 
 def test_equal_radii_determine_no_line():

@@ -420,7 +420,7 @@ def test_losses_along_paths_are_those_of_their_networks(grid):
     loss = paths.loss(config, setup)
     path = jax.tree.map(lambda leaf: leaf[3], setup.paths)
     x, y = setup.eval
-    logits, _ = setup.model.apply(path.b, {}, x / np.float32(1), train=False)
+    logits = setup.model.predict(path.b, {}, x / np.float32(1))
     logits = np.asarray(logits, float)
     wanted = np.log(np.exp(logits - logits[np.arange(len(y)), y][:, None]).sum(axis=1))
     clean, attacked = loss(curves.line(path, 1.0), 0.1)

@@ -11,7 +11,13 @@ most data sets store them, uint8, which ``as_float`` brings there; ``eps`` is th
 units of the full pixel range.
 """
 
-from advjax.data.simulated import Separable, equicorrelated, gaussian, separable, sparse
+from advjax.data.simulated import (
+    Separable,
+    equicorrelated,
+    gaussian,
+    separable,
+    sparse_coefficients,
+)
 from advjax.data.stored import as_float, load
 from advjax.data.subsets import binary, of_classes, per_class, subset
 from advjax.data.tfds import DataError
@@ -27,6 +33,6 @@ __all__ = [
     "of_classes",
     "per_class",
     "separable",
-    "sparse",
+    "sparse_coefficients",
     "subset",
 ]

@@ -3,12 +3,15 @@
 import difflib
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from advjax.data import tfds
-from advjax.types import Array, Batch
+from advjax.types import Batch
+
+__all__ = ["as_float", "load"]
 
 
 def load(name: str, *, split: str, data_dir: str | os.PathLike | None = None) -> Batch:
@@ -56,14 +59,15 @@ def load(name: str, *, split: str, data_dir: str | os.PathLike | None = None) ->
     return train if split == "train" else test
 
 
-def as_float(x: Array) -> Array:
+def as_float(x: Any) -> Any:
     """Pixels in [0, 1]: uint8 becomes float32, x / 255; floats are left as they are.
 
     Takes and returns NumPy or JAX arrays, also under ``jit``, with the same bits.
 
     Raises:
-        ValueError: for other types, of which the range is not known.
+        ValueError: for other types, whose range is not known.
     """
+    x = x if hasattr(x, "dtype") else np.asarray(x)
     if jnp.issubdtype(x.dtype, jnp.floating):
         return x
     if x.dtype != np.uint8:
@@ -73,7 +77,7 @@ def as_float(x: Array) -> Array:
     return x * np.float32(1 / 255)
 
 
-def _choose(argument: str, value: str, choices: Sequence[str]):
+def _choose(argument: str, value: str, choices: Sequence[str]) -> None:
     if value in choices:
         return
     given = str(value).lower()
@@ -84,14 +88,14 @@ def _choose(argument: str, value: str, choices: Sequence[str]):
     raise ValueError(msg)
 
 
-def _digits(datasets) -> tuple[Batch, Batch]:
+def _digits(datasets: Any) -> tuple[Batch, Batch]:
     table = datasets.load_digits()
     x = (table.images[..., None] / 16).astype(np.float32)
     y = table.target.astype(np.int32)
     return _divide(x, y, _test_rows(y))
 
 
-def _diabetes(datasets) -> tuple[Batch, Batch]:
+def _diabetes(datasets: Any) -> tuple[Batch, Batch]:
     table = datasets.load_diabetes()
     train, test = _divide(table.data, table.target, _test_rows(np.zeros(442, int)))
 

@@ -7,19 +7,24 @@ ones. Rows keep their order in the data set.
 
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
+from advjax import arguments
 from advjax.types import Batch
+
+__all__ = ["binary", "of_classes", "per_class", "subset"]
 
 
 def subset(batch: Batch, size: int, *, seed: int) -> Batch:
     """``size`` random examples without replacement.
 
     Raises:
-        ValueError: unless 1 ≤ size ≤ n.
+        ValueError: unless 1 ≤ size ≤ n, and for another number of ``x`` than of ``y``.
     """
-    n = len(batch.y)
-    if not 1 <= size <= n:
+    n = arguments.equal_lengths(x=batch.x, y=batch.y)
+    size = arguments.count("size", size)
+    if size > n:
         msg = f"size = {size}: choose from 1 to n = {n}"
         raise ValueError(msg)
     return _rows(batch, _ranks(n, seed) < size)
@@ -29,13 +34,14 @@ def per_class(batch: Batch, num_per_class: int, *, seed: int) -> Batch:
     """``num_per_class`` random examples of every class, without replacement.
 
     Raises:
-        ValueError: unless 1 ≤ num_per_class ≤ the size of the smallest class, or where
-            ``y`` does not hold integers.
+        ValueError: unless 1 ≤ num_per_class ≤ the size of the smallest class, where
+            ``y`` does not hold integers, and for another number of ``x`` than of ``y``.
     """
     labels = _labels(batch)
     classes, counts = np.unique(labels, return_counts=True)
     most = counts.min(initial=labels.size)
-    if not 1 <= num_per_class <= most:
+    num_per_class = arguments.count("num_per_class", num_per_class)
+    if num_per_class > most:
         choices = f"1 to {most}, the size of the smallest class"
         msg = f"num_per_class = {num_per_class}: choose from {choices}"
         raise ValueError(msg)
@@ -51,8 +57,8 @@ def of_classes(batch: Batch, classes: Sequence[int]) -> Batch:
     """The examples of these classes, relabelled 0, 1, … in the order given.
 
     Raises:
-        ValueError: where a class is absent or given twice, or none is given, or where
-            ``y`` does not hold integers.
+        ValueError: where a class is absent or given twice, or none is given, where
+            ``y`` does not hold integers, and for another number of ``x`` than of ``y``.
     """
     labels = _labels(batch)
     present = np.unique(labels)
@@ -71,15 +77,16 @@ def binary(batch: Batch, positive: Sequence[int]) -> Batch:
     """All examples, with label 1 for the classes in ``positive`` and 0 for the others.
 
     Raises:
-        ValueError: where a class is absent or given twice, or none is given, or no
-            other class is left, or where ``y`` does not hold integers.
+        ValueError: where a class is absent or given twice, or none is given, where no
+            other class is left or ``y`` does not hold integers, and for another number
+            of ``x`` than of ``y``.
     """
     of_classes(batch, positive)
     is_positive = np.isin(_labels(batch), positive)
     if is_positive.all():
         msg = f"positive = {positive!r}: leave a class for label 0"
         raise ValueError(msg)
-    return Batch(batch.x, is_positive.astype(batch.y.dtype))
+    return Batch(batch.x, is_positive.astype(_labels(batch).dtype))
 
 
 def _ranks(n: int, seed: int) -> np.ndarray:
@@ -89,6 +96,7 @@ def _ranks(n: int, seed: int) -> np.ndarray:
 
 
 def _labels(batch: Batch) -> np.ndarray:
+    arguments.equal_lengths(x=batch.x, y=batch.y)
     labels = np.asarray(batch.y)
     if not (labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)):
         msg = f"y of {labels.dtype}, shape {labels.shape}: choose integer labels y[n]"
@@ -97,4 +105,8 @@ def _labels(batch: Batch) -> np.ndarray:
 
 
 def _rows(batch: Batch, chosen: np.ndarray) -> Batch:
-    return Batch(batch.x[chosen], batch.y[chosen])
+    x, y = (
+        rows if isinstance(rows, jax.Array) else np.asarray(rows)
+        for rows in (batch.x, batch.y)
+    )
+    return Batch(x[chosen], y[chosen])

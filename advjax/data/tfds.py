@@ -12,10 +12,13 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from advjax.types import Batch
+
+__all__ = ["DataError", "read"]
 
 _PACKAGES = "tensorflow-datasets array_record importlib_resources pillow"
 
@@ -44,8 +47,8 @@ def read(name: str, split: str, data_dir: str | os.PathLike | None) -> Batch:
         raise ImportError(msg) from error
 
 
-def _info(name: str, root: Path):
-    """What TFDS knows of the newest version in ``root``."""
+def _info(name: str, root: Path) -> Any:
+    """The description by TFDS of the newest version in ``root``."""
     try:
         folder = _newest(name, root)
     except OSError as error:
@@ -96,7 +99,7 @@ def _unprepared(name: str, root: Path, found: str) -> DataError:
     )
 
 
-def _records(name: str, info, split: str) -> list[bytes]:
+def _records(name: str, info: Any, split: str) -> list[bytes]:
     """The serialised examples of all files of a split."""
     stored_as = info.file_format.value
     if stored_as not in _READERS:
@@ -142,7 +145,7 @@ def _frames(path: Path) -> list[bytes]:
     return [content[at : at + n] for at, n in zip(starts, lengths, strict=True)]
 
 
-def _check_sums(file: bytes, starts: np.ndarray, lengths: np.ndarray):
+def _check_sums(file: bytes, starts: np.ndarray, lengths: np.ndarray) -> None:
     content = np.frombuffer(file, np.uint8)
     checked = ((starts - 12, np.full_like(lengths, 8)), (starts, lengths))
     for begins, sizes in checked:
@@ -176,7 +179,7 @@ _READERS: dict[str, Callable[[Path], list[bytes]]] = {
 }
 
 
-def _decoded(name: str, split: str, features, records: list[bytes]) -> Batch:
+def _decoded(name: str, split: str, features: Any, records: list[bytes]) -> Batch:
     from PIL import Image
     from tensorflow_datasets import decode
 
