@@ -58,7 +58,17 @@ import numpy as np
 import optax
 from flax import nnx
 
-from advjax import attacks, data, evaluate, losses, models, norms, objectives, train
+from advjax import (
+    attacks,
+    criteria,
+    data,
+    evaluate,
+    losses,
+    models,
+    norms,
+    objectives,
+    train,
+)
 from advjax.types import Batch
 from experiments import figures
 
@@ -120,7 +130,7 @@ linen_mlp, nnx_mlp = LinenMLP(), NNXMLP(nnx.Rngs(SEED))
 adapted = {
     "plain function": models.from_function(init, logits_of),
     "linen": models.from_linen(linen_mlp),
-    "NNX": models.from_nnx(nnx_mlp),
+    "NNX": models.from_nnx(NNXMLP),
 }
 
 
@@ -170,11 +180,11 @@ attack = attacks.best_of(
     ),
     num_restarts=3,
 )
-loss = lambda x, y: losses.cross_entropy(nnx_mlp(x), y)
-attacked = jax.jit(lambda key, eps: attack(key, loss, *test, eps))
+goal = criteria.Goal(predict["NNX"], losses.cross_entropy)
+attacked = jax.jit(lambda key, eps: attack(key, goal, *test, eps))
 x_adv, info = attacked(next(keys), EPS)
-print(f"mean loss {loss(*test).mean():.3f}, attacked {info.loss.mean():.3f}")
-print(f"{int(info.zero_grad.sum())} vanished gradients")
+print(f"mean loss {goal(*test).mean():.3f}, attacked {info.loss.mean():.3f}")
+print(f"{100 * info.fooled.mean():.1f} % fooled; {info.zero_grad.sum()} zero gradients")
 
 # %% [markdown]
 # The same attack on all three. Accuracies are out of all test images, with Wilson's 95 %
@@ -243,7 +253,7 @@ def accuracies(state, key):
     """Clean accuracy, and accuracy at EPS."""
     found = evaluate.outcome(
         key,
-        lambda x: model.apply(state.params, state.batch_stats, x, train=False)[0],
+        lambda x: model.predict(state.params, state.batch_stats, x),
         losses.cross_entropy,
         attack,
         *test,

@@ -104,7 +104,7 @@ def over_grid(objective, tx, num_epochs, states, radii):
 
 def loss_fn(params, x, y):
     """The loss of a network, per example."""
-    return losses.cross_entropy(model.apply(params, {}, x, train=False)[0], y)
+    return losses.cross_entropy(model.predict(params, {}, x), y)
 
 
 @jax.jit
@@ -195,11 +195,11 @@ logs = np.linspace(-3, 3, 19)
 def fit(theta0, key, eps):
     """Descent on one data set: the parameters, and their loss under attack."""
     x, y = data.gaussian(key, NUM_EXAMPLES, theta0, None, 1.0)
-    gradient = lambda theta: linear.adversarial_gradient(theta, x, y, eps, norms.l2)
+    gradient = lambda theta: linear.adversarial_gradient(theta, norms.l2, x, y, eps)
     # The attack adds to the curvature, so that the step must shrink.
     update = descent.step(gradient, 0.1 / (1 + eps**2))
-    theta = descent.last(update, jnp.zeros_like(theta0), num_steps=100)
-    return theta, linear.adversarial_loss(theta, x, y, eps, norms.l2).mean()
+    theta = descent.last(jnp.zeros_like(theta0), update, num_steps=100)
+    return theta, linear.adversarial_loss(theta, norms.l2, x, y, eps).mean()
 
 
 p_values = jax.jit(jax.vmap(jax.vmap(inference.p_value, (0, None)), (0, None)))
@@ -207,13 +207,13 @@ figure, axes = figures.panels(2, sharey=True)
 for d, color in zip(DIMENSIONS, figures.colors(len(DIMENSIONS)), strict=True):
     theta0, ratio = jnp.full(d, d**-0.5), d / NUM_EXAMPLES
     eps = jnp.asarray(ratio**0.5 * np.exp(logs), jnp.float32)
-    fits = replicates.mapped(jax.vmap(partial(fit, theta0), (None, 0)))
+    fits = replicates.sharded_vmap(jax.vmap(partial(fit, theta0), (None, 0)))
     # Clean fits of the first data sets, and of the others at all radii.
     both = fits(jax.random.split(next(keys), 2 * NUM_REPLICATES), jnp.append(0.0, eps))
     draws = [values[:NUM_REPLICATES, 0] for values in both]
     runs = [values[NUM_REPLICATES:, 1:] for values in both]
-    of_model = {"theta0": theta0, "cov": None, "sigma": 1.0, "norm": norms.l2}
-    risk = jax.vmap(partial(linear.population_risk, eps=0.0, **of_model))
+    args = (norms.l2, linear.Population(theta0, None, 1.0), 0.0)
+    risk = jax.vmap(lambda theta, args=args: linear.population_risk(theta, *args))
     star = transition.crossing(eps, runs[1].mean(0), risk(draws[0]).mean())
     print(f"d = {d}: eps* by mean losses {star.eps_star:.3f}", end=", ")
     print(f"√(d/n) = {ratio**0.5:.3f}, d/n = {ratio:.3f}; median p at -2, 0, 2:")

@@ -66,7 +66,9 @@ jax.devices()
 # %%
 def over_data(function):
     """`function` of the keys of `NUM_REPLICATES` data sets."""
-    return replicates.mapped(function)(jax.random.split(next(keys), NUM_REPLICATES))
+    return replicates.sharded_vmap(function)(
+        jax.random.split(next(keys), NUM_REPLICATES)
+    )
 
 
 # %% [markdown]
@@ -78,9 +80,9 @@ def over_data(function):
 
 # %%
 theta0, sigma = jnp.ones(10), 1.0
-truth = {"theta0": theta0, "cov": data.equicorrelated(10, 0.3), "sigma": sigma}
-standard_risk = partial(linear.population_risk, **truth, eps=0.0, norm=norms.l2)
-optimal = lambda eps: linear.optimal(**truth, eps=eps, norm=norms.l2)
+truth = linear.Population(theta0, data.equicorrelated(10, 0.3), sigma)
+risk = lambda theta, eps: linear.population_risk(theta, norms.l2, truth, eps)
+optimal = partial(linear.optimal, norms.l2, truth)
 eps = jnp.linspace(0, 3, 41)
 optimum = jax.jit(jax.vmap(optimal))(eps)
 few = slice(None, None, 4)
@@ -89,19 +91,19 @@ few = slice(None, None, 4)
 @jax.jit
 def monte_carlo(key, theta, eps):
     """The mean attacked loss of fresh examples, and its standard error."""
-    x, y = data.gaussian(key, NUM_DRAWS, **truth)
-    loss = linear.adversarial_loss(theta, x, y, eps, norms.l2)
+    x, y = data.gaussian(key, NUM_DRAWS, *truth)
+    loss = linear.adversarial_loss(theta, norms.l2, x, y, eps)
     return loss.mean(), loss.std() / NUM_DRAWS**0.5
 
 
 def minimum(key):
     """Risks of the minimisers on one data set, and gaps over the mean of y²."""
-    x, y = data.gaussian(key, NUM_EXAMPLES, **truth)
+    x, y = data.gaussian(key, NUM_EXAMPLES, *truth)
 
     def at(eps):
-        found = solvers.adversarial(x, y, eps, norms.l2)
-        risk = linear.population_risk(found.theta, **truth, eps=eps, norm=norms.l2)
-        return risk, standard_risk(found.theta), found.gap / jnp.mean(y**2)
+        found = solvers.adversarial(norms.l2, x, y, eps)
+        risks = risk(found.theta, eps), risk(found.theta, 0.0)
+        return *risks, found.gap / jnp.mean(y**2)
 
     return jax.vmap(at)(eps[few])
 
@@ -115,7 +117,7 @@ print(f"gap of {gaps.size} minimisers: at most {gaps.max():.0e} of the mean of y
 print(f"theta* = 0 beyond eps = {eps[jnp.any(optimum.theta != 0, axis=1)].max():.2f}")
 
 figure, axes = figures.panels(2)
-curves = optimum.risk, jax.jit(jax.vmap(standard_risk))(optimum.theta)
+curves = optimum.risk, jax.jit(jax.vmap(risk))(optimum.theta, jnp.zeros_like(eps))
 names = ("under", "without")
 for axis, curve, values, name in zip(axes, curves, risks, names, strict=True):
     axis.plot(eps, curve, color="0.2", label="theta*(eps), closed form")
@@ -138,25 +140,25 @@ _ = figure.suptitle(f"d = 10; mean ± sd over {NUM_REPLICATES} data sets", fonts
 
 # %%
 xi = jnp.geomspace(0.01, 100, 25)
-args = {"eps": 0.5, "norm": norms.l2}
 theta = optimum.theta[10]
-risk = lambda xi: linear.surrogate_risk(theta, **truth, **args, xi=xi)
-risk = jax.jit(jax.vmap(risk))(xi)
-x, y = data.gaussian(next(keys), NUM_DRAWS, **truth)
-loss = lambda xi: linear.surrogate_loss(theta, x, y, **args, xi=xi).mean()
+integral = lambda xi: linear.population_risk(theta, norms.l2, truth, 0.5, xi=xi)
+integral = jax.jit(jax.vmap(integral))(xi)
+x, y = data.gaussian(next(keys), NUM_DRAWS, *truth)
+loss = lambda xi: linear.adversarial_loss(theta, norms.l2, x, y, 0.5, xi=xi).mean()
 loss = jax.jit(jax.vmap(loss))(xi[few])
 
 
 def path(xi, key):
     """Risks under attack over the steps of descent."""
     key_data, key_start = jax.random.split(key)
-    x, y = data.gaussian(key_data, NUM_EXAMPLES, theta0, None, sigma)
-    args = {"eps": 3.0, "norm": norms.l2}
-    risk = partial(linear.population_risk, theta0=theta0, cov=None, sigma=sigma, **args)
-    gradient = partial(linear.surrogate_gradient, x=x, y=y, xi=xi, **args)
+    population = linear.Population(theta0, None, sigma)
+    x, y = data.gaussian(key_data, NUM_EXAMPLES, *population)
+    risk = lambda theta: linear.population_risk(theta, norms.l2, population, 3.0)
+    args = {"norm": norms.l2, "x": x, "y": y, "eps": 3.0, "xi": xi}
+    gradient = partial(linear.adversarial_gradient, **args)
     start = 0.22 * norms.l2.steepest(jax.random.normal(key_start, (10,)))
     update = descent.step(gradient, 1e-3)
-    return descent.path(update, start, num_steps=100, observe=risk)
+    return descent.path(start, update, num_steps=100, observe=risk)
 
 
 paths = over_data(lambda key: jax.vmap(path, (0, None))(jnp.array([0.0, 0.05]), key))
@@ -166,10 +168,11 @@ print(f"xi = 0 over xi = 0.05, sd of the last 50 risks: median {np.median(ratio)
 print(f"least {ratio.min():.0f} of {NUM_REPLICATES} data sets")
 
 figure, axes = figures.panels(2)
-axes[0].plot(xi, risk, color="0.2", label="integral")
+axes[0].plot(xi, integral, color="0.2", label="integral")
 axes[0].plot(xi[few], loss, "o", color=figures.PALETTE[1], label="Monte Carlo")
-level = linear.population_risk(theta, **truth, **args)
-axes[0].axhline(level, color="0.5", linestyle="--", label="attack itself, xi = 0")
+axes[0].axhline(
+    risk(theta, 0.5), color="0.5", linestyle="--", label="attack itself, xi = 0"
+)
 for values, name, color in zip(paths[0], ("0", "0.05"), figures.PALETTE, strict=False):
     axes[1].plot(values, color=color, label=f"xi = {name}")
 axes[0].set(xlabel="xi", ylabel="risk under A, eps = 0.5", xscale="log")
@@ -185,23 +188,25 @@ for axis in axes:
 # where it stops.
 
 # %%
-sparse = data.sparse(200, 10)
-best = linear.optimal(sparse, None, sigma, **args)
+sparse = data.sparse_coefficients(200, num_active=10)
+of_sparse = linear.Population(sparse, None, sigma)
+best = linear.optimal(norms.l2, of_sparse, 0.5)
 
 
 def fits(n, key):
     """Excess risks, relative gaps, shares of zeros, without and with penalty."""
-    x, y = data.gaussian(key, n, sparse, None, sigma)
-    gradient = partial(linear.adversarial_gradient, x=x, y=y, **args)
+    x, y = data.gaussian(key, n, *of_sparse)
+    args = (norms.l2, x, y, 0.5)
+    gradient = lambda theta: linear.adversarial_gradient(theta, *args)
     rate = 0.5 / (1 + (200 / n) ** 0.5 + 0.5) ** 2
 
     def fit(penalty):
-        update = descent.step(gradient, rate, descent.lasso(penalty))
-        theta = descent.last(update, jnp.zeros(200), num_steps=NUM_STEPS)
-        loss = linear.adversarial_loss(theta, x, y, **args).mean()
+        update = descent.step(gradient, rate, prox=descent.lasso(penalty))
+        theta = descent.last(jnp.zeros(200), update, num_steps=NUM_STEPS)
+        loss = linear.adversarial_loss(theta, *args).mean()
         loss = loss + penalty * norms.l1.value(theta)
-        bound = solvers.lower_bound(theta, x, y, **args, penalty=penalty)
-        risk = linear.population_risk(theta, sparse, None, sigma, **args)
+        bound = solvers.lower_bound(theta, *args, penalty=penalty)
+        risk = linear.population_risk(theta, norms.l2, of_sparse, 0.5)
         return risk - best.risk, (loss - bound) / loss, jnp.mean(theta == 0)
 
     penalty = 0.4 * (11 * 10 * jnp.log(200) / n) ** 0.5  # c v √(s log d / n)
@@ -243,9 +248,10 @@ def difference(h, key):
     """The root mean square difference on fresh inputs, at every radius."""
     key_data, key_a, key_start, key_fresh = jax.random.split(key, 4)
     x, y = data.gaussian(key_data, 100, jnp.full(5, 5**-0.5), None, sigma)
-    a = lazy.output_weights(key_a, h)  # which the proposition wants away from 0
+    # The proposition wants output weights away from 0.
+    a = lazy.output_weights(key_a, num_hidden=h)
     network = lazy.Network(jnp.where(a < 0, -1, 1) * (1 + jnp.abs(a)) / 2, lazy.sigmoid)
-    start = lazy.vanishing(key_start, h, 5, h)
+    start = lazy.init(key_start, num_hidden=h, num_inputs=5, scale=h)
     fresh = jax.random.normal(key_fresh, (1000, 5))
 
     def at(eps):
@@ -253,8 +259,8 @@ def difference(h, key):
         wide = partial(lazy.adversarial_gradient, network=network, **args)
         wide = descent.step(wide, lazy.step_size(network, 0.1))
         flat = descent.step(partial(linear.adversarial_gradient, **args), 0.1)
-        wide = descent.last(wide, start, num_steps=100)
-        flat = descent.last(flat, lazy.as_linear(start, network), num_steps=100)
+        wide = descent.last(start, wide, num_steps=100)
+        flat = descent.last(lazy.as_linear(start, network), flat, num_steps=100)
         apart = lazy.predict(wide, network, fresh) - fresh @ flat
         return jnp.sqrt(jnp.mean(apart**2))
 
@@ -282,10 +288,10 @@ _ = axis.legend()
 load = lambda split: data.load(DATASET, split=split, data_dir=DATA_DIR)
 training, test = (jax.tree.map(jnp.asarray, load(name)) for name in ("train", "test"))
 eps = jnp.linspace(0, 0.5, 26)
-solve = lambda eps: solvers.adversarial(*training, eps, norms.linf)
+solve = lambda eps: solvers.adversarial(norms.linf, *training, eps)
 found = jax.jit(jax.vmap(solve))(eps)
 print(f"gap at most {found.gap.max():.0e}, where the mean of y² is 1")
-attacked = lambda theta, eps: linear.adversarial_loss(theta, *test, eps, norms.linf)
+attacked = lambda theta, eps: linear.adversarial_loss(theta, norms.linf, *test, eps)
 least_squares = jnp.broadcast_to(solvers.min_norm(*training), found.theta.shape)
 
 figure, axes = figures.panels(2)

@@ -103,7 +103,7 @@ def run(key, eps):
 
 def loss_fn(params, x, y):
     """The loss of a network, per example."""
-    return losses.cross_entropy(model.apply(params, {}, x, train=False)[0], y)
+    return losses.cross_entropy(model.predict(params, {}, x), y)
 
 
 def attacked(params, key, batch):
@@ -113,7 +113,7 @@ def attacked(params, key, batch):
 
 def accuracies(params, key):
     """On clean and on attacked test images."""
-    logits = lambda batch: model.apply(params, {}, batch.x, train=False)[0]
+    logits = lambda batch: model.predict(params, {}, batch.x)
     parts = test, attacked(params, key, test)
     return [(logits(part).argmax(axis=1) == part.y).mean() for part in parts]
 
@@ -140,7 +140,7 @@ print(f"{len(test.y)} test images, PGD-{NUM_STEPS} at {EPS}; {NUM_SEEDS} seeds")
 from advjax import dynamics
 
 params = jax.tree.map(lambda leaf: leaf[0, 0], last)  # clean training, the first seed
-predict = lambda x: model.apply(params, {}, x[None], train=False)[0][0]
+predict = lambda x: model.predict(params, {}, x[None])[0]
 few = Batch(test.x[:NUM_IMAGES], test.y[:NUM_IMAGES])
 
 
@@ -150,15 +150,17 @@ def errors(num_steps, is_free, x, y, horizon):
     logits, jacobian = dynamics.logit_jacobian(predict, x)
     if is_free:
         record = dynamics.logit_hessians(predict, loss)
-        ascent = dynamics.ascend(num_steps, record=record)
+        ascent = dynamics.ascend(num_steps=num_steps, record=record)
         path = ascent(lambda x: loss(predict(x)), x, horizon)
         hessian = dynamics.path_mean(*path.records[::-1])
     else:
-        path = dynamics.ascend_logits(num_steps)(loss, logits, jacobian, horizon)
+        path = dynamics.ascend_logits(num_steps=num_steps)(
+            loss, logits, jacobian, horizon
+        )
         hessian = path.logit_hessian
     grad = jnp.tensordot(jax.grad(loss)(logits), jacobian, axes=1)
-    pairs = dynamics.logit_eigs(jacobian, hessian)
-    theory = dynamics.closed_form(*pairs, grad, horizon).delta
+    eigs = dynamics.logit_eigs(jacobian, hessian)
+    theory = dynamics.closed_form(eigs, grad, horizon).delta
     return jnp.linalg.norm(theory - path.delta), jnp.linalg.norm(theory)
 
 
@@ -194,7 +196,7 @@ def grown(is_fixed, direction, x, y):
     loss = lambda x: losses.cross_entropy(network(x), y)
     norm, is_right = jnp.linalg.norm, lambda x: jnp.argmax(network(x)) == y
     record = lambda at, g: (norm(at - x), norm(g), is_right(at))
-    ascent = dynamics.ascend(GROWTH_STEPS, direction=direction, record=record)
+    ascent = dynamics.ascend(num_steps=GROWTH_STEPS, direction=direction, record=record)
     return ascent(loss, x, float(GROWTH_STEPS)).records
 
 
@@ -229,16 +231,16 @@ _ = axes[0].legend()
 # parameters, on clean and on attacked training images. The residuals ‖Hv - λv‖ are measured.
 
 # %%
-from advjax import spectrum
+from advjax import hessians, spectrum
 
 
 def input_eigs(key, x, y):
     """The largest eigenvalue by Lanczos, its residual, and its exact value."""
     loss = partial(losses.cross_entropy, labels=y)
-    matvec = spectrum.hvp(lambda x: loss(predict(x)), x)
-    top = spectrum.top_eigs(12, 1)(key, matvec, x)
+    matvec = hessians.hvp(lambda x: loss(predict(x)), x)
+    top = spectrum.top_eigs(num_matvecs=12, num_eigs=1)(key, matvec, x)
     logits, jacobian = dynamics.logit_jacobian(predict, x)
-    exact = dynamics.logit_eigs(jacobian, jax.hessian(loss)(logits))[0]
+    exact = dynamics.logit_eigs(jacobian, jax.hessian(loss)(logits)).values
     return top.values[0], top.residuals[0], exact[0]
 
 
@@ -247,9 +249,13 @@ def param_eigs(params, key):
     key_attack, key_eigs, key_density = jax.random.split(key, 3)
 
     def of(batch):
-        matvec = spectrum.hvp(lambda params: loss_fn(params, *batch).mean(), params)
-        top = spectrum.top_eigs(NUM_MATVECS, NUM_EIGS)(key_eigs, matvec, params)
-        density = spectrum.density(NUM_MATVECS, 1)(key_density, matvec, params)
+        matvec = hessians.hvp(lambda params: loss_fn(params, *batch).mean(), params)
+        top = spectrum.top_eigs(num_matvecs=NUM_MATVECS, num_eigs=NUM_EIGS)(
+            key_eigs, matvec, params
+        )
+        density = spectrum.density(num_matvecs=NUM_MATVECS, num_samples=1)(
+            key_density, matvec, params
+        )
         return top.values, top.residuals, jax.tree.map(lambda leaf: leaf[0], density)
 
     return of(training), of(attacked(params, key_attack, training))
@@ -299,7 +305,7 @@ def instability(params, key):
 
     def of(x, y):
         loss = lambda params: loss_fn(params, x[None], y[None])[0]
-        return influence.instability(loss, params)
+        return influence.instability(params, loss)
 
     parts = watched, attacked(params, key, watched)
     return jax.tree.map(jnp.mean, [jax.vmap(of)(*part) for part in parts])

@@ -62,7 +62,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from advjax import attacks, data, evaluate, losses, models, norms, objectives, train
+from advjax import (
+    attacks,
+    criteria,
+    data,
+    evaluate,
+    losses,
+    models,
+    norms,
+    objectives,
+    train,
+)
 from advjax.types import Batch
 from experiments import figures
 
@@ -84,7 +94,9 @@ model = models.make("mlp", num_classes=num_classes, hidden=(256, 256))
 tx = optax.adam(optax.linear_schedule(2e-3, 0.0, NUM_EPOCHS * (len(training.y) // 128)))
 ball = {"start": attacks.in_ball(norms.linf), "bounds": (0.0, 1.0)}
 pgd = partial(attacks.pgd, norms.linf, rel_step_size=0.25, unroll=1, **ball)
-strong = attacks.best_of(pgd(num_steps=2 * NUM_STEPS, keep_best=True), NUM_RESTARTS)
+strong = attacks.best_of(
+    pgd(num_steps=2 * NUM_STEPS, keep_best=True), num_restarts=NUM_RESTARTS
+)
 
 
 def run(objective, key):
@@ -97,7 +109,7 @@ def run(objective, key):
 
 def logits(params, x):
     """A network."""
-    return model.apply(params, {}, x, train=False)[0]
+    return model.predict(params, {}, x)
 
 
 def loss_fn(params, x, y):
@@ -148,7 +160,7 @@ search = flatness.largest(norms.linf, num_steps=NUM_STEPS, rel_step_size=0.25, *
 
 
 @partial(jax.jit, static_argnums=0)
-def peak(kind, params, key, _, x, y, eps, delta):
+def peak(kind, params, key, x, y, eps, delta):
     """The largest gradient norm or loss of a network within one radius."""
     measure = partial(loss_fn, params)
     if kind == "gradient":
@@ -160,7 +172,7 @@ def profile(kind, params, key, part):
     """Means over images of the values and of their rise, at every radius."""
     x, y = part.x[:NUM_IMAGES], part.y[:NUM_IMAGES]
     radii = [EPS * radius for radius in RADII]
-    peaks = flatness.profile(partial(peak, kind, params), key, None, x, y, radii)
+    peaks = flatness.profile(partial(peak, kind, params), key, x, y, radii)
     return (peaks.value if kind == "gradient" else peaks.rise).mean(axis=1)
 
 
@@ -201,9 +213,9 @@ from advjax import margins
 nearest = margins.boundary(pgd(num_steps=2 * NUM_STEPS), norms.linf, num_halvings=7)
 figure, (axis,) = figures.panels()
 for k, name in enumerate(NAMES):
-    score = margins.score(partial(logits, each[k // 2][0]))
+    margin = margins.logit_margin(partial(logits, each[k // 2][0]))
     part = (training, test)[k % 2]
-    distance = nearest(next(keys), score, *part, 5 * EPS).distance
+    distance = nearest(next(keys), margin, *part, 5 * EPS).distance
     axis.ecdf(np.minimum(distance, 1), color=figures.PALETTE[k], label=name)
     share = evaluate.wilson(int((distance < EPS).sum()), len(distance))
     value, low, high = (100 * end for end in share)
@@ -231,9 +243,9 @@ def moved(kind, params, key, x, y):
     if kind in ("as they are", "moved at random"):
         noise = jax.random.uniform(key, x.shape, minval=-EPS, maxval=EPS)
         return x if kind == "as they are" else jnp.clip(x + noise, 0, 1)
-    score = margins.score(partial(logits, params))
-    of_loss, of_margin = partial(loss_fn, params), lambda *args: -score(*args)
-    return strong(key, of_loss if "loss" in kind else of_margin, x, y, EPS)[0]
+    loss = losses.cross_entropy if "loss" in kind else losses.margin
+    goal = criteria.Goal(partial(logits, params), loss)
+    return strong(key, goal, x, y, EPS)[0]
 
 
 KINDS = ("attacked through the margin", "attacked through the loss")
@@ -244,19 +256,19 @@ CHECKS += [("test", kind) for kind in ("as they are", KINDS[0])]
 def memorised(params, key):
     """Errors of f_clean and f_adv, the share of small margins, and their separation."""
     key, *check_keys = jax.random.split(key, 1 + len(CHECKS))
-    error = lambda f, x, y: 100 * jnp.mean(margins.score(f)(x, y) <= 0)
+    error = lambda f, x, y: 100 * jnp.mean(margins.logit_margin(f)(x, y) <= 0)
     f_clean = partial(logits, params)
     x_adv = moved(KINDS[0], params, key, *training)
-    is_small = margins.score(f_clean)(x_adv, training.y) <= 0
+    is_small = margins.logit_margin(f_clean)(x_adv, training.y) <= 0
     small = jax.tree.map(lambda leaf: leaf[is_small], training)
     targets = jax.nn.one_hot(small.y, num_classes)
-    f_adv = memorization.classifier(f_clean, small.x, targets, EPS, norms.linf)
+    f_adv = memorization.classifier(f_clean, norms.linf, small.x, targets, EPS)
     errors = []
     for (part, kind), check_key in zip(CHECKS, check_keys, strict=True):
         x, y = {"training": training, "test": test}[part]
         x = moved(kind, params, check_key, x, y)
         errors.append([error(f, x, y) for f in (f_clean, f_adv)])
-    apart = memorization.separation(*training, *small, norms.linf).min()
+    apart = memorization.separation(norms.linf, *training, *small).min()
     return np.array(errors), 100 * is_small.mean(), apart
 
 
@@ -294,26 +306,28 @@ def learned(key):
     """cos(w0, w*) after the first and the last step, and errors after both stages."""
     key_target, key_attack, *others = jax.random.split(key, 5)
     target = norms.l2.steepest(jax.random.normal(key_target, (DIMENSION,)))
-    draw = lambda key, n, share: data.separable(key, n, target, share, 10.0, 0.5)
+    draw = lambda key, n, share: data.separable(
+        key, n, target, small_share=share, large=10.0, small=0.5
+    )
     num_small = DIMENSION // 5
     large = draw(others[0], DIMENSION - num_small, 0.0)
     small, fresh = (draw(key, num_small, 1.0) for key in others[1:])
     loss = lambda w0: objective(w0, {}, key_attack, Batch(large.x, large.y), 1.0)[0]
     update, start = descent.step(jax.grad(loss), 0.01), jnp.zeros(DIMENSION)
-    path = descent.path(update, start, num_steps=STAGE_STEPS)[jnp.array([1, -1])]
+    path = descent.path(start, update, num_steps=STAGE_STEPS)[jnp.array([1, -1])]
     learner = memorization.memorize(path[-1], small.x, small.y, DIMENSION / 2)
     certified = [
-        memorization.certified_margin(learner, part.x, part.y, 1.0, norms.l2)
+        memorization.certified_margin(learner, norms.l2, part.x, part.y, 1.0)
         for part in (large, small)
     ]
-    score = margins.score(partial(memorization.mixed, learner))
-    attacked = margins.adversarial(climb)(key_attack, score, fresh.x, fresh.y, 1.0)
-    shown = jnp.concatenate(certified), score(fresh.x, fresh.y), attacked
+    margin = margins.logit_margin(partial(memorization.mixed, learner))
+    attacked = margins.adversarial(climb)(key_attack, margin, fresh.x, fresh.y, 1.0)
+    shown = jnp.concatenate(certified), margin(fresh.x, fresh.y), attacked
     cosines = path @ target / jnp.linalg.norm(path, axis=1)
     return *cosines, *(100 * jnp.mean(margin <= 0) for margin in shown)
 
 
-found = replicates.mapped(learned)(jax.random.split(next(keys), NUM_DATA))
+found = replicates.sharded_vmap(learned)(jax.random.split(next(keys), NUM_DATA))
 first, last = (figures.plus_minus(values, 4) for values in found[:2])
 certified, clean, attacked = (figures.plus_minus(values, 1) for values in found[2:])
 print(f"mean ± sd over {NUM_DATA} data sets, d = {DIMENSION}")

@@ -5,8 +5,8 @@
 
 evaluates with the configuration ``training/configs/evaluation.py``: clean, FGSM, PGD
 with restarts, the worst case over all attacks, and a curve over eps. Every proportion
-is out of all test images and has Wilson's 95 % interval; vanished gradients, which make
-a network only look robust, are counted.
+is out of all test images and has Wilson's 95 % interval. What makes a network only look
+robust, such as vanished or undefined gradients, is counted and said beside the number.
 """
 
 import hashlib
@@ -93,6 +93,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
             f"{setting}, trained at eps = {row['trained_eps']:.4g}, seed "
             f"{row['seed']}: clean {_percent(row['clean'])}, worst case at eps = "
             f"{subject.eps:.4g} ({subject.norm}) {_percent(row['worst_case'])}"
+            + "".join(f"; CAUTION: {line}" for line in row["caveats"])
             for row in rows
         ],
         "networks": rows,
@@ -176,7 +177,8 @@ def _row(config, subject, outcomes, i) -> dict[str, Any]:
         "autoattack_acc": None,
         "additional_data": False,
         "number_forward_passes": 1,
-        "unreliable": total.num_zero_grad > 0,
+        "unreliable": bool(total.caveats),
+        "caveats": total.caveats,
         "norm": subject.norm,
         "trained_eps": about["eps"][i] * (about["config"]["objective"] != "standard"),
         "seed": about["seed"][i],
@@ -187,7 +189,8 @@ def _row(config, subject, outcomes, i) -> dict[str, Any]:
         "pgd": summaries["pgd"].robust_accuracy,
         "worst_case": total.robust_accuracy,
         "robust_loss": total.robust_loss,
-        "num_zero_grad": total.num_zero_grad,
+        "num_zero_grad": total.num_zero_gradients,
+        "num_undefined": total.num_undefined,
         "curve": [summaries[f"pgd-{eps:g}"].robust_accuracy for eps in config.curve],
     }
 
@@ -220,8 +223,19 @@ def _report(config, subject, networks, workdir) -> None:
         f"## {about['config']['model']} on {about['config']['dataset']}, attacked at "
         f"ε = {subject.eps:.4g} ({subject.norm})\n\n{n} test images; Wilson's 95 % "
         f"intervals; steps of {config.rel_step_size:.4g} ε; parameters of commit "
-        f"{about['commit']}.\n\n{figures.table(header, rows)}{curve}",
+        f"{about['commit']}.\n\n{figures.table(header, rows)}"
+        f"{_cautions(networks)}{curve}",
     )
+
+
+def _cautions(networks) -> str:
+    """What speaks against a network's numbers, a line each."""
+    lines = [
+        f"- ε = {network['trained_eps']:.4g}, seed {network['seed']}: {line}"
+        for network in networks
+        for line in network["caveats"]
+    ]
+    return "\n".join(["\n**Caution:**\n", *lines, ""]) if lines else ""
 
 
 def _figure(config, networks, workdir) -> None:

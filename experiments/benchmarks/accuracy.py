@@ -4,8 +4,9 @@
 
 Quantiles of the certified gap of ``solvers.adversarial``, over the mean of y², for
 15 120 problems of six shapes, some with d > n or correlated x, in double and single
-precision. Then the relative errors of ``linear.surrogate_risk`` and of Gauss-Hermite
-quadrature with 128 nodes, against adaptive quadrature. One minute on 2 CPU cores.
+precision. Then the relative errors of ``linear.population_risk`` with ``xi`` and of
+Gauss-Hermite quadrature with 128 nodes, against adaptive quadrature. One minute on 2
+CPU cores.
 """
 
 import jax
@@ -47,7 +48,8 @@ def gaps(dtype) -> np.ndarray:
 
 def _relative_gaps(x, y, eps, norm, penalty) -> np.ndarray:
     def one(x, y, eps):
-        return solvers.adversarial(x, y, eps, norm, penalty).gap / jnp.mean(y**2)
+        found = solvers.adversarial(norm, x, y, eps, penalty=penalty)
+        return found.gap / jnp.mean(y**2)
 
     over_radii = jax.vmap(one, (None, None, 0))
     return np.asarray(jax.jit(jax.vmap(over_radii))(x, y, eps))
@@ -70,10 +72,10 @@ def risk_errors(q, s, eps, xi) -> tuple[float, float]:
         if low < high
     )
     theta = jnp.array([q, 0.0])
-    args = (theta, theta, None, s, eps, norms.l2, xi)
+    population = linear.Population(theta, None, s)
     nodes, weights = np.polynomial.hermite_e.hermegauss(128)
     hermite = weights @ loss(np.abs(nodes) * s) / np.sqrt(2 * np.pi)
-    ours = linear.surrogate_risk(*args)
+    ours = linear.population_risk(theta, norms.l2, population, eps, xi=xi)
     return float(abs(ours / exact - 1)), float(abs(hermite / exact - 1))
 
 

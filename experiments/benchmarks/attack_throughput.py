@@ -75,7 +75,7 @@ def transplanted(
         RuntimeError: if its logits are not ours.
     """
     twin = torch_networks.twin(name, params, batch_stats).requires_grad_(False)
-    logits, _ = model.apply(params, batch_stats, x, train=False)
+    logits = model.predict(params, batch_stats, x)
     theirs = twin(torch_networks.images(x)).numpy()
     error = np.abs(theirs - logits).max() / np.abs(logits).max()
     if not error < 1e-4:
@@ -95,7 +95,7 @@ def ours(subject: Subject, num_devices: int) -> tuple[Contestant, float]:
 
     def run(params, batch_stats, batch, eps):
         def loss(x, y):
-            logits, _ = subject.model.apply(params, batch_stats, x, train=False)
+            logits = subject.model.predict(params, batch_stats, x)
             return losses.cross_entropy(logits, y)
 
         x, y = devices.divided(batch, mesh)

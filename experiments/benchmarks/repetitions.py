@@ -60,8 +60,8 @@ def contestants(config: ConfigDict, n: int) -> dict[str, Callable[[], object]]:
         return metrics["loss"]
 
     one = jax.jit(repetition)
-    vmapped = replicates.mapped(repetition, chunk_size=config.chunk_size)
-    at_once = replicates.mapped(repetition)
+    vmapped = replicates.sharded_vmap(repetition, chunk_size=config.chunk_size)
+    at_once = replicates.sharded_vmap(repetition)
 
     def loop():
         return [

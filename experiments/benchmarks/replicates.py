@@ -3,8 +3,9 @@
     python -m experiments.benchmarks.replicates
 
 300 data sets (n = 100, d = 10) at 20 radii, 1000 full-batch steps. NumPy fits one model
-after the other, or all at once in preallocated arrays; ours is ``replicates.mapped``.
-Seconds are medians of five alternating runs, of one for the loop. Then time, memory and
+after the other, or all at once in preallocated arrays; ours is
+``replicates.sharded_vmap``. Seconds are medians of five alternating runs, of one for
+the loop. Then time, memory and
 compilations as the data sets grow to 100 000 in chunks of 300, at 100 steps. There are
 no decompositions in it, so the thread pool stays as narrow as jaxlib makes it.
 """
@@ -29,10 +30,10 @@ def fit_all(x, y, num_steps: int):
 
     def fit(eps):
         update = descent.step(
-            lambda theta: linear.adversarial_gradient(theta, x, y, eps, norms.l2),
+            lambda theta: linear.adversarial_gradient(theta, norms.l2, x, y, eps),
             STEP_SIZE,
         )
-        return descent.last(update, jnp.zeros(D), num_steps=num_steps)
+        return descent.last(jnp.zeros(D), update, num_steps=num_steps)
 
     return jax.vmap(fit)(jnp.asarray(EPS))
 
@@ -85,7 +86,7 @@ def compare(num_datasets: int = 300, num_steps: int = 1000) -> None:
     """Prints seconds and ratios."""
     keys = jax.random.split(jax.random.key(0), num_datasets)
     batch = jax.device_get(jax.jit(jax.vmap(draw))(keys))
-    ours = replicates.mapped(lambda pair: fit_all(*pair, num_steps))
+    ours = replicates.sharded_vmap(lambda pair: fit_all(*pair, num_steps))
     found = ours(tuple(batch))
     times = {"ours": [], "NumPy batched": []}
     for _ in range(5):
@@ -120,7 +121,9 @@ def grow(num_steps: int = 100) -> None:
             else None
         )
     )
-    fits = replicates.mapped(lambda key: fit_all(*draw(key), num_steps), chunk_size=300)
+    fits = replicates.sharded_vmap(
+        lambda key: fit_all(*draw(key), num_steps), chunk_size=300
+    )
     fits(jax.random.split(jax.random.key(0), 300))
     for number in (1_000, 10_000, 100_000):
         keys = jax.random.split(jax.random.key(1), number)

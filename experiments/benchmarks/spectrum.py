@@ -35,7 +35,7 @@ from hessian_eigenthings.operators.hessian import HessianOperator
 from jax.flatten_util import ravel_pytree
 from matfree import decomp
 
-from advjax import losses, models, spectrum
+from advjax import hessians, losses, models, spectrum
 from experiments import devices
 from experiments.benchmarks import torch_networks
 from experiments.benchmarks.training_throughput import alternating
@@ -52,7 +52,7 @@ def problem(num_examples: int):
     params, _ = model.init(jax.random.key(0), x[:1])
 
     def loss_fn(params, x, y):
-        logits, _ = model.apply(params, {}, x, train=False)
+        logits = model.predict(params, {}, x)
         return losses.cross_entropy(logits, y)
 
     return params, loss_fn, x, y
@@ -60,19 +60,23 @@ def problem(num_examples: int):
 
 def ours(params, loss_fn, x, y, num_matvecs: int, **options) -> Callable:
     """Products dispatched from Python; ``options`` of ``dataset_hvp``."""
-    matvec = spectrum.dataset_hvp(loss_fn, params, x, y, **options)
-    eigs = spectrum.top_eigs(num_matvecs, NUM_EIGS, which="magnitude")
+    matvec = hessians.dataset_hvp(loss_fn, x, y, **options)(params)
+    eigs = spectrum.top_eigs(
+        num_matvecs=num_matvecs, num_eigs=NUM_EIGS, which="magnitude"
+    )
     return lambda: np.asarray(eigs(jax.random.key(1), matvec, params).values)
 
 
 def _whole(params, loss_fn, x, y):
     x, y = jnp.asarray(x), jnp.asarray(y)
-    return spectrum.hvp(lambda params: jnp.mean(loss_fn(params, x, y)), params)
+    return hessians.hvp(lambda params: jnp.mean(loss_fn(params, x, y)), params)
 
 
 def ours_in_one_program(params, loss_fn, x, y, num_matvecs: int) -> Callable:
     """All products in one scan."""
-    eigs = spectrum.top_eigs(num_matvecs, NUM_EIGS, which="magnitude")
+    eigs = spectrum.top_eigs(
+        num_matvecs=num_matvecs, num_eigs=NUM_EIGS, which="magnitude"
+    )
 
     @jax.jit
     def program(key):

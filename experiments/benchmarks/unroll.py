@@ -43,7 +43,7 @@ def measure(model, shape, num_steps: int, batch_size: int = 128) -> dict:
     params, stats = model.init(jax.random.key(1), x)
 
     def loss(x, y):
-        logits, _ = model.apply(params, stats, x, train=False)
+        logits = model.predict(params, stats, x)
         return losses.cross_entropy(logits, y)
 
     programs, compilation = {}, {}

@@ -106,7 +106,9 @@ def _frozen(config: ConfigDict, logits, triangles, labels) -> dict[str, np.ndarr
         loss = partial(losses.cross_entropy, labels=label)
         # In the coordinates of Q an input has as many entries as there are logits.
         jacobian = triangle.T
-        path = dynamics.ascend_logits(num_steps)(loss, logits, jacobian, horizon)
+        path = dynamics.ascend_logits(num_steps=num_steps)(
+            loss, logits, jacobian, horizon
+        )
         theory = _theory(loss, logits, jacobian, path.logit_hessian, horizon)
         return jnp.linalg.norm(path.delta), jnp.linalg.norm(path.delta - theory)
 
@@ -121,9 +123,9 @@ def _frozen(config: ConfigDict, logits, triangles, labels) -> dict[str, np.ndarr
 
 
 def _theory(loss, logits, jacobian, logit_hessian, horizon) -> Array:
-    pairs = dynamics.logit_eigs(jacobian, logit_hessian)
+    eigs = dynamics.logit_eigs(jacobian, logit_hessian)
     grad = jnp.tensordot(jax.grad(loss)(logits), jacobian, axes=1)
-    return dynamics.closed_form(*pairs, grad, horizon).delta
+    return dynamics.closed_form(eigs, grad, horizon).delta
 
 
 def _free(config: ConfigDict, predict, horizon, x: Array, label: Array) -> dict:
@@ -132,7 +134,7 @@ def _free(config: ConfigDict, predict, horizon, x: Array, label: Array) -> dict:
     logits, jacobian = dynamics.logit_jacobian(predict, x)
     record = dynamics.logit_hessians(predict, loss)
     ascent = dynamics.ascend(
-        config.free_num_steps, record=record, unroll=config.free_num_steps
+        num_steps=config.free_num_steps, record=record, unroll=config.free_num_steps
     )
     real = ascent(lambda x: loss(predict(x)), x, horizon)
     mean = dynamics.path_mean(*real.records[::-1])
@@ -144,14 +146,14 @@ def _free(config: ConfigDict, predict, horizon, x: Array, label: Array) -> dict:
 
     def attack(norm, length):
         steps = dynamics.ascend(
-            config.few_steps, direction=norm.steepest, unroll=config.few_steps
+            num_steps=config.few_steps, direction=norm.steepest, unroll=config.few_steps
         )
         return steps(lambda x: loss(predict(x)), x, length).effective
 
     l2, linf = attack(norms.l2, length), attack(norms.linf, linf_length)
     after, jacobian_after = dynamics.logit_jacobian(predict, x + real.delta)
     top, top_after = (
-        dynamics.logit_eigs(w, jax.hessian(loss)(z))[0][0]
+        dynamics.logit_eigs(w, jax.hessian(loss)(z)).values[0]
         for z, w in ((logits, jacobian), (after, jacobian_after))
     )
     scaled = length / jnp.linalg.norm(linf)

@@ -112,7 +112,7 @@ def _step(config: ConfigDict, attack: str, predict, origin, delta, label, *extra
         is_right = jnp.argmax(predict(x, *extra)) == label
         return {"grad": jnp.linalg.norm(g), "right": is_right}
 
-    ascend = dynamics.ascend(1, direction=ATTACKS[attack], record=record)
+    ascend = dynamics.ascend(num_steps=1, direction=ATTACKS[attack], record=record)
     found = ascend(f, origin + delta, _step_size(config, attack))
     row = {name: values[0] for name, values in found.records.items()}
     return delta + found.delta, row | {"delta": jnp.linalg.norm(delta)}

@@ -71,7 +71,7 @@ def _measured(config: ConfigDict, family: Family, name: str) -> dict[str, np.nda
 
 
 def _of_network(config: ConfigDict, model, network, x, y, label: str) -> dict:
-    measure = influence.influence(config.num_steps, unroll=config.num_steps)
+    measure = influence.influence(num_steps=config.num_steps, unroll=config.num_steps)
 
     def strength(x, y):
         z = partial(networks.logit, model, network)
@@ -85,7 +85,7 @@ def _of_network(config: ConfigDict, model, network, x, y, label: str) -> dict:
     @jax.jit
     def on_first(x, y, delta):
         loss = partial(losses.logistic, y=y)
-        found = influence.effect(z, loss, w, x, delta)
+        found = influence.effect(w, z, loss, x, delta)
         return found.additional, found.difference
 
     effects = [jax.device_get(on_first(*row)) for row in zip(*rows, strict=True)]

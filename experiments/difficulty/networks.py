@@ -190,7 +190,7 @@ def measured(
 
 def predict(model: Model, network: tuple[Params, Params], x: Array) -> Array:
     """The logits of one image."""
-    return model.apply(*network, x[None], train=False)[0][0]
+    return model.predict(*network, x[None])[0]
 
 
 def reduced(predict: Callable, x: Array) -> tuple[Array, Array]:

@@ -82,8 +82,8 @@ def _layers(config: ConfigDict, images: Batch) -> list[str]:
 
     def measured(params, stats):
         return influence.instability(
-            lambda p: model.apply(p, stats, np.zeros(x.shape), train=False)[0].sum(),
             params,
+            lambda p: model.predict(p, stats, np.zeros(x.shape)).sum(),
         )
 
     names = [*jax.eval_shape(measured, params, stats)]
@@ -133,14 +133,14 @@ def _measure(config: ConfigDict, layer_step: float) -> Callable:
         x = data.as_float(x)
 
         def loss_fn(params, x, y):
-            logits, _ = model.apply(params, stats, x, train=False)
+            logits = model.predict(params, stats, x)
             return losses.cross_entropy(logits, y)
 
         x_adv, _ = attack(key, lambda x, y: loss_fn(params, x, y), x, y, eps)
         return {
             kind: influence.instability(
-                lambda params, at=at: loss_fn(params, at, y)[0],
                 params,
+                lambda params, at=at: loss_fn(params, at, y)[0],
                 rel_step_size=layer_step,
             )
             for kind, at in zip(KINDS, (x, x_adv), strict=True)

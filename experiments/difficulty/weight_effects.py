@@ -65,22 +65,23 @@ def _of_image(config: ConfigDict, z: Callable, w, x: Array, y: Array) -> dict:
         return dynamics.frozen(partial(z, w), x)(x_new)
 
     value, u = jax.value_and_grad(z, argnums=1)(w, x)
-    ascend = dynamics.ascend_logits(config.num_steps)
+    ascend = dynamics.ascend_logits(num_steps=config.num_steps)
 
     def at(horizon):
         path = ascend(lambda z: loss(z[0]), value[None], u[None], horizon)
         g_z, h_z = jax.grad(loss)(value), path.logit_hessian[0, 0]
-        boost = jnp.expm1(horizon * h_z * jnp.sum(u**2))
-        real = influence.effect(frozen, loss, w, x, path.delta)
-        half = influence.effect(frozen, loss, w, x, path.delta / 2)
-        terms = (real.original, g_z, h_z, real.square)
-        third = influence.predicted_effect(boost, *terms)
+        square = jnp.sum(u**2)
+        strength = horizon * h_z * square
+        whole = influence.Influence(path.delta, g_z, h_z, square, strength, strength)
+        real = influence.effect(w, frozen, loss, x, path.delta)
+        half = influence.effect(w, frozen, loss, x, path.delta / 2)
+        third = influence.predicted_effect(real, whole)
         return {
             "theorem 3": (real.additional, third),
             "theorem 4": (real.adversarial, real.original + third),
             "theorem 5": (
                 half.additional,
-                influence.predicted_effect(boost / 2, *terms),
+                influence.predicted_effect(half, whole, rel_length=0.5),
             ),
         }
 

@@ -77,7 +77,7 @@ def watch(config: ConfigDict, num_steps: int, images: Batch) -> Watch:
     model = recipe.network(config)
 
     def loss_fn(network, x, y):
-        logits, _ = model.apply(*network, x, train=False)
+        logits = model.predict(*network, x)
         return losses.cross_entropy(logits, y)
 
     return _mean_difference(config, num_steps, images, loss_fn)
@@ -105,13 +105,13 @@ def _mean_difference(
     loss_fn: Callable[[Any, Array, Array], Array],
 ) -> Watch:
     attack = _attack(config, num_steps)
-    length = recipe.NORMS[config.norm].value
+    norm = recipe.NORMS[config.norm]
 
     @jax.jit
     def one_batch(network, eps, key, x, y):
         of_network: LossFn = partial(loss_fn, network)
         x = data.as_float(x)
-        return evaluate.attack_difference(key, of_network, attack, length, x, y, eps)
+        return evaluate.attack_difference(key, of_network, attack, norm, x, y, eps)
 
     def mean(network: Any, key: Key, eps: Array) -> Array:
         differences = evaluate.in_batches(

@@ -46,29 +46,30 @@ def run(config: ConfigDict, workdir: Workdir) -> dict:
 def _losses(config, keys) -> dict:
     """Surrogate training and adversarial test losses, ``[replicate, xi, step]``."""
     theta0 = jnp.ones(config.d)
+    population = linear.Population(theta0, None, config.sigma)
 
     def fit(key, xi):
         key_data, key_start = jax.random.split(key)
         x, y = data.gaussian(key_data, config.n, theta0, None, config.sigma)
         start = jax.random.normal(key_start, (config.d,))
-        args = (config.eps, norms.l2)
+        args = (norms.l2, x, y, config.eps)
         update = descent.step(
-            lambda theta: linear.surrogate_gradient(theta, x, y, *args, xi),
+            lambda theta: linear.adversarial_gradient(theta, *args, xi=xi),
             config.step_size,
         )
         return descent.path(
-            update,
             config.start_norm * norms.l2.steepest(start),
+            update,
             num_steps=config.num_steps,
             observe=lambda theta: {
-                "train": linear.surrogate_loss(theta, x, y, *args, xi).mean(),
-                "test": linear.population_risk(
-                    theta, theta0, None, config.sigma, *args
-                ),
+                "train": linear.adversarial_loss(theta, *args, xi=xi).mean(),
+                "test": linear.population_risk(theta, norms.l2, population, config.eps),
             },
         )
 
-    fits = replicates.mapped(jax.vmap(fit, (None, 0)), chunk_size=config.chunk_size)
+    fits = replicates.sharded_vmap(
+        jax.vmap(fit, (None, 0)), chunk_size=config.chunk_size
+    )
     return fits(keys, jnp.asarray(config.xi))
 
 

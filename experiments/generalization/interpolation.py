@@ -49,19 +49,21 @@ def run(config: ConfigDict, workdir: Workdir) -> dict:
 
 def _curves(config, keys) -> dict:
     """The curves, ``[replicate, radius, step]``, and the interpolator's test losses."""
-    theta0 = data.sparse(config.d, config.num_active)
+    theta0 = data.sparse_coefficients(config.d, num_active=config.num_active)
     eps = jnp.asarray(config.eps)
 
     def risk(theta, theta0, eps):
-        return linear.population_risk(theta, theta0, None, config.sigma, eps, norms.l2)
+        return linear.population_risk(
+            theta, norms.l2, linear.Population(theta0, None, config.sigma), eps
+        )
 
     def fit(x, y, theta0, eps):
         def gradient(theta, eps):
-            return linear.surrogate_gradient(theta, x, y, eps, norms.l2, config.xi)
+            return linear.adversarial_gradient(theta, norms.l2, x, y, eps, xi=config.xi)
 
         def observe(theta):
             difference = gradient(theta, eps) - gradient(theta, 0.0)
-            loss = linear.surrogate_loss(theta, x, y, eps, norms.l2, config.xi)
+            loss = linear.adversarial_loss(theta, norms.l2, x, y, eps, xi=config.xi)
             return {
                 "train": loss.mean(),
                 "test": risk(theta, theta0, eps),
@@ -71,8 +73,8 @@ def _curves(config, keys) -> dict:
         start = jnp.zeros_like(theta0)
         first = norms.l2.value(gradient(start, 0.0))
         return descent.path(
-            descent.step(lambda theta: gradient(theta, eps), config.step_size),
             start,
+            descent.step(lambda theta: gradient(theta, eps), config.step_size),
             num_steps=config.num_steps,
             observe=observe,
         )
@@ -86,7 +88,7 @@ def _curves(config, keys) -> dict:
             "interpolator": jax.vmap(lambda eps: risk(interpolator, target, eps))(eps)
         }
 
-    return replicates.mapped(replicate, chunk_size=config.chunk_size)(keys)
+    return replicates.sharded_vmap(replicate, chunk_size=config.chunk_size)(keys)
 
 
 def _figure(config, curves, workdir) -> None:

@@ -56,26 +56,28 @@ def _penalty(config, n) -> float:
 
 def _fits(config, n, keys) -> dict:
     """Risks and distances of both descents, ``[replicate, penalty]``."""
-    theta0 = data.sparse(config.d, config.num_active)
-    optimum = linear.optimal(theta0, None, config.sigma, config.eps, norms.l2)
-    args = (config.eps, norms.l2)
+    theta0 = data.sparse_coefficients(config.d, num_active=config.num_active)
+    population = linear.Population(theta0, None, config.sigma)
+    optimum = linear.optimal(norms.l2, population, config.eps)
     # The largest curvature, if sgn(r) and ‖θ‖ were constant.
     curvature = 2 * (1 + (config.d / n) ** 0.5 + config.eps) ** 2
 
     def fit(x, y, penalty):
+        args = (norms.l2, x, y, config.eps)
+
         def objective(theta):
-            loss = linear.adversarial_loss(theta, x, y, *args).mean()
+            loss = linear.adversarial_loss(theta, *args).mean()
             return loss + penalty * norms.l1.value(theta)
 
         update = descent.step(
-            lambda theta: linear.adversarial_gradient(theta, x, y, *args),
+            lambda theta: linear.adversarial_gradient(theta, *args),
             1 / curvature,
-            descent.lasso(penalty),
+            prox=descent.lasso(penalty),
         )
         start = jnp.zeros(config.d)
-        theta = descent.last(update, start, num_steps=config.num_steps)
-        bound = solvers.lower_bound(theta, x, y, *args, penalty)
-        risk = linear.population_risk(theta, theta0, None, config.sigma, *args)
+        theta = descent.last(start, update, num_steps=config.num_steps)
+        bound = solvers.lower_bound(theta, *args, penalty=penalty)
+        risk = linear.population_risk(theta, norms.l2, population, config.eps)
         return {
             "objective": jnp.stack([objective(start), objective(theta)]),
             "gap": (objective(theta) - bound) / objective(theta),
@@ -89,7 +91,7 @@ def _fits(config, n, keys) -> dict:
         penalties = jnp.array([0.0, _penalty(config, n)])
         return jax.vmap(lambda penalty: fit(x, y, penalty))(penalties)
 
-    return replicates.mapped(replicate, chunk_size=config.chunk_size)(keys)
+    return replicates.sharded_vmap(replicate, chunk_size=config.chunk_size)(keys)
 
 
 def _interval(runs) -> tuple[np.ndarray, np.ndarray]:
@@ -110,11 +112,13 @@ def _figure(config, runs, workdir) -> None:
         axes[1].errorbar(config.n, mean, half, color=color, marker="o", label=name)
     null = config.num_active + config.sigma**2
     least = linear.optimal(
-        data.sparse(config.d, config.num_active),
-        None,
-        config.sigma,
-        config.eps,
         norms.l2,
+        linear.Population(
+            data.sparse_coefficients(config.d, num_active=config.num_active),
+            None,
+            config.sigma,
+        ),
+        config.eps,
     ).risk
     axes[0].axhline(
         null - least, color="0.3", linestyle=":", linewidth=1, label="θ = 0"

@@ -142,7 +142,7 @@ def _tested(config, setting: Setting, n: int, parts, keys) -> dict[str, np.ndarr
     """All repetitions, ``[repetition, arm]``."""
     rows = training_sets(config, n, parts[0].y)
     one = partial(repetition, config, setting)
-    call = replicates.mapped(one, chunk_size=config.chunk_size or None)
+    call = replicates.sharded_vmap(one, chunk_size=config.chunk_size or None)
     found = call((keys, rows), *parts)
     bad = np.argwhere(~np.isfinite(found["loss"]))
     if bad.size:
@@ -260,7 +260,7 @@ def _judged(config, setting, model, params, key, batch) -> dict[str, Array]:
     """Accuracies by the attack itself from the clean input, whatever xi is."""
 
     def predict(x):
-        return model.apply(params, {}, x, train=False)[0]
+        return model.predict(params, {}, x)
 
     attack = _attack(setting, config.test_num_steps, None)
     found = evaluate.outcome(

@@ -64,14 +64,14 @@ def _measure(config, name, d, keys) -> dict:
 
     def at(x, y, least, xi):
         def loss(theta):
-            return linear.adversarial_loss(theta, x, y, eps, norm).mean()
+            return linear.adversarial_loss(theta, norm, x, y, eps).mean()
 
-        delta = linear.surrogate_perturb(theta0, x, y, eps, norm, xi) - x
+        delta = linear.perturb(theta0, norm, x, y, eps, xi=xi) - x
         update = descent.step(
-            lambda theta: linear.surrogate_gradient(theta, x, y, eps, norm, xi),
+            lambda theta: linear.adversarial_gradient(theta, norm, x, y, eps, xi=xi),
             config.rel_step_size / curvature,
         )
-        theta = descent.last(update, jnp.zeros(d), num_steps=config.num_steps)
+        theta = descent.last(jnp.zeros(d), update, num_steps=config.num_steps)
         return {
             "left": jnp.mean(jnp.linalg.norm(delta, axis=1)) / config.eps,
             "excess": loss(theta) / least.loss - 1,
@@ -81,10 +81,10 @@ def _measure(config, name, d, keys) -> dict:
 
     def replicate(key):
         x, y = data.gaussian(key, config.n, theta0, None, config.sigma)
-        least = solvers.adversarial(x, y, eps, norm)
+        least = solvers.adversarial(norm, x, y, eps)
         return jax.vmap(lambda xi: at(x, y, least, xi))(jnp.asarray(config.xi))
 
-    return replicates.mapped(replicate, chunk_size=config.chunk_size)(keys)
+    return replicates.sharded_vmap(replicate, chunk_size=config.chunk_size)(keys)
 
 
 def _figure(config, runs, workdir) -> None:

@@ -56,28 +56,28 @@ def _curves(config, keys) -> dict:
 
     def fit(x, y, eps):
         def observe(theta):
-            loss = linear.surrogate_loss(theta, x, y, eps, norms.l2, config.xi)
-            args = (theta, theta0, None, config.sigma)
+            loss = linear.adversarial_loss(theta, norms.l2, x, y, eps, xi=config.xi)
+            args = (theta, norms.l2, linear.Population(theta0, None, config.sigma))
             return {
                 "train": loss.mean(),
-                "test": linear.population_risk(*args, eps, norms.l2),
-                "standard": linear.population_risk(*args, 0.0, norms.l2),
+                "test": linear.population_risk(*args, eps),
+                "standard": linear.population_risk(*args, 0.0),
             }
 
         update = descent.step(
-            lambda theta: linear.surrogate_gradient(
-                theta, x, y, eps, norms.l2, config.xi
+            lambda theta: linear.adversarial_gradient(
+                theta, norms.l2, x, y, eps, xi=config.xi
             ),
             config.step_size,
         )
         start = jnp.zeros(config.d)
-        return descent.path(update, start, num_steps=config.num_steps, observe=observe)
+        return descent.path(start, update, num_steps=config.num_steps, observe=observe)
 
     def replicate(key):
         x, y = data.gaussian(key, config.n, theta0, None, config.sigma)
         return jax.vmap(lambda eps: fit(x, y, eps))(jnp.asarray(config.eps))
 
-    return replicates.mapped(replicate, chunk_size=config.chunk_size)(keys)
+    return replicates.sharded_vmap(replicate, chunk_size=config.chunk_size)(keys)
 
 
 def _optimum(config) -> dict:
@@ -85,9 +85,9 @@ def _optimum(config) -> dict:
     theta0 = jnp.ones(config.d)
 
     def at(eps):
-        theta, risk = linear.optimal(theta0, None, config.sigma, eps, norms.l2)
-        args = (theta, theta0, None, config.sigma)
-        standard = linear.population_risk(*args, 0.0, norms.l2)
+        population = linear.Population(theta0, None, config.sigma)
+        theta, risk = linear.optimal(norms.l2, population, eps)
+        standard = linear.population_risk(theta, norms.l2, population, 0.0)
         return {"risk": risk, "standard": standard, "c": _c(config, standard)}
 
     grid = jnp.linspace(0, config.eps_most, 200)
@@ -115,10 +115,11 @@ def _cost(config, keys) -> dict:
     theta0 = jnp.ones(config.d)
 
     def at(x, y, eps):
-        found = solvers.adversarial(x, y, eps, norms.l2)
-        args = (found.theta, theta0, None, config.sigma, 0.0, norms.l2)
+        found = solvers.adversarial(norms.l2, x, y, eps)
+        population = linear.Population(theta0, None, config.sigma)
+        risk = linear.population_risk(found.theta, norms.l2, population, 0.0)
         return {
-            "c": _c(config, linear.population_risk(*args)),
+            "c": _c(config, risk),
             "gap": found.gap / jnp.mean(y**2),
         }
 
@@ -126,7 +127,7 @@ def _cost(config, keys) -> dict:
         x, y = data.gaussian(key, config.n, theta0, None, config.sigma)
         return jax.vmap(lambda eps: at(x, y, eps))(_radii(config))
 
-    return replicates.mapped(replicate, chunk_size=config.chunk_size)(keys)
+    return replicates.sharded_vmap(replicate, chunk_size=config.chunk_size)(keys)
 
 
 def _figure(config, curves, optimum, cost, workdir) -> None:

@@ -57,23 +57,27 @@ def _covariances(config) -> dict:
 
 def _optima(config, cov, keys) -> dict:
     """θ*(ε), ``[radius, d]``, and empirical minimisers, ``[replicate, radius, d]``."""
-    theta0 = data.sparse(config.d, config.num_active)
+    theta0 = data.sparse_coefficients(config.d, num_active=config.num_active)
     fine = jnp.linspace(0, config.eps_most, config.num_points)
     coarse = jnp.linspace(0, config.eps_most, config.num_measured)
 
     def replicate(key):
         x, y = data.gaussian(key, config.n, theta0, cov, config.sigma)
-        found = jax.vmap(lambda eps: solvers.adversarial(x, y, eps, norms.l2))(coarse)
+        found = jax.vmap(lambda eps: solvers.adversarial(norms.l2, x, y, eps))(coarse)
         return {"measured": found.theta, "gap": found.gap / jnp.mean(y**2)}
 
     exact = jax.jit(
-        jax.vmap(lambda eps: linear.optimal(theta0, cov, config.sigma, eps, norms.l2))
+        jax.vmap(
+            lambda eps: linear.optimal(
+                norms.l2, linear.Population(theta0, cov, config.sigma), eps
+            )
+        )
     )(fine)
     return {
         "eps": fine,
         "theta": exact.theta,
         "measured_eps": coarse,
-        **replicates.mapped(replicate, chunk_size=config.chunk_size)(keys),
+        **replicates.sharded_vmap(replicate, chunk_size=config.chunk_size)(keys),
     }
 
 

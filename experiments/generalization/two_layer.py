@@ -55,13 +55,15 @@ def run(config: ConfigDict, workdir: Workdir) -> dict:
 
 
 def _theta0(config):
-    direction = data.sparse(config.d, config.num_active)
+    direction = data.sparse_coefficients(config.d, num_active=config.num_active)
     return config.theta0_norm * direction / config.num_active**0.5
 
 
 def _optimum(config) -> dict:
     def at(eps):
-        return linear.optimal(_theta0(config), None, config.sigma, eps, norms.l2).risk
+        return linear.optimal(
+            norms.l2, linear.Population(_theta0(config), None, config.sigma), eps
+        ).risk
 
     return {"risk": jax.jit(jax.vmap(at))(jnp.asarray(config.eps))}
 
@@ -73,17 +75,17 @@ def _curves(config, name, keys) -> dict:
 
     def fit(network, start, train, test, eps):
         def loss(theta, batch, xi):
-            return lazy.adversarial_loss(theta, network, *batch, eps, norms.l2, xi)
+            return lazy.adversarial_loss(theta, network, norms.l2, *batch, eps, xi=xi)
 
         def gradient(theta):
             return lazy.adversarial_gradient(
-                theta, network, *train, eps, norms.l2, config.xi
+                theta, network, norms.l2, *train, eps, xi=config.xi
             )
 
         update = descent.step(gradient, step_size)
         return descent.path(
-            lambda theta: descent.last(update, theta, num_steps=config.steps_between),
             start,
+            lambda theta: descent.last(theta, update, num_steps=config.steps_between),
             num_steps=config.num_observations,
             observe=lambda theta: {
                 "train": loss(theta, train, config.xi).mean(),
@@ -94,10 +96,14 @@ def _curves(config, name, keys) -> dict:
     def replicate(key):
         key_data, key_a, key_start, key_test = jax.random.split(key, 4)
         x, y = data.gaussian(key_data, config.n, theta0, None, config.sigma)
-        a = lazy.output_weights(key_a, config.num_hidden)
+        a = lazy.output_weights(key_a, num_hidden=config.num_hidden)
         network = lazy.Network(lazy.balanced(a) if phi is lazy.relu else a, phi)
-        shape = (config.num_hidden, config.d)
-        start = lazy.vanishing(key_start, *shape, config.start_scale)
+        start = lazy.init(
+            key_start,
+            num_hidden=config.num_hidden,
+            num_inputs=config.d,
+            scale=config.start_scale,
+        )
         # Training stays in this span, and predictions see no more of a test example.
         basis = linear.span(start, x, theta0)
         test = data.gaussian(
@@ -107,7 +113,7 @@ def _curves(config, name, keys) -> dict:
             lambda eps: fit(network, start @ basis, Batch(x @ basis, y), test, eps)
         )(jnp.asarray(config.eps))
 
-    return replicates.mapped(replicate, chunk_size=config.chunk_size)(keys)
+    return replicates.sharded_vmap(replicate, chunk_size=config.chunk_size)(keys)
 
 
 def _figure(config, curves, least, workdir) -> None:

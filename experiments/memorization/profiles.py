@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from advjax import attacks, flatness, losses, norms
+from advjax import attacks, criteria, flatness, losses, norms
 from advjax.types import Batch, Model, Params, example_keys
 from experiments import checks
 from experiments.memorization.networks import Networks
@@ -57,7 +57,8 @@ NAMES = ("gradient", "loss", "error")
 
 Profile = Callable[[tuple[Params, Params], Batch], dict[str, np.ndarray]]
 """``(network, images) -> {"gradient", "loss", "error"}``, all ``[t, n]``: the largest
-of the first two, and whether the image, or the point of largest loss, is misclassified.
+of the first two, and whether the image, or a point that was met within the radius, is
+misclassified.
 """
 
 
@@ -65,10 +66,9 @@ def measurer(config: ConfigDict, networks: Networks) -> Profile:
     """What measures any network of the family; compiles once."""
     model = recipe.network(networks.config, dtype=jnp.float32)
     radii = [radius * networks.eps for radius in config.radii]
-    steepest, highest = (
-        jax.jit(partial(find, config, model)) for find in (_steepest, _highest)
+    steepest, highest, broken = (
+        jax.jit(partial(find, config, model)) for find in (_steepest, _highest, _broken)
     )
-    is_wrong = jax.jit(partial(_is_wrong, model))
 
     def profile(network, images):
         keys = example_keys(jax.random.key(config.seed), len(images.y))
@@ -77,28 +77,42 @@ def measurer(config: ConfigDict, networks: Networks) -> Profile:
             rows = slice(first, first + config.batch_size)
             x, y = jax.device_put((images.x[rows], images.y[rows]))
             gradient, loss = (
-                flatness.profile(
-                    partial(search, network), keys[rows], None, x, y, radii
-                )
+                flatness.profile(partial(search, network), keys[rows], x, y, radii)
                 for search in (steepest, highest)
             )
-            error = [is_wrong(network, x, delta, y) for delta in loss.delta]
-            part = {"gradient": gradient.value, "loss": loss.value, "error": error}
-            parts.append(jax.tree.map(np.asarray, part | {"error": np.stack(error)}))
+            errors, delta = [], jnp.zeros_like(x)
+            for eps, peak in zip(radii, loss.delta, strict=True):
+                error, delta = broken(network, x, y, eps, delta, peak)
+                errors.append(error)
+            part = {"gradient": gradient.value, "loss": loss.value}
+            parts.append(jax.tree.map(np.asarray, part | {"error": jnp.stack(errors)}))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
 
     return profile
 
 
-def _is_wrong(model: Model, network, x, delta, y):
-    logits = (model.apply(*network, at, train=False)[0] for at in (x, x + delta))
-    clean, attacked = (jnp.argmax(each, axis=1) != y for each in logits)
-    return clean | attacked
+def _broken(config, model: Model, network, x, y, eps, *deltas):
+    """Whether an ascent from one of the points meets a misclassified one, and where.
+
+    The point of largest loss may be classified correctly while another one is not.
+    """
+    climb = attacks.climb(
+        norms.linf,
+        num_steps=config.num_steps,
+        rel_step_size=config.rel_step_size,
+        bounds=_bounds(config),
+        keep_best=True,
+    )
+    goal = criteria.Goal(partial(model.predict, *network), losses.cross_entropy)
+    is_clean_wrong = criteria.misclassified(goal.predict(x), y)
+    ends = [climb(goal, x, y, eps, delta) for delta in deltas]
+    (first, info), (second, other) = ends
+    delta = jax.vmap(jnp.where)(info.fooled, first, second) - x
+    return is_clean_wrong | info.fooled | other.fooled, delta
 
 
-def _steepest(config, model: Model, network, key, measure, x, y, eps, delta):
+def _steepest(config, model: Model, network, key, x, y, eps, delta):
     """The largest gradient, also sought from where PGD on the loss ends."""
-    del measure
     loss_fn, bounds = _loss(model, network), _bounds(config)
     attack = attacks.pgd(
         norms.linf,
@@ -119,9 +133,8 @@ def _steepest(config, model: Model, network, key, measure, x, y, eps, delta):
     return search(key, measure, x, y, eps, delta, guide)
 
 
-def _highest(config, model: Model, network, key, measure, x, y, eps, delta):
+def _highest(config, model: Model, network, key, x, y, eps, delta):
     """The largest loss."""
-    del measure
     search = flatness.largest(
         norms.linf,
         num_steps=config.loss_steps,
@@ -134,7 +147,7 @@ def _highest(config, model: Model, network, key, measure, x, y, eps, delta):
 
 def _loss(model: Model, network):
     def loss_fn(x, y):
-        return losses.cross_entropy(model.apply(*network, x, train=False)[0], y)
+        return losses.cross_entropy(model.predict(*network, x), y)
 
     return loss_fn
 

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from advjax import attacks, losses, margins, memorization, models, norms
+from advjax import attacks, criteria, losses, margins, memorization, models, norms
+from advjax.models import memorizing
 from advjax.types import Batch
 from experiments import checks, figures
 from experiments.memorization import networks
@@ -75,7 +76,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
 def _of_network(config: ConfigDict, family: Networks, network) -> dict[str, Any]:
     """Errors in %, distances and the errors of the ReLU network, ``[]`` each."""
     model = recipe.network(family.config, dtype=jnp.float32)
-    predict = jax.jit(lambda x: model.apply(*network, x, train=False)[0])
+    predict = jax.jit(partial(model.predict, *network))
     train = family.images("train", config.num_images, config.subset_seed)
     test = family.images("test", config.num_test, config.subset_seed)
     attacked = partial(_attacked, config, predict, family.eps)
@@ -131,12 +132,13 @@ def _attacked(
             keep_best=True,
             unroll=unroll,
         ),
-        config.num_restarts,
+        num_restarts=config.num_restarts,
     )
+    goal = criteria.Goal(predict, loss)
 
     @jax.jit
     def one(key, x, y):
-        return attack(key, lambda x, y: loss(predict(x), y), x, y, eps)[0]
+        return attack(key, goal, x, y, eps)[0]
 
     key = jax.random.fold_in(jax.random.key(config.seed), seed)
     keys = jax.random.split(key, len(part.y))
@@ -153,8 +155,8 @@ def _in_batches(config: ConfigDict, function, *arrays) -> np.ndarray:
 
 def _wrong(config, predict, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """``[n]``; by the margin, so that ties are wrong."""
-    score = jax.jit(margins.score(predict))
-    return _in_batches(config, score, x, y) <= 0
+    margin = jax.jit(margins.logit_margin(predict))
+    return _in_batches(config, margin, x, y) <= 0
 
 
 def _small(train: Batch, is_small: np.ndarray) -> Batch:
@@ -164,7 +166,7 @@ def _small(train: Batch, is_small: np.ndarray) -> Batch:
 def _classifier(predict, memory: Batch, eps: float):
     targets = jax.nn.one_hot(memory.y, predict(memory.x[:1]).shape[1])
     return memorization.classifier(
-        predict, jnp.asarray(memory.x), targets, eps, norms.linf
+        predict, norms.linf, jnp.asarray(memory.x), targets, eps
     )
 
 
@@ -184,8 +186,8 @@ def _on_shells(config: ConfigDict, eps: float, small: Batch) -> np.ndarray:
 
 def _separations(train: Batch, test: Batch, small: Batch) -> dict[str, np.ndarray]:
     """The least distance R of memorised images to training images of other classes."""
-    nearest = jax.jit(partial(memorization.separation, norm=norms.linf))
-    between = jax.jit(partial(memorization.distances, norm=norms.linf))
+    nearest = jax.jit(partial(memorization.separation, norms.linf))
+    between = jax.jit(partial(memorization.distances, norms.linf))
     to_test = between(jnp.asarray(test.x), jnp.asarray(small.x)).min(axis=1)
     return {
         "separation": np.asarray(nearest(train.x, train.y, small.x, small.y)).min(),
@@ -205,7 +207,7 @@ class _Memory:
         self._centres = jnp.asarray(small.x)
         self._num_classes = recipe.DATASETS[family.config.dataset]
         plain = recipe.network(family.config, dtype=jnp.float32)
-        self._clean = jax.jit(lambda x: plain.apply(*network, x, train=False)[0])
+        self._clean = jax.jit(partial(plain.predict, *network))
 
     def _relu(self, bound: float, num_levels: int | None):
         params, stats = self._network
@@ -215,7 +217,7 @@ class _Memory:
             *(self._config.shell * self._eps, bound, num_levels),
         )
         targets = jax.nn.one_hot(self._small.y, self._num_classes)
-        own = models.memorizing_params(params, self._centres, targets)
+        own = memorizing.params(params, self._centres, targets)
         stats = {"batch_stats": {"clean": stats}} if stats else {}
         return partial(module.apply, {"params": own, **stats})
 
@@ -230,7 +232,7 @@ class _Memory:
         points = [x[: config.num_compared] for x in points]
         bound = self._bound(points)
         num_clean = sum(leaf.size for leaf in jax.tree.leaves(self._network[0]))
-        num_levels = models.levels(bound, config.error)
+        num_levels = memorizing.levels(bound, config.error)
         found = {
             "bound": np.array(bound),
             "levels": np.array(num_levels),
@@ -239,8 +241,8 @@ class _Memory:
 
         @jax.jit
         def on_shell(x):
-            least = memorization.distances(x, self._centres, norms.linf).min(axis=1)
-            is_out = least > memorization.reach(x, eps, norms.linf)
+            least = memorization.distances(norms.linf, x, self._centres).min(axis=1)
+            is_out = least > memorization.reach(norms.linf, x, eps)
             return is_out & (least < config.shell * eps)
 
         is_on = np.concatenate([_in_batches(config, on_shell, x) for x in points])
@@ -252,7 +254,6 @@ class _Memory:
             differences = np.concatenate(
                 [_in_batches(config, apart, x) for x in points]
             )
-            size = (self._small.x[0].size, len(self._small.y))
             found[name] = {
                 "error off shells": differences[~is_on].max(initial=0),
                 "error on shells": differences[is_on].max(initial=0),
@@ -260,7 +261,11 @@ class _Memory:
                 "points on shells": np.array(is_on.sum()),
                 "parameters": np.array(
                     memorization.num_memorizing(
-                        *size, self._num_classes, levels, num_clean
+                        num_inputs=self._small.x[0].size,
+                        num_centres=len(self._small.y),
+                        num_outputs=self._num_classes,
+                        num_levels=levels,
+                        clean=num_clean,
                     )
                 ),
             }
@@ -315,9 +320,13 @@ def _counts(family: Networks, found: dict) -> dict[str, Any]:
             n, d = (value, d0) if over == "N" else (n0, value)
             clean = memorization.num_clean((int(d), int(d), int(d), k))
             own = memorization.num_memorizing(
-                int(d), max(1, round(share * n)), k, levels, clean
+                num_inputs=int(d),
+                num_centres=max(1, round(share * n)),
+                num_outputs=k,
+                num_levels=levels,
+                clean=clean,
             )
-            robust = memorization.robust_log10(int(d), family.eps, _DEPTH)
+            robust = memorization.robust_log10(int(d), family.eps, depth=_DEPTH)
             rows.append((np.log10(clean), np.log10(own), robust))
         counts[over] = {"grid": grid, "log10": np.array(rows)}
     return counts

@@ -64,15 +64,15 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
 
 def _replicates(config: ConfigDict) -> dict[str, Array]:
     keys = jax.random.split(jax.random.key(config.seed), config.num_replicates)
-    return replicates.mapped(partial(_replicate, config), chunk_size=4)(keys)
+    return replicates.sharded_vmap(partial(_replicate, config), chunk_size=4)(keys)
 
 
 def _replicate(config: ConfigDict, key: Key) -> dict[str, Array]:
     key_target, key_train, key_test, key_attack = jax.random.split(key, 4)
     target = norms.l2.steepest(jax.random.normal(key_target, (config.num_inputs,)))
-    mixture = (target, config.small_share, config.large, config.small)
-    found = data.separable(key_train, config.num_examples, *mixture)
-    test = data.separable(key_test, config.num_test, *mixture)
+    mixture = {name: config[name] for name in ("small_share", "large", "small")}
+    found = data.separable(key_train, config.num_examples, target, **mixture)
+    test = data.separable(key_test, config.num_test, target, **mixture)
     w0, cosines = first_stage(config, found, target)
     params = second_stage(found, w0, config.num_inputs / 2)
     errors = _errors(config, key_attack, params, found, test)
@@ -136,7 +136,7 @@ def _errors(config, key, params: Mixed, found: Separable, test: Separable) -> di
 
     def certified(part):
         return memorization.certified_margin(
-            params, part.x, part.y, config.eps, norms.l2
+            params, norms.l2, part.x, part.y, config.eps
         )
 
     def share(is_wrong, among):

@@ -189,6 +189,7 @@ _COLUMNS = {
     "test_robust_accuracy": "robust accuracy",
     "test_fgsm_gap": "FGSM gap",
     "test_zero_grad": "zero gradients",
+    "test_undefined": "undefined",
 }
 
 

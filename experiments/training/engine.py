@@ -18,7 +18,14 @@ from advjax.types import Array, Aux, Batch, Key, Params
 from experiments import checks, devices
 from experiments.training import checkpoints, recipe, testing
 
-STEP_METRICS = ("objective", "loss", "robust_loss", "accuracy", "zero_grad")
+STEP_METRICS = (
+    "objective",
+    "loss",
+    "robust_loss",
+    "accuracy",
+    "zero_grad",
+    "undefined_grad",
+)
 TEST_METRICS = (
     "test_loss",
     "test_accuracy",
@@ -27,6 +34,7 @@ TEST_METRICS = (
     "test_fgsm_accuracy",
     "test_fgsm_gap",
     "test_zero_grad",
+    "test_undefined",
 )
 HISTORY = (*STEP_METRICS, *TEST_METRICS, "learning_rate", "images_per_second")
 """Of every run. Where there are a surrogate attack, a LASSO penalty or watches, also
@@ -232,7 +240,7 @@ class Engine:
         def step(state, batch, eps):
             objective = recipe.objective(self._config, self._model, xi(state.step))
             plain = train.make_step(objective, self._tx, _robust_loss)
-            prepared = train.prepared(plain, prepare)
+            prepared = train.preprocessed(plain, prepare)
             return prepared(state, batch, eps * share(state.step))
 
         return devices.data_parallel(step, self._mesh)
@@ -256,7 +264,8 @@ class Engine:
         robust, single_step = pgd.robust_accuracy.value, fgsm.robust_accuracy.value
         values = (
             *(pgd.loss, pgd.accuracy.value, pgd.robust_loss, robust),
-            *(single_step, single_step - robust, pgd.num_zero_grad),
+            *(single_step, single_step - robust),
+            *(pgd.num_zero_gradients, pgd.num_undefined),
         )
         watched = {
             name: float(watch(network, self._key_test, np.float32(eps)))

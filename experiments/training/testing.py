@@ -33,7 +33,7 @@ def tester(
         x, y = devices.divided((data.as_float(x), y), mesh)
 
         def predict(x):
-            return model.apply(*network, x, train=False)[0]
+            return model.predict(*network, x)
 
         return evaluate.outcome(key, predict, losses.cross_entropy, attack, x, y, eps)
 

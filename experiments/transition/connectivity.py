@@ -19,10 +19,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from ml_collections import ConfigDict
 
-from advjax import curves
+from advjax import curves, norms
 from advjax.curves import Path
+from advjax.types import Params
 from experiments import checks, figures, progress
 from experiments.training import recipe
 from experiments.transition import paths
@@ -99,9 +101,13 @@ def _along(config, setup: Setup, evaluate: Loss, path: Path, eps, name: str) -> 
         **found,
         "distance": np.asarray(plane.width),
         "height": np.asarray(plane.height),
-        "norm_a": np.asarray(curves.norm(path.a)),
-        "norm_b": np.asarray(curves.norm(path.b)),
+        "norm_a": _norm(path.a),
+        "norm_b": _norm(path.b),
     }
+
+
+def _norm(params: Params) -> np.ndarray:
+    return np.asarray(norms.l2.value(ravel_pytree(params)[0]))
 
 
 def _plane(config, setup: Setup, evaluate: Loss, path: Path, name: str) -> dict:

@@ -261,7 +261,10 @@ def _report(config, grid, threshold, estimates, workdir) -> dict:
         [f"{eps:g}", *(figures.plus_minus(values[i]) for values in selected.values())]
         for i, eps in enumerate(config.eps_grid)
     ]
-    zero_grad = int(_selected(grid, "test_zero_grad").sum())
+    zero_grad, undefined = (
+        int(_selected(grid, name).sum())
+        for name in ("test_zero_grad", "test_undefined")
+    )
     setting = f"{config.dataset}, {config.norm}"
     eps_star = figures.plus_minus(scratch.eps_star, 4)
     spread = f"mean ± sd over {config.num_seeds} seeds"
@@ -274,7 +277,7 @@ def _report(config, grid, threshold, estimates, workdir) -> dict:
         "is their share of the training from scratch.\n\n"
         + figures.table(header, rows)
         + f"\nAt the epoch of smallest adversarial test loss, {spread}; zero gradients "
-        f"in all the test attacks there: {zero_grad}.\n\n"
+        f"in all the test attacks there: {zero_grad}, undefined: {undefined}.\n\n"
         + figures.table(["ε", *statistics.values()], per_radius),
     )
     return {
@@ -284,4 +287,5 @@ def _report(config, grid, threshold, estimates, workdir) -> dict:
         "selected": selected,
         "best_epoch": grid["best_epoch"],
         "zero_grad": zero_grad,
+        "undefined": undefined,
     }

@@ -136,7 +136,8 @@ def _epoch(task, tx, attack, carry, key_test, eps):
         "test_accuracy": jnp.mean(test.correct),
         "test_robust_loss": jnp.mean(test.robust_loss),
         "test_robust_accuracy": jnp.mean(test.robust),
-        "test_zero_grad": jnp.sum(test.zero_grad),
+        "test_zero_grad": jnp.sum(test.zero_grad & test.robust),
+        "test_undefined": jnp.sum(test.undefined),
     }
     new = Best(row["test_robust_loss"], epoch, state.params)
     better = new.robust_loss < best.robust_loss
@@ -146,7 +147,7 @@ def _epoch(task, tx, attack, carry, key_test, eps):
 
 def _outcome(task, params, key, batch, eps) -> evaluate.Outcome:
     def predict(x):
-        return task.model.apply(params, {}, x, train=False)[0]
+        return task.model.predict(params, {}, x)
 
     loss = losses.cross_entropy
     return evaluate.outcome(key, predict, loss, task.test_attack, *batch, eps)

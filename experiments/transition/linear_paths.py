@@ -57,10 +57,10 @@ def _differences(config, keys, d, n, radii, step_size) -> dict:
 
         def path(eps):
             update = descent.step(
-                lambda theta: linear.adversarial_gradient(theta, x, y, eps, norms.l2),
+                lambda theta: linear.adversarial_gradient(theta, norms.l2, x, y, eps),
                 step_size,
             )
-            return descent.path(update, jnp.zeros(d), num_steps=config.num_steps)[1:]
+            return descent.path(jnp.zeros(d), update, num_steps=config.num_steps)[1:]
 
         clean = path(0.0)
         length = jnp.linalg.norm(clean, axis=-1)
@@ -68,7 +68,7 @@ def _differences(config, keys, d, n, radii, step_size) -> dict:
             lambda eps: jnp.linalg.norm(path(eps) - clean, axis=-1) / length, radii
         )
 
-    return {"differences": replicates.mapped(replicate)(keys)}
+    return {"differences": replicates.sharded_vmap(replicate)(keys)}
 
 
 def _figure(regimes, workdir) -> None:

@@ -40,7 +40,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict:
     rows = []
     for n, d in zip(config.n, config.d, strict=True):
         found = workdir.stage(f"n{n}_d{d}", _simulate, config, n, d)
-        args = (n, d, config.theta0_norm, config.sigma)
+        scales = {"signal": config.theta0_norm, "sigma": config.sigma}
         rows.append(
             {
                 "n": n,
@@ -48,12 +48,12 @@ def run(config: ConfigDict, workdir: Workdir) -> dict:
                 "variance": _row(
                     found["variance"],
                     _printed_variance(n, d, config.sigma),
-                    linear.least_squares_variance(*args),
+                    linear.least_squares_variance(n, d, **scales),
                 ),
                 "gap": _row(
                     found["gap"],
                     _printed_gap(n, d, config.sigma),
-                    linear.generalization_gap(*args),
+                    linear.generalization_gap(n, d, **scales),
                 ),
             }
         )
@@ -79,13 +79,15 @@ def _simulate(config, n, d) -> dict:
     def replicate(key):
         x, y = data.gaussian(key, n, theta0, None, config.sigma)
         theta = solvers.min_norm(x, y)
-        test = linear.population_risk(theta, theta0, None, config.sigma, 0.0, norms.l2)
+        test = linear.population_risk(
+            theta, norms.l2, linear.Population(theta0, None, config.sigma), 0.0
+        )
         train = jnp.mean((x @ theta - y) ** 2)
         return {"variance": jnp.sum((theta - centre) ** 2), "gap": test - train}
 
     key = jax.random.fold_in(jax.random.key(config.seed), n * 10_000 + d)
     keys = jax.random.split(key, config.num_replicates)
-    return replicates.mapped(replicate, chunk_size=config.chunk_size)(keys)
+    return replicates.sharded_vmap(replicate, chunk_size=config.chunk_size)(keys)
 
 
 def _row(draws, printed, corrected) -> dict:

@@ -75,16 +75,16 @@ def _statistics(config, d, clean_keys, keys, key_resample, eps) -> dict:
     def fit(key, eps):
         x, y = data.gaussian(key, config.n, theta0, None, config.sigma)
         update = descent.step(
-            lambda theta: linear.adversarial_gradient(theta, x, y, eps, norms.l2),
+            lambda theta: linear.adversarial_gradient(theta, norms.l2, x, y, eps),
             # The attack adds 2 eps² to the curvature; the step shrinks as it grows.
             config.step_size / (1 + eps**2),
         )
-        theta = descent.last(update, jnp.zeros(d), num_steps=config.num_steps)
-        return theta, jnp.mean(linear.adversarial_loss(theta, x, y, eps, norms.l2))
+        theta = descent.last(jnp.zeros(d), update, num_steps=config.num_steps)
+        return theta, jnp.mean(linear.adversarial_loss(theta, norms.l2, x, y, eps))
 
     def test_loss(theta):
-        args = (theta, theta0, jnp.eye(d), config.sigma, 0.0, norms.l2)
-        return linear.population_risk(*args)
+        population = linear.Population(theta0, jnp.eye(d), config.sigma)
+        return linear.population_risk(theta, norms.l2, population, 0.0)
 
     def over_runs(p_value, observed, replicates):
         return jax.vmap(jax.vmap(p_value, (0, None)), (0, None))(observed, replicates)

@@ -108,7 +108,7 @@ def trained(config: ConfigDict, setup: Setup, workdir: Workdir) -> Path:
         recipe.objective(part, setup.model), penalty, where=penalties.everything
     )
     plain = train.make_step(curves.along(objective, setup.curve), tx)
-    step = train.prepared(plain, recipe.prepare(part))
+    step = train.preprocessed(plain, recipe.prepare(part))
     run_epoch = train.dispatched(step, part.dispatch)
     states = jax.vmap(partial(_start, part, setup.batch_stats, tx))(
         np.arange(len(setup.eps)), jax.tree.map(jnp.asarray, setup.paths)
@@ -152,7 +152,7 @@ def loss(config: ConfigDict, setup: Setup) -> Loss:
     @jax.jit
     def batch_losses(params, batch_stats, key, x, y, eps):
         def terms(x, y):
-            logits = model.apply(params, batch_stats, x, train=False)[0]
+            logits = model.predict(params, batch_stats, x)
             return losses.cross_entropy(logits, y)
 
         clean = jnp.sum(terms(x, y))

@@ -88,17 +88,21 @@ def _measure(config, n, d) -> dict:
     """Losses and trajectory gaps, ``[replicate, radius]``, ∆ ``[replicate]``."""
     theta0 = jnp.full(d, config.theta0_norm / d**0.5)
     eps = _eps(config, n, d)
-    variance = linear.least_squares_variance(n, d, config.theta0_norm, config.sigma)
+    variance = linear.least_squares_variance(
+        n, d, signal=config.theta0_norm, sigma=config.sigma
+    )
 
     def replicate(key):
         x, y = data.gaussian(key, n, theta0, None, config.sigma)
         basis = linear.span(x, theta0)
         x, target = x @ basis, theta0 @ basis
         clean = solvers.min_norm(x, y)
-        test = linear.population_risk(clean, target, None, config.sigma, 0.0, norms.l2)
+        test = linear.population_risk(
+            clean, norms.l2, linear.Population(target, None, config.sigma), 0.0
+        )
 
         def loss(theta, eps):
-            return linear.adversarial_loss(theta, x, y, eps, norms.l2).mean()
+            return linear.adversarial_loss(theta, norms.l2, x, y, eps).mean()
 
         def trajectory(eps):
             # The largest curvature, if sgn(r) and ‖θ‖ were constant.
@@ -108,7 +112,7 @@ def _measure(config, n, d) -> dict:
             def update(eps):
                 return descent.step(
                     lambda theta: linear.adversarial_gradient(
-                        theta, x, y, eps, norms.l2
+                        theta, norms.l2, x, y, eps
                     ),
                     step_size,
                 )
@@ -118,8 +122,8 @@ def _measure(config, n, d) -> dict:
 
             start = jnp.zeros_like(target)
             path = descent.path(
-                both,
                 (start, start),
+                both,
                 num_steps=config.num_steps,
                 observe=lambda pair: {
                     "gap": norms.l2.value(pair[0] - pair[1]),
@@ -131,7 +135,7 @@ def _measure(config, n, d) -> dict:
                 "losses": path["loss"][jnp.array([0, -1])],
             }
 
-        found = jax.vmap(lambda eps: solvers.adversarial(x, y, eps, norms.l2))(eps)
+        found = jax.vmap(lambda eps: solvers.adversarial(norms.l2, x, y, eps))(eps)
         train, noise = jnp.mean((x @ clean - y) ** 2), y - x @ target
         control = jnp.mean(noise**2) - config.sigma**2 if d < n else 0.0
         return {
@@ -144,7 +148,7 @@ def _measure(config, n, d) -> dict:
         jax.random.fold_in(jax.random.key(config.seed), n * 10_000 + d),
         config.num_replicates,
     )
-    return replicates.mapped(replicate, chunk_size=config.chunk_size)(keys) | {
+    return replicates.sharded_vmap(replicate, chunk_size=config.chunk_size)(keys) | {
         "eps": eps
     }
 

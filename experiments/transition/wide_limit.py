@@ -60,26 +60,25 @@ def _differences(config, h, keys) -> dict:
     def fit(network, start, x, y, fresh, eps):
         network_update = descent.step(
             lambda theta: lazy.adversarial_gradient(
-                theta, network, x, y, eps, norms.l2
+                theta, network, norms.l2, x, y, eps
             ),
             lazy.step_size(network, config.linear_step_size),
         )
         linear_update = descent.step(
-            lambda theta: linear.adversarial_gradient(theta, x, y, eps, norms.l2),
+            lambda theta: linear.adversarial_gradient(theta, norms.l2, x, y, eps),
             config.linear_step_size,
         )
         # The linear model starts where the network is to first order, not at 0: the
         # first attack has full size in whatever direction the start has.
         theta, theta_linear = descent.last(
-            lambda pair: (network_update(pair[0]), linear_update(pair[1])),
             (start, lazy.as_linear(start, network)),
+            lambda pair: (network_update(pair[0]), linear_update(pair[1])),
             num_steps=config.num_steps,
         )
         difference = lazy.predict(theta, network, fresh) - fresh @ theta_linear
 
         def loss(theta):
-            args = (theta, network, x, y, eps, norms.l2)
-            return lazy.adversarial_loss(*args).mean()
+            return lazy.adversarial_loss(theta, network, norms.l2, x, y, eps).mean()
 
         return {
             "difference": jnp.sqrt(jnp.mean(difference**2)),
@@ -90,17 +89,19 @@ def _differences(config, h, keys) -> dict:
         key_data, key_a, key_start, key_fresh = jax.random.split(key, 4)
         x, y = data.gaussian(key_data, config.n, theta0, None, config.sigma)
         # Bounded away from 0, as the proposition asks of the output weights.
-        a = lazy.output_weights(key_a, h)
+        a = lazy.output_weights(key_a, num_hidden=h)
         network = lazy.Network(
             jnp.where(a < 0, -1, 1) * (1 + jnp.abs(a)) / 2, lazy.sigmoid
         )
-        start = lazy.vanishing(key_start, h, config.d, h**config.delta)
+        start = lazy.init(
+            key_start, num_hidden=h, num_inputs=config.d, scale=h**config.delta
+        )
         fresh = jax.random.normal(key_fresh, (config.num_test, config.d))
         return jax.vmap(lambda eps: fit(network, start, x, y, fresh, eps))(
             jnp.asarray(config.eps)
         )
 
-    return replicates.mapped(replicate, chunk_size=config.chunk_size)(keys)
+    return replicates.sharded_vmap(replicate, chunk_size=config.chunk_size)(keys)
 
 
 def _slopes(config, differences) -> np.ndarray:
