@@ -9,11 +9,12 @@ JOBS ?= 2
 BIN = $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 # The tests of the library, file by file, and its first notebook.
-CORE = $(wildcard $(patsubst advjax/%,tests/test_%.py,$(basename $(wildcard advjax/*)))) \
-  tests/test_contracts.py tests/test_networks.py tests/test_layers.py
+LIBRARY = $(wildcard $(patsubst advjax/%,tests/test_%.py,$(basename $(wildcard advjax/*)))) \
+  $(addprefix tests/test_,$(addsuffix .py,contracts frameworks hostile_input lowering networks))
+CORE = $(LIBRARY) tests/test_layers.py
 QUICKSTART = tests/test_notebooks.py -k quickstart
 
-.PHONY: demo test test-core test-oldest test-colab test-setup \
+.PHONY: demo test test-core test-library test-oldest test-colab test-setup \
  lint report docs notebooks clean
 
 demo: $(VENV)/installed
@@ -22,11 +23,16 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(PYTEST)
 
 test-core: $(VENV)/installed
 	$(PYTEST) $(CORE)
 	$(PYTEST) $(QUICKSTART)
+
+# The library's tests alone, such as under JAX_ENABLE_X64=1; CONTRIBUTING.md has the list.
+test-library: $(VENV)/installed
+	$(PYTEST) $(LIBRARY)
 
 # The lowest versions that pyproject.toml admits; NumPy 2.0 has no wheels for Python 3.13.
 test-oldest:
