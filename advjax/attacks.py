@@ -493,7 +493,7 @@ def _where(condition: Array, a: Array, b: Array) -> Array:
 
 
 def _weighted_mean(values: Array, weights: Array) -> Array:
-    """Of one example; without weights if all of them are zero."""
+    """The mean over one example; without weights if all of them are zero."""
     weights = weights / jnp.maximum(jnp.max(weights), jnp.finfo(weights.dtype).tiny)
     total = jnp.sum(weights)
     mean = jnp.sum(values * weights) / jnp.where(total == 0, 1, total)

@@ -1,4 +1,4 @@
-"""Which outputs are right, and what an attack is after.
+"""Correctness of outputs, and the goals of attacks.
 
     right = criteria.correct(output, y)                      # [n] booleans
     goal = criteria.Goal(predict, losses.cross_entropy)
@@ -130,14 +130,14 @@ def _output(output: Any) -> Array:
 
 
 class Judgement(NamedTuple):
-    """What a goal makes of a batch: ``loss[n]``, and whether it is ``fooled[n]``."""
+    """The verdict of a goal on a batch: ``loss[n]``, and where it is ``fooled[n]``."""
 
     loss: Array
     fooled: Array
 
 
 class Criterion(Protocol):
-    """What counts as having fooled a model."""
+    """A test for whether a model is fooled."""
 
     def __call__(self, output: Array, y: Any, /) -> Array:
         """``(output[n, ...], y[n, ...]) -> fooled[n]``, booleans."""

@@ -337,7 +337,7 @@ def summary(result: Outcome) -> Summary:
 
 
 def _count(*flags: Any) -> int:
-    """How often all flags are raised at once, of those that are known."""
+    """The number of examples for which all known flags are raised."""
     known = [each for each in flags if each is not None]
     return int(np.all(known, axis=0).sum()) if flags[0] is not None else 0
 
@@ -365,7 +365,7 @@ def _caveats(
 
 
 class TargetedOutcome(NamedTuple):
-    """What a targeted attack reached, per example, all ``[n]``.
+    """The result of a targeted attack, per example, all ``[n]``.
 
     Attributes:
         already: the clean input is answered by the target class as it is.

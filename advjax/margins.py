@@ -1,4 +1,4 @@
-"""How far examples are from the decision boundary, and which of them are close.
+"""Distances of examples to the decision boundary, and which examples are close.
 
     margin = margins.logit_margin(predict)                        # a LossFn
     value = margins.adversarial(attack)(key, margin, x, y, eps)   # [n]

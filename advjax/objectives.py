@@ -1,4 +1,4 @@
-"""What training minimises: factories of ``types.Objective``.
+"""Objectives of training: factories of ``types.Objective``.
 
     objective = objectives.adversarial(model, losses.cross_entropy, attack)
     (value, aux), grads = jax.value_and_grad(objective, has_aux=True)(

@@ -60,7 +60,7 @@ class Loss(Protocol):
 
 
 class LossFn(Protocol):
-    """What an attack raises: any loss of inputs, with parameters closed over.
+    """Any loss of inputs, with parameters closed over, for an attack to raise.
 
     A plain function is judged by its loss alone. A ``criteria.Goal`` also knows which
     points fool the model, and attacks keep those first.
@@ -71,7 +71,7 @@ class LossFn(Protocol):
 
 
 class AttackInfo(NamedTuple):
-    """What an attack reports beside the perturbed examples, all ``[n]``.
+    """The report of an attack beside the perturbed examples, all ``[n]``.
 
     Fields that an attack of your own leaves at None count as unknown.
 
@@ -188,7 +188,7 @@ class Model:
 
 
 class Aux(NamedTuple):
-    """What an objective reports beside its value.
+    """The report of an objective beside its value.
 
     Attributes:
         batch_stats: the statistics after the training forward passes.
@@ -204,7 +204,7 @@ class Aux(NamedTuple):
 
 
 class Objective(Protocol):
-    """What training minimises."""
+    """A function of the parameters that training minimises."""
 
     def __call__(
         self,

@@ -215,6 +215,8 @@ def _provenance(result: Result) -> str:
         "hardware": f"{made['device']} ({made['cores']} CPU cores usable)",
         "time": f"{seconds:.0f} s of stages" if stages else "not recorded by stage",
         "versions": f"Python {made['python']}, {versions}",
+        # Results from before it was recorded are all of jax's default.
+        "random generator": made.get("generator", "threefry2x32"),
     }
     stage_rows = [
         [name, f"{stage['seconds']:.1f}", stage["commit"], stage["device"]]

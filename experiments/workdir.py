@@ -168,13 +168,14 @@ def _is_foreign(path: Path) -> bool:
 
 
 def environment() -> dict[str, Any]:
-    """Commit, versions, device and arguments: what a number depends on."""
+    """Commit, versions, device, generator and arguments: what a number depends on."""
     return {
         "commit": _commit(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _PACKAGES},
         "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
         "cores": devices.num_cores(),
+        "generator": str(jax.config.jax_default_prng_impl),
         "arguments": [arg for arg in sys.argv[1:] if not arg.startswith("--workdir")],
     }
 

@@ -61,6 +61,7 @@ def test_every_config_runs_at_smoke_size_and_once_only(path, tmp_path, capsys, r
         assert stage["commit"]
         assert stage["seconds"] > 0
     assert results["environment"]["versions"]["jax"]
+    assert results["environment"]["generator"] == jax.config.jax_default_prng_impl
     for line in (tmp_path / "w" / "metrics.jsonl").read_text().splitlines():
         json.loads(line)
     report = (tmp_path / "w" / "report.md").read_text()

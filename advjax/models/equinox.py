@@ -109,7 +109,7 @@ class _Network:
 
     @functools.cached_property
     def static(self):
-        """What is no array of the modules that ``constructor`` makes."""
+        """The modules of ``constructor`` without their arrays."""
         found = []
 
         def construct(key):

@@ -178,7 +178,7 @@ def _defaults(call):
 
 
 def _way(network, x):
-    """How the mode reaches the call: the first way that works in both modes."""
+    """The first way for the mode to reach the call that works in both modes."""
     if network.switch is None or not _is_transformed(network.module):
         return _by_keyword
     failures = []

@@ -28,7 +28,7 @@ class Switch(NamedTuple):
     inverted: bool
 
     def value(self, train: bool) -> bool:
-        """What the argument is given."""
+        """The value of the argument."""
         return train != self.inverted
 
 

@@ -111,7 +111,7 @@ class _Network:
 
 
 class _Structure(NamedTuple):
-    """What all modules of a constructor have in common.
+    """The properties that all modules of a constructor share.
 
     Attributes:
         graph: the ``nnx.GraphDef``.
