@@ -63,10 +63,13 @@ class Activation:
     slope: float
 
 
-# 1/(1 + e^-z) - 1/2, in a form that keeps its digits near zero.
+# In a form that keeps its digits near zero.
 sigmoid = Activation(lambda z: jnp.tanh(z / 2) / 2, 1 / 4)
+"""1/(1 + e^-z) - 1/2."""
 linear = Activation(lambda z: z / 4, 1 / 4)
+"""z/4."""
 relu = Activation(lambda z: jax.nn.relu(z) / 4, 1 / 8)
+"""max(z, 0)/4."""
 
 
 class Network(NamedTuple):

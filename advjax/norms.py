@@ -185,5 +185,8 @@ def check_surrogate(norm: Norm) -> None:
 
 
 linf = Norm("linf", _max_abs, _sum_abs, jnp.sign, _linf_project, _linf_sample)
+"""max |delta_i|; its dual is l1."""
 l2 = Norm("l2", _euclidean, _euclidean, _l2_steepest, _l2_project, _l2_sample)
+"""√Σ delta_i², its own dual."""
 l1 = Norm("l1", _sum_abs, _max_abs, _l1_steepest, _l1_project, _l1_sample)
+"""Σ |delta_i|; its dual is linf."""
