@@ -245,7 +245,8 @@ def climb(
 
         def body(carry, _):
             u, best, flags = carry
-            judged, g = judge_and_grad(at(u))
+            # Points that may be returned are judged as they are returned.
+            judged, g = judge_and_grad(at(u) if keep_best else region.near(u, dtype))
             best = best and _stronger((u, judged), best)
             flags = _flagged(flags, judged, g)
             u = jax.vmap(step)(region, u, _finite(g).astype(x.dtype))
@@ -458,14 +459,12 @@ def _judge_and_grad(loss_fn: LossFn, y: Any) -> Callable:
 
 
 def _flagged(flags: _Flags, judged: Judgement, g: Array) -> _Flags:
-    axes = tuple(range(1, g.ndim))
-    is_zero, undefined = (
-        jnp.all(g == 0, axis=axes),
-        jnp.any(~jnp.isfinite(g), axis=axes),
-    )
+    # One pass: the largest entry is 0 if all are, and nan if one is.
+    largest = jnp.max(jnp.abs(g), axis=tuple(range(1, g.ndim)))
+    undefined = ~jnp.isfinite(largest)
     if flags.undefined_grad is not None:
         undefined = undefined | flags.undefined_grad
-    return _Flags(flags.zero_grad | (is_zero & ~judged.fooled), undefined)
+    return _Flags(flags.zero_grad | ((largest == 0) & ~judged.fooled), undefined)
 
 
 def _finite(g: Array) -> Array:

@@ -41,11 +41,14 @@ class Region(NamedTuple):
 
     def place(self, u: Array, dtype: jnp.dtype) -> Array:
         """The points x + weights · u in the dtype of the input, within ball and box."""
-        delta = self.weights * u
-        x_adv = self.x + delta
+        return inwards(self.x, self.near(u, self.x.dtype), self.weights * u, dtype)
+
+    def near(self, u: Array, dtype: jnp.dtype) -> Array:
+        """Like ``place``, but to the nearest number, perhaps just beyond the ball."""
+        x_adv = self.x + self.weights * u
         if self.low is not None:
             x_adv = jnp.clip(x_adv, self.low, self.high)
-        return inwards(self.x, x_adv, delta, dtype)
+        return x_adv.astype(dtype)
 
     def unweighted(self, delta: Array) -> Array:
         """The u of a perturbation; 0 where a feature is held fixed."""
