@@ -163,8 +163,8 @@ def pgd(
 
     Raises:
         ValueError: for a wrong static argument; when called, for shapes of ``eps``,
-            ``key`` or the losses that do not fit ``x``.
-        TypeError: when called with ``x`` of an integer dtype.
+            ``key`` or the losses that do not fit ``x``, and unless ``x`` is one array
+            of floating-point numbers.
 
     Madry et al., Towards deep learning models resistant to adversarial attacks, 2018.
     """
@@ -322,7 +322,12 @@ def best_of(attack: Attack, *, num_restarts: int) -> Attack:
 
         def restart(j):
             keys_j = jax.vmap(jax.random.fold_in, (0, None))(keys, j)
-            return attack(keys_j, loss_fn, x, y, eps)
+            x_adv, info = attack(keys_j, loss_fn, x, y, eps)
+            if info.fooled is None and isinstance(loss_fn, criteria.Goal):
+                # An attack of the caller's, which knows nothing of goals.
+                judged = criteria.judge(loss_fn, x_adv, y)
+                info = info._replace(loss=judged.loss, fooled=judged.fooled)
+            return x_adv, info
 
         results = jax.vmap(restart)(jnp.arange(num_restarts))
         best = _strongest(results[1])

@@ -83,8 +83,8 @@ def region(x: Array, eps: Array | float, bounds: Bounds | None = None) -> Placed
         bounds: (low, high), scalars or arrays that broadcast against one example.
 
     Raises:
-        ValueError: for shapes that do not fit.
-        TypeError: for ``x`` of an integer dtype.
+        ValueError: for shapes that do not fit, and unless ``x`` is one array of
+            floating-point numbers.
     """
     dtype, wide = jnp.asarray(x).dtype, promoted(x)
     radius, weights = radii(wide, eps)
@@ -115,10 +115,13 @@ def promoted(x: Array) -> Array:
 
     Half precision would round away small steps, and overflow in norms.
     """
+    if isinstance(x, tuple | dict):
+        msg = f"x is a {type(x).__name__}: give one array, and close over other inputs"
+        raise ValueError(msg)
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         msg = f"x has dtype {x.dtype}; convert it to floating point before the attack"
-        raise TypeError(msg)
+        raise ValueError(msg)
     if x.ndim == 0:
         msg = "x is a scalar: give a batch of examples, [n, ...]"
         raise ValueError(msg)

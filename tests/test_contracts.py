@@ -396,7 +396,7 @@ def test_attacks_are_differentiable(norm_name):
 
 def test_wrong_input_is_refused():
     attack = _pgd(norms.linf)
-    with pytest.raises(TypeError, match="dtype int32"):
+    with pytest.raises(ValueError, match="dtype int32"):
         attack(KEY, _loss, jnp.zeros((2, 3), jnp.int32), Y[:2], 0.1)
     with pytest.raises(ValueError, match=r"shape \(\) for 6 examples"):
         attack(KEY, lambda x, y: _loss(x, y).mean(), X, Y, 0.1)

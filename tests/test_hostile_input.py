@@ -13,6 +13,7 @@ import pytest
 from contracts import ATTACKS, NORMS, each_case, pgd
 
 from advjax import attacks, criteria, evaluate, losses, norms
+from advjax.types import AttackInfo
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 
@@ -209,6 +210,20 @@ def test_more_restarts_never_leave_more_examples_robust(norm_name):
         np.testing.assert_allclose(found, [0.505, 0.105, 0.0, 0.0], atol=1e-6)
 
 
+def test_restarts_of_an_attack_that_knows_no_goals_keep_what_fools():
+    start = attacks.in_ball(norms.linf)
+    base = pgd(norms.linf, num_steps=10, rel_step_size=0.25, bounds=None, start=start)
+
+    def plain(key, loss_fn, x, y, eps):
+        x_adv, info = base(key, lambda x, y: loss_fn(x, y), x, y, eps)
+        return x_adv, AttackInfo(info.loss, info.zero_grad)
+
+    found = _robust_accuracies(
+        lambda count: attacks.best_of(plain, num_restarts=count), (1, 3, 10)
+    )
+    np.testing.assert_allclose(found, [0.505, 0.105, 0.0], atol=1e-6)
+
+
 @pytest.mark.parametrize("norm_name", NORMS)
 def test_more_steps_kept_never_leave_more_examples_robust(norm_name):
     norm = NORMS[norm_name]
@@ -294,6 +309,8 @@ def test_a_plain_loss_keeps_the_largest_loss():
         (lambda: _called(eps=jnp.ones(3)), r"eps has shape \(3,\), x \(4, 3, 2\)"),
         (lambda: _called(eps=jnp.ones((4, 3, 3))), r"one per feature, \[1, \.\.\.\]"),
         (lambda: _called(bounds=(np.zeros((5, 5)), 1.0)), "must fit an example"),
+        (lambda: _called(x=(X[:4], X[:4])), "x is a tuple: give one array, and close"),
+        (lambda: _called(x=X[:4].astype(jnp.uint8)), "x has dtype uint8; convert it"),
         (lambda: _called(loss_fn=lambda x, y: x), r"shape \(4, 3, 2\) for 4 examples"),
         (
             lambda: _called(loss_fn=criteria.Goal(lambda x: {"z": x}, losses.margin)),
@@ -326,11 +343,16 @@ def test_a_mistake_is_one_value_error_that_says_what_to_give(wrong, words):
 STEPS = {"num_steps": 2, "rel_step_size": 0.5}
 
 
-def _called(key=KEY, eps=0.1, bounds=None, loss_fn=lambda x, y: x.sum(axis=(1, 2))):
+def _sum(x, y):
+    del y
+    return x.sum(axis=(1, 2))
+
+
+def _called(key=KEY, eps=0.1, bounds=None, loss_fn=_sum, x=X[:4]):
     attack = attacks.pgd(
         norms.l2, **STEPS, start=attacks.in_ball(norms.l2), bounds=bounds, unroll=1
     )
-    return attack(key, loss_fn, X[:4], Y[:4], eps)
+    return attack(key, loss_fn, x, Y[:4], eps)
 
 
 def test_plain_input_is_welcome():
