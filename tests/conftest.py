@@ -44,6 +44,17 @@ def forget_compiled_programs():
     jax.clear_caches()
 
 
+MAPS = Path("/proc/self/maps")
+
+
+@pytest.fixture(autouse=True)
+def forget_before_maps_run_out():
+    """A module of many programs may map too much by itself, and the process dies."""
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 30_000:  # Linux gives 65 530
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="module")
 def unoptimised():
     """For a module whose time goes into compiling many small programs.
