@@ -214,8 +214,8 @@ def batch_statistics(
     Args:
         model: whose statistics are exponential averages, of any weight.
         params: parameters.
-        batch_stats: used only for their structure and shapes; arrays that are not
-            floating point, such as counters and keys, are taken as they are.
+        batch_stats: those that training moves are used only for their shapes; frozen
+            statistics, constants, counters and keys are taken as they are.
         x: ``[n, ...]`` inputs.
         key: for networks with dropout, whose masks have a share in the statistics of
             the layers above.
@@ -224,24 +224,41 @@ def batch_statistics(
         Like ``batch_stats``; an empty tree if the model has none.
     """
 
-    def updated(value):
-        old = jax.tree.map(
-            lambda leaf: jnp.full_like(leaf, value) if _is_float(leaf) else leaf,
-            batch_stats,
-        )
+    def passed(old):
         return model.apply(params, old, x, train=True, key=key)[1]
+
+    moves = jax.tree.map(_moves, passed(batch_stats), batch_stats)
+
+    def updated(value):
+        def filled(moves, leaf):
+            return jnp.where(moves, jnp.full_like(leaf, value), leaf)
+
+        return passed(_where_float(filled, moves, batch_stats))
 
     # new(old) = (1 - m) old + m batch, with the model's own weight m.
     large = 2.0**20
-    return jax.tree.map(
-        lambda at_zero, at_large: (
-            at_zero / (1 - (at_large - at_zero) / large)
-            if _is_float(at_zero)
-            else at_zero
-        ),
-        updated(0.0),
-        updated(large),
-    )
+
+    def solved(moves, leaf, at_zero, at_large):
+        weight = 1 - (at_large - at_zero) / large
+        return jnp.where(moves, at_zero / jnp.where(moves, weight, 1), leaf)
+
+    return _where_float(solved, moves, batch_stats, updated(0.0), updated(large))
+
+
+def _moves(new: Array, old: Array) -> Array:
+    """Whether training moves an array; frozen statistics and constants stay."""
+    return jnp.any(new != old)
+
+
+def _where_float(
+    function: Any, moves: Params, batch_stats: Params, *rest: Params
+) -> Params:
+    """``function`` of all arrays of numbers; counters and keys are left as they are."""
+
+    def of_leaf(moves, leaf, *rest):
+        return function(moves, leaf, *rest) if _is_float(leaf) else leaf
+
+    return jax.tree.map(of_leaf, moves, batch_stats, *rest)
 
 
 def _is_float(leaf: Any) -> bool:

@@ -418,6 +418,33 @@ def test_statistics_that_are_no_numbers_are_taken_as_they_are():
     assert found["key"] == key
 
 
+def test_frozen_statistics_and_constants_are_taken_as_they_are():
+    """Filled like the others, a frozen layer would feed nonsense to those above it."""
+    import flax.linen as nn
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train=False):
+            x = nn.BatchNorm(use_running_average=True, name="frozen")(x)
+            shift = self.variable("constants", "shift", lambda: jnp.full(4, 3.0))
+            x = nn.Dense(4)(x) + shift.value[None]
+            return nn.BatchNorm(use_running_average=not train, name="live")(x)
+
+    model = models.from_linen(Net())
+    params, stats = model.init(jax.random.key(0), X)
+    frozen = {"mean": jnp.arange(5.0), "var": jnp.arange(1.0, 6.0)}
+    norms_of = stats["batch_stats"] | {"frozen": frozen}
+    stats = stats | {"batch_stats": norms_of}
+    found = train.batch_statistics(model, params, stats, X)
+    chex.assert_trees_all_equal(found["batch_stats"]["frozen"], frozen)
+    np.testing.assert_array_equal(found["constants"]["shift"], 3.0)
+    hidden = (X - frozen["mean"][None]) / jnp.sqrt(frozen["var"] + 1e-5)[None]
+    hidden = hidden @ params["Dense_0"]["kernel"] + 3.0
+    live = found["batch_stats"]["live"]
+    np.testing.assert_allclose(live["mean"], hidden.mean(axis=0), rtol=1e-3)
+    np.testing.assert_allclose(live["var"], hidden.var(axis=0), rtol=1e-3)
+
+
 @pytest.mark.usefixtures("x64")
 def test_double_precision_keeps_every_dtype_through_a_scan():
     import flax.linen as nn
