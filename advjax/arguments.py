@@ -22,6 +22,7 @@ __all__ = [
     "is_known",
     "number",
     "one_of",
+    "per_example",
     "scalars",
     "single",
 ]
@@ -50,12 +51,18 @@ def number(name: str, value: Any, least: float = 0.0) -> Any:
     """``value`` itself, which may be traced.
 
     Raises:
-        ValueError: for a number that is known, and nan or below ``least``.
+        ValueError: for what is no single number, and for one that is known, and nan or
+            below ``least``.
     """
-    if is_known(value) and not np.all(np.asarray(value) >= least):
+    if is_known(value) and not (_is_real(value) and np.all(np.asarray(value) >= least)):
         msg = f"{name} = {value!r}: choose a number of at least {least:g}"
         raise ValueError(msg)
+    scalars(**{name: value})
     return value
+
+
+def _is_real(value: Any) -> bool:
+    return is_known(value) and np.asarray(value).dtype.kind in "biuf"
 
 
 def one_of(name: str, value: Any, choices: dict[str, Any]) -> None:
@@ -84,8 +91,11 @@ def bounds(value: Any) -> Bounds | None:
         msg = f"bounds = {value!r}: give a pair (low, high), or None"
         raise ValueError(msg)
     low, high = value
-    known = is_known(low) and is_known(high)
-    if known and not np.all(np.asarray(low) <= np.asarray(high)):
+    known = [end for end in value if is_known(end)]
+    if not all(_is_real(end) for end in known):
+        msg = f"bounds = {value!r}: give numbers, infinite ones where there is no bound"
+        raise ValueError(msg)
+    if len(known) == 2 and not np.all(np.asarray(low) <= np.asarray(high)):
         msg = f"bounds = {value!r}: choose low ≤ high, and no nan"
         raise ValueError(msg)
     return low, high
@@ -128,6 +138,18 @@ def single(x: Array) -> Array:
     """``x`` in float32 at least, whatever jax's promotion of types is set to."""
     x = jnp.asarray(x)
     return x.astype(x.dtype if x.dtype == jnp.float64 else jnp.float32)
+
+
+def per_example(x: Any, **values: Any) -> None:
+    """Checks that every value has the shape ``[n]``, for ``x[n, ...]``.
+
+    Raises:
+        ValueError: with both shapes.
+    """
+    for name, value in values.items():
+        if np.shape(value) != np.shape(x)[:1]:
+            msg = f"shapes x {np.shape(x)}, {name} {np.shape(value)}: give {name}[n]"
+            raise ValueError(msg)
 
 
 def is_known(value: Any) -> bool:

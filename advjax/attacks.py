@@ -90,6 +90,7 @@ def in_ball(norm: Norm) -> Start:
 
     Most of a ball in d dimensions is near its surface: E‖delta‖ = eps d/(d+1) for l2.
     """
+    norms.check(norm)
 
     def start(key, like, eps):
         return eps * norm.sample(key, like)
@@ -102,6 +103,7 @@ def radius_uniform(norm: Norm) -> Start:
 
     The start of Rice et al. 2020 for l2, which is not uniform in the ball.
     """
+    norms.check(norm)
 
     def start(key, like, eps):
         key_direction, key_radius = jax.random.split(key)
@@ -195,6 +197,13 @@ def _check_start(start: Any) -> None:
         raise ValueError(msg)
 
 
+def _check_attack(attack: Any) -> None:
+    factories: tuple[Any, ...] = (pgd, fgsm, climb, best_of, smooth)
+    if attack in factories or not callable(attack):
+        msg = f"attack = {attack!r}: give an attack, such as attacks.fgsm(norms.linf)"
+        raise ValueError(msg)
+
+
 def starts(key: Key, start: Start, x: Array, eps: Array | float) -> Array:
     """The perturbations ``[n, ...]`` at which an attack with this start begins.
 
@@ -206,7 +215,12 @@ def starts(key: Key, start: Start, x: Array, eps: Array | float) -> Array:
     """
     x = regions.promoted(x)
     radius, weights = regions.radii(x, eps)
-    return weights * jax.vmap(start)(example_keys(key, len(x)), x, radius)
+    delta = jax.vmap(start)(example_keys(key, len(x)), x, radius)
+    if jnp.shape(delta) != x.shape:
+        shape = jnp.shape(delta)[1:]
+        msg = f"start returned shape {shape} for an example of shape {x.shape[1:]}"
+        raise ValueError(msg)
+    return weights * delta
 
 
 def climb(
@@ -247,6 +261,7 @@ def climb(
             u, best, flags = carry
             # Points that may be returned are judged as they are returned.
             judged, g = judge_and_grad(at(u) if keep_best else region.near(u, dtype))
+            g = region.of_free_features(g)
             best = best and _stronger((u, judged), best)
             flags = _flagged(flags, judged, g)
             u = jax.vmap(step)(region, u, _finite(g).astype(x.dtype))
@@ -255,7 +270,8 @@ def climb(
         nowhere = jnp.zeros(len(x), bool)
         best = None
         if keep_best:
-            loss_dtype = jax.eval_shape(loss_fn, at(u), y).dtype
+            judge = partial(criteria.judge, loss_fn)
+            loss_dtype = jax.eval_shape(judge, at(u), y).loss.dtype
             best = (u, Judgement(jnp.full(len(x), -jnp.inf, loss_dtype), nowhere))
         carry = (u, best, _Flags(nowhere, nowhere))
         if num_steps == 1:
@@ -315,6 +331,7 @@ def best_of(attack: Attack, *, num_restarts: int) -> Attack:
     restart.
     """
     num_restarts = arguments.count("num_restarts", num_restarts)
+    _check_attack(attack)
 
     def restarted(key, loss_fn, x, y, eps):
         n = len(x)
@@ -381,13 +398,15 @@ def smooth(attack: Attack, norm: Norm, xi: Array | float) -> Attack:
     Xing et al., On the generalization properties of adversarial training, 2021.
     """
     norms.check_surrogate(norm)
+    arguments.scalars(xi=xi)
+    _check_attack(attack)
 
     def smoothed(key, loss_fn, x, y, eps):
         x_adv, info = attack(key, loss_fn, x, y, eps)
         x = jnp.asarray(x)
         clean, g = _judge_and_grad(loss_fn, y)(x)
         flags = _flagged(_Flags(info.zero_grad, info.undefined_grad), clean, g)
-        g = _finite(g)
+        g = arguments.single(_finite(g))
         factor = jax.vmap(lambda g: norms.surrogate_factor(norm, g, xi))(g)
         wide, wide_adv = regions.promoted(x), regions.promoted(x_adv)
         delta = factor.astype(wide.dtype) * (wide_adv - wide)

@@ -36,6 +36,7 @@ __all__ = [
     "defined",
     "has_accuracy",
     "judge",
+    "labelled",
     "misclassified",
     "targeted",
 ]
@@ -79,11 +80,14 @@ def defined(output: Array, y: Array) -> Array:
     output, y = jnp.asarray(output), jnp.asarray(y)
     if not has_accuracy(y):
         return _everywhere(jnp.isfinite(output)) & _everywhere(jnp.isfinite(y))
+    return _everywhere(~jnp.isnan(output)) & labelled(output, y)
+
+
+def labelled(output: Array, y: Array) -> Array:
+    """Whether each example has labels that are classes, or signs, ``[n]``."""
     if output.ndim == 1:
-        is_label = jnp.abs(y) == 1
-    else:
-        is_label = (y >= 0) & (y < output.shape[-1])
-    return _everywhere(~jnp.isnan(output)) & _everywhere(is_label)
+        return jnp.abs(y) == 1
+    return _everywhere((y >= 0) & (y < output.shape[-1]))
 
 
 def _everywhere(holds: Array) -> Array:
@@ -190,8 +194,14 @@ def judge(loss_fn: LossFn, x: Array, y: Any) -> Judgement:
         found = loss_fn.judge(x, y)
     else:
         losses = loss_fn(x, y)
-        found = Judgement(losses, jnp.zeros(jnp.shape(losses), bool))
+        found = Judgement(losses, jnp.zeros(getattr(losses, "shape", ()), bool))
     n = len(x)
+    if not _is_floating(found.loss):
+        msg = (
+            f"loss_fn returned {type(found.loss).__name__} for {n} examples; it must "
+            f"return one floating-point array of shape {(n,)}"
+        )
+        raise ValueError(msg)
     for name, values in found._asdict().items():
         if jnp.shape(values) != (n,):
             what = "loss_fn" if name == "loss" else "the criterion"
@@ -201,6 +211,11 @@ def judge(loss_fn: LossFn, x: Array, y: Any) -> Judgement:
             )
             raise ValueError(msg)
     return found
+
+
+def _is_floating(values: Any) -> bool:
+    dtype = getattr(values, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
 
 
 def better(new: Judgement, old: Judgement) -> Array:

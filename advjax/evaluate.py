@@ -172,15 +172,17 @@ def _seen(predict: Predict, loss: Loss, x: Array, y: Array) -> _Seen:
     is_defined = criteria.defined(output, y) & ~jnp.isnan(losses)
     if right is None:
         return _Seen(losses, None, is_defined, None)
-    right = right & jnp.isfinite(losses)
+    # Not minus infinity, the margin where all other classes are masked.
+    right = right & (losses < jnp.inf)
     return _Seen(losses, right, is_defined, _probabilities(output))
 
 
 def _probabilities(output: Array) -> Array | None:
-    if output.ndim < 2:
-        return None
     within = (output >= 0) & (output <= 1)
-    is_whole = jnp.abs(jnp.sum(output, axis=-1) - 1) < 1e-3
+    if output.ndim < 2:
+        return within
+    # The rounding of k numbers of half precision is below 1 %.
+    is_whole = jnp.abs(jnp.sum(arguments.single(output), axis=-1) - 1) < 1e-2
     every = jnp.all(within, axis=-1) & is_whole
     return jnp.all(every, axis=tuple(range(1, every.ndim)))
 
@@ -265,8 +267,12 @@ def worst_case(*outcomes: Outcome) -> Outcome:
     """The worst over attacks, example by example: robust only if robust to each.
 
     Raises:
-        ValueError: for no outcomes, or outcomes of different examples.
+        ValueError: for no outcomes, outcomes of different examples, or of a regression
+            beside a classification.
     """
+    if len({outcome.robust is None for outcome in outcomes}) > 1:
+        msg = "some outcomes have no accuracy: combine classifications or regressions"
+        raise ValueError(msg)
     if len({jnp.shape(outcome.loss) for outcome in outcomes}) != 1:
         shapes = [jnp.shape(outcome.loss) for outcome in outcomes]
         msg = f"outcomes have shapes {shapes}: give one or more, of the same examples"
@@ -385,8 +391,11 @@ class TargetedOutcome(NamedTuple):
         """The share of the examples not ``already`` there that reached their target.
 
         Raises:
-            ValueError: if all were there already.
+            ValueError: if all were there already, or for outcomes of several runs.
         """
+        if np.ndim(self.already) != 1:
+            msg = f"shape {np.shape(self.already)}: give the outcome of one run, [n]"
+            raise ValueError(msg)
         tried = ~np.asarray(self.already)
         return wilson(int((np.asarray(self.reached) & tried).sum()), int(tried.sum()))
 

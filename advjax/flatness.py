@@ -56,7 +56,7 @@ def gradient_norm(loss_fn: LossFn, norm: Norm) -> LossFn:
 
     def measure(x, y):
         g = jax.grad(lambda x: jnp.sum(loss_fn(x, y)))(x)
-        return jax.vmap(norm.dual)(g)
+        return jax.vmap(norm.dual)(arguments.single(g))
 
     return measure
 
@@ -266,5 +266,5 @@ def logistic(
 
 def _radius(norm: Norm, x: Array, y: Array, eps: Array | float) -> Array:
     norms.check(norm)
-    arguments.equal_lengths(x=x, y=y)
+    arguments.per_example(x, y=y)
     return jnp.where(jnp.asarray(eps) < 0, jnp.nan, eps)

@@ -35,7 +35,14 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     and the network looks robust. This form keeps both to a lead of about 87.
     """
     own, others = _split(logits, labels)
-    return jax.nn.softplus(jax.nn.logsumexp(others - own[..., None], axis=-1))
+    # Without a rival that is not masked the loss is 0, and with the label masked it is
+    # infinite; the sum has a gradient in neither case.
+    has_rival = jnp.any(others > -jnp.inf, axis=-1) | jnp.isnan(own)
+    is_masked = own == -jnp.inf
+    lead = others - jnp.where(is_masked, 0, own)[..., None]
+    lead = jnp.where((has_rival & ~is_masked)[..., None], lead, 0)
+    loss = jax.nn.softplus(jax.nn.logsumexp(lead, axis=-1))
+    return jnp.where(is_masked, jnp.inf, jnp.where(has_rival, loss, 0))
 
 
 def squared_error(pred: Array, y: Array) -> Array:
@@ -88,6 +95,8 @@ def kl(logits_p: Array, logits_q: Array) -> Array:
     alone masks makes the divergence infinite.
     """
     _check_shapes("logits_p", logits_p, "logits_q", logits_q)
+    # Differences of close logarithms would be rounding alone in half precision.
+    logits_p, logits_q = arguments.single(logits_p), arguments.single(logits_q)
     masked = logits_p == -jnp.inf
     p = jax.nn.softmax(logits_p)
     log_p, log_q = (

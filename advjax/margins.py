@@ -44,7 +44,7 @@ def logit_margin(predict: Predict) -> LossFn:
 
     Args:
         predict: ``x[n, ...] -> logits[n, k]``, with integer labels ``y[n]``; or
-            ``x[n, ...] -> f[n]``, with signs ``y[n]``, -1 and 1.
+            ``x[n, ...] -> f[n]``, with signs ``y[n]``, -1 and 1; nan for others.
 
     Raises:
         ValueError: by the returned function, for labels of another shape.
@@ -57,7 +57,7 @@ def logit_margin(predict: Predict) -> LossFn:
         if jnp.shape(y) != output.shape:
             msg = f"single logits of shape {output.shape}, signs {jnp.shape(y)}"
             raise ValueError(f"{msg}; make them equal")
-        return output * y
+        return output * jnp.where(jnp.abs(y) == 1, y, jnp.nan).astype(output.dtype)
 
     return margin
 
@@ -170,7 +170,7 @@ def linear(theta: Array, bias: Array | float, norm: Norm, x: Array, y: Array) ->
         ValueError: for ``x`` and ``y`` of different lengths.
     """
     norms.check(norm)
-    arguments.equal_lengths(x=x, y=y)
+    arguments.per_example(x, y=y)
     return y * (x @ theta + bias) / norm.dual(theta)
 
 

@@ -47,6 +47,7 @@ def standard(model: Model, loss: Loss) -> Objective:
             params, batch_stats, batch.x, train=True, key=_dropout(key, _CLEAN)
         )
         terms = loss(logits, batch.y)
+        arguments.per_example(batch.x, losses=terms)
         return jnp.mean(terms), Aux(batch_stats, terms, logits)
 
     return objective

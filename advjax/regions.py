@@ -50,8 +50,20 @@ class Region(NamedTuple):
             x_adv = jnp.clip(x_adv, self.low, self.high)
         return x_adv.astype(dtype)
 
+    def of_free_features(self, g: Array) -> Array:
+        """A gradient without the features that are held fixed, where it has no say."""
+        return jnp.where(self.weights == 0, 0, g)
+
     def unweighted(self, delta: Array) -> Array:
-        """The u of a perturbation; 0 where a feature is held fixed."""
+        """The u of a perturbation; 0 where a feature is held fixed.
+
+        Raises:
+            ValueError: unless it has the shape of ``x``.
+        """
+        if jnp.shape(delta) != self.x.shape:
+            shape = jnp.shape(delta)
+            msg = f"delta has shape {shape}: give that of x, {self.x.shape}"
+            raise ValueError(msg)
         held = self.weights == 0
         return jnp.where(held, 0, delta / jnp.where(held, 1, self.weights))
 
@@ -130,7 +142,13 @@ def promoted(x: Array) -> Array:
 
 def radii(x: Array, eps: Array | float) -> tuple[Array, Array]:
     """The radius ``[n]``, nan where it is negative, and the weights of features."""
-    eps = jnp.asarray(eps, x.dtype)
+    try:
+        eps = jnp.asarray(eps, x.dtype)
+    except (TypeError, ValueError):
+        msg = f"eps = {eps!r}: give numbers"
+        raise ValueError(msg) from None
+    # An infinite radius is as large as one that has a sum with itself.
+    eps = jnp.minimum(eps, jnp.finfo(x.dtype).max / 4)
     ones = jnp.ones((len(x), *[1] * (x.ndim - 1)), x.dtype)
     if eps.shape in ((), x.shape[:1]):
         radius = jnp.broadcast_to(eps, x.shape[:1])

@@ -10,6 +10,7 @@ seeds and radii, or let ``dispatched`` choose what suits the device. Randomness 
 ``t`` is ``fold_in(state.key, t)``: a run resumed from a stored state is the same run.
 """
 
+import inspect
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -107,6 +108,11 @@ def create(
     key: Key, model: Model, tx: optax.GradientTransformation, x: Array
 ) -> TrainState:
     """A fresh run; ``x`` is a batch of inputs, used only for its shape."""
+    if not isinstance(model, Model):
+        msg = (
+            f"model is a {type(model).__name__}: give models.from_linen(…) or the like"
+        )
+        raise ValueError(msg)
     key_init, key_run = jax.random.split(key)
     params, batch_stats = model.init(key_init, x)
     return restart(key_run, params, batch_stats, tx)
@@ -140,7 +146,9 @@ def make_step(
     Optimisers may take extra arguments, such as ``optax.contrib.reduce_on_plateau`` or
     a line search: ``value``, ``grad`` and ``value_fn`` of the objective on this batch.
     """
-    tx = optax.with_extra_args_support(tx)
+    if not hasattr(tx, "update"):
+        msg = f"tx = {tx!r}: give an optimiser, such as optax.adam(1e-3)"
+        raise ValueError(msg)
 
     def step(state, batch, eps):
         batch = _batch(batch)
@@ -156,9 +164,12 @@ def make_step(
             grads,
             state.opt_state,
             state.params,
-            value=value,
-            grad=grads,
-            value_fn=lambda params: value_and_aux(params)[0],
+            **_extra_arguments(
+                tx,
+                value=value,
+                grad=grads,
+                value_fn=lambda params: value_and_aux(params)[0],
+            ),
         )
         params = optax.apply_updates(state.params, updates)
         metrics = {
@@ -167,7 +178,7 @@ def make_step(
             **_of_attack(aux, value.dtype),
         }
         if criteria.has_accuracy(batch.y):
-            metrics["accuracy"] = jnp.mean(criteria.correct(aux.logits, batch.y))
+            metrics["accuracy"] = _accuracy(aux.logits, batch.y)
         if measure:
             metrics |= measure(aux, batch)
         state = TrainState(
@@ -176,6 +187,22 @@ def make_step(
         return state, metrics
 
     return step
+
+
+def _accuracy(output: Array, y: Array) -> Array:
+    """The share of correct outputs; nan where a label is none, as losses may hide."""
+    right, y = criteria.correct(output, y), jnp.asarray(y)
+    is_labelled = jnp.all(criteria.labelled(output, y))
+    return jnp.where(is_labelled, jnp.mean(right), jnp.nan)
+
+
+def _extra_arguments(tx: Any, **values: Any) -> dict[str, Any]:
+    """The values that an optimiser takes beside gradients, state and parameters."""
+    parameters = inspect.signature(tx.update).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return values
+    names = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return {name: value for name, value in values.items() if name in names}
 
 
 def _of_attack(aux: Aux, dtype: Any) -> Metrics:
@@ -270,6 +297,7 @@ def preprocessed(step: Step, prepare: Prepare) -> Step:
 
     def preprocessed_step(state, batch, eps):
         key = jax.random.fold_in(_stream(state, _PREPARE), state.step)
+        batch = _batch(batch)
         return step(state, batch._replace(x=prepare(key, batch.x)), eps)
 
     return preprocessed_step
@@ -297,6 +325,8 @@ def scanned(step: Step) -> Run:
 
 def _rows(data: Batch, i: Array) -> Batch:
     """The examples ``i[b]``; nan, or no class, where there is none."""
+    # A negative index would count from the end.
+    i = jnp.where(jnp.asarray(i) < 0, len(data.y), i)
     return jax.tree.map(lambda leaf: leaf.at[i].get(mode="fill"), data)
 
 

@@ -244,9 +244,13 @@ def example_keys(key: Key, n: int) -> Key:
 
 def _typed(key: Any) -> Key:
     dtype = getattr(key, "dtype", None)
-    if dtype == jnp.uint32:
-        key = jax.random.wrap_key_data(key)
-    elif dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+    try:
+        if dtype == jnp.uint32:
+            key = jax.random.wrap_key_data(key)
+        is_key = dtype is not None and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    except TypeError:  # of another number of words
+        is_key = False
+    if not is_key:
         msg = f"key = {key!r} is no PRNG key: give jax.random.key(0)"
         raise ValueError(msg)
     if key.ndim > 1:

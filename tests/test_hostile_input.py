@@ -164,6 +164,25 @@ def test_infinite_bounds_are_no_bounds(name, norm_name):
     assert (x_adv[:, 0, 0] >= jnp.minimum(X[:, 0, 0], 0.5)).all()
 
 
+@pytest.mark.parametrize("norm_name", NORMS)
+def test_gradients_of_features_that_are_held_do_not_count(norm_name):
+    """The model reads the first feature alone, and it is held fixed."""
+
+    def predict(x):
+        undefined = jnp.linalg.norm(0 * x[:, :1], axis=1)
+        return jnp.stack([5 * x[:, 0] + undefined, 0 * x[:, 0]], axis=1)
+
+    x, y = jnp.ones((4, 3)), jnp.zeros(4, int)
+    attack = pgd(NORMS[norm_name], bounds=None)
+    mask = jnp.array([[0.0, 1.0, 1.0]])
+    goal = criteria.Goal(predict, losses.cross_entropy)
+    _, info = attack(KEY, goal, x, y, mask)
+    assert info.zero_grad.all()
+    assert not info.undefined_grad.any()
+    _, info = attack(KEY, goal, x, y, 1.0)
+    assert info.undefined_grad.all()
+
+
 # Kept points --------------------------------------------------------------------------
 
 
@@ -309,6 +328,37 @@ def test_a_plain_loss_keeps_the_largest_loss():
         (lambda: _called(eps=jnp.ones(3)), r"eps has shape \(3,\), x \(4, 3, 2\)"),
         (lambda: _called(eps=jnp.ones((4, 3, 3))), r"one per feature, \[1, \.\.\.\]"),
         (lambda: _called(bounds=(np.zeros((5, 5)), 1.0)), "must fit an example"),
+        (lambda: _called(key=jnp.zeros(3, jnp.uint32)), "is no PRNG key: give jax.ran"),
+        (lambda: _called(eps="8/255"), "eps = '8/255': give numbers"),
+        (
+            lambda: _called(loss_fn=lambda x, y: (_sum(x, y), x)),
+            "loss_fn returned tuple",
+        ),
+        (
+            lambda: _called(loss_fn=lambda x, y: y),
+            "must return one floating-point arra",
+        ),
+        (lambda: _climbed(jnp.zeros(3)), r"delta has shape \(3,\): give that of x"),
+        (
+            lambda: _called(start=lambda key, like, eps: eps),
+            r"start returned shape \(\)",
+        ),
+        (lambda: attacks.in_ball("linf"), r"norm = 'linf': choose norms\.l1"),
+        (
+            lambda: attacks.pgd(norms.l2, **STEPS, bounds=(0.0, None)),
+            "infinite ones wh",
+        ),
+        (lambda: attacks.pgd(norms.l2, **STEPS, bounds=("0", "1")), "give numbers"),
+        (
+            lambda: attacks.pgd(norms.l2, num_steps=2, rel_step_size="1"),
+            "= '1': choose",
+        ),
+        (
+            lambda: attacks.pgd(norms.l2, num_steps=2, rel_step_size=np.ones(3)),
+            r"rel_step_size has shape \(3,\): give one number",
+        ),
+        (lambda: attacks.best_of(attacks.pgd, num_restarts=2), "give an attack, such"),
+        (lambda: attacks.best_of("pgd", num_restarts=2), "attack = 'pgd': give an att"),
         (lambda: _called(x=(X[:4], X[:4])), "x is a tuple: give one array, and close"),
         (lambda: _called(x=X[:4].astype(jnp.uint8)), "x has dtype uint8; convert it"),
         (lambda: _called(loss_fn=lambda x, y: x), r"shape \(4, 3, 2\) for 4 examples"),
@@ -348,10 +398,16 @@ def _sum(x, y):
     return x.sum(axis=(1, 2))
 
 
-def _called(key=KEY, eps=0.1, bounds=None, loss_fn=_sum, x=X[:4]):
-    attack = attacks.pgd(
-        norms.l2, **STEPS, start=attacks.in_ball(norms.l2), bounds=bounds, unroll=1
-    )
+def _climbed(delta):
+    climb = attacks.climb(norms.l2, **STEPS, unroll=1)
+    return climb(_sum, X[:4], Y[:4], 0.1, delta)
+
+
+IN_BALL = attacks.in_ball(norms.l2)
+
+
+def _called(key=KEY, eps=0.1, bounds=None, loss_fn=_sum, x=X[:4], start=IN_BALL):
+    attack = attacks.pgd(norms.l2, **STEPS, start=start, bounds=bounds, unroll=1)
     return attack(key, loss_fn, x, Y[:4], eps)
 
 

@@ -176,3 +176,12 @@ def test_masked_classes_do_not_count_and_have_finite_gradients():
 def test_shapes_of_two_distributions_must_agree():
     with pytest.raises(ValueError, match=r"logits_p has shape \(4, 3\), logits_q"):
         losses.kl(jnp.zeros((4, 3)), jnp.zeros((1, 3)))
+
+
+def test_a_label_or_all_its_rivals_masked():
+    """Without a rival the loss is 0, without the label infinite; no gradient is nan."""
+    logits = jnp.array([[2.0, -jnp.inf, -jnp.inf], [-jnp.inf, 1.0, 2.0]])
+    labels = jnp.zeros(2, int)
+    np.testing.assert_array_equal(losses.cross_entropy(logits, labels), [0, jnp.inf])
+    grad = jax.grad(lambda z: losses.cross_entropy(z, labels[:1]).sum())(logits[:1])
+    np.testing.assert_array_equal(grad, 0)

@@ -312,6 +312,8 @@ def test_a_traced_index_that_is_no_example_shows():
     run = jax.jit(train.scanned(STEP))
     _, metrics = run(_state(), DATA, INDICES.at[1, 0].set(20), 0.1)
     np.testing.assert_array_equal(jnp.isnan(metrics["loss"]), [False, True, True])
+    _, metrics = run(_state(), DATA, INDICES.at[1, 0].set(-1), 0.1)
+    np.testing.assert_array_equal(jnp.isnan(metrics["loss"]), [False, True, True])
     images = Batch(jnp.zeros((20, 5), jnp.uint8), Y)
     as_float = train.preprocessed(STEP, lambda key, x: x / 255)
     _, metrics = jax.jit(train.scanned(as_float))(
@@ -469,3 +471,23 @@ def test_plain_input_is_welcome():
     found, _ = train.looped(STEP)(_state(), plain, np.asarray(indices), np.float64(0.1))
     expected, _ = train.looped(STEP)(_state(), DATA, INDICES, 0.1)
     chex.assert_trees_all_close(_plain(found), _plain(expected), atol=1e-6)
+
+
+def test_labels_0_and_1_of_single_logits_have_no_accuracy_where_they_are_traced():
+    w = jnp.ones(5)
+    model = models.from_function(lambda key, x: w, lambda w, x: x @ w)
+
+    def loss(z, y):
+        return optax.sigmoid_binary_cross_entropy(z, y)
+
+    step = jax.jit(train.make_step(objectives.standard(model, loss), TX))
+    state = train.create(jax.random.key(0), model, TX, X)
+    _, metrics = step(state, Batch(X, (X @ w > 0).astype(int)), 0.0)
+    assert jnp.isnan(metrics["accuracy"])
+
+
+def test_what_is_no_model_and_no_optimiser_is_refused():
+    with pytest.raises(ValueError, match="model is a MLP: give"):
+        train.create(jax.random.key(0), models.module("mlp", num_classes=3), TX, X)
+    with pytest.raises(ValueError, match="give an optimiser, such as"):
+        train.make_step(objectives.standard(MODEL, losses.cross_entropy), optax.sgd)
