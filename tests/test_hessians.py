@@ -305,3 +305,19 @@ def test_losses_of_another_shape_are_refused(reduced, batch_size):
     for at in (hvp_at, gauss_newton_at):
         with pytest.raises(ValueError, match="one number per example"):
             at(params)(params)
+
+
+def test_losses_that_depend_on_the_batch_are_found_in_sorted_data_too():
+    """Weights by the classes of a batch, which in the first batches are all one."""
+    y = np.sort(np.repeat(np.arange(3), 11)[:32])
+    x = np.random.default_rng(0).normal(size=(32, 8)).astype(np.float32)
+    params = {"w": jnp.ones((8, 3)) * jnp.arange(3.0)[None]}
+
+    def loss_fn(params, x, y):
+        share = jnp.bincount(y, length=3)[y] / len(y)
+        return losses.cross_entropy(x @ params["w"], y) / share
+
+    hvp_at = hessians.dataset_hvp(loss_fn, x, y, batch_size=5)
+    with pytest.raises(ValueError, match="depends on the others in its batch"):
+        hvp_at(params)(params)
+    assert jnp.isfinite(hessians.dataset_hvp(loss_fn, x, y)(params)(params)["w"]).all()
