@@ -43,8 +43,16 @@ __all__ = [
 
 
 def has_accuracy(y: Any) -> bool:
-    """Whether ``y`` are labels, which are integers, and not targets of a regression."""
-    return jnp.issubdtype(jnp.asarray(y).dtype, jnp.integer)
+    """Whether ``y`` are labels, which are integers, and not targets of a regression.
+
+    Raises:
+        ValueError: for booleans, which are neither.
+    """
+    dtype = jnp.asarray(y).dtype
+    if dtype == bool:
+        msg = "labels have dtype bool: give integers"
+        raise ValueError(msg)
+    return jnp.issubdtype(dtype, jnp.integer)
 
 
 def correct(output: Array, y: Array) -> Array:

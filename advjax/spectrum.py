@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from advjax import arguments
+from advjax import arguments, norms
 from advjax.hessians import Matvec
 from advjax.types import Array, Key, Params
 
@@ -116,7 +116,7 @@ def top_eigs(
 
         def residual(carry, i):
             product = ravel_pytree(matvec(unravel(vectors[i])))[0]
-            return carry, jnp.linalg.norm(product - values[i] * vectors[i])
+            return carry, norms.l2.value(product - values[i] * vectors[i])
 
         _, residuals = _repeat(residual, (), num_eigs, unroll)
         return Eigenpairs(values, jax.vmap(unravel)(vectors), residuals)
@@ -339,7 +339,8 @@ def _extended(key, krylov, i, product):
     basis, diagonal, off_diagonal = krylov
     diagonal = diagonal.at[i].set(jnp.vdot(basis[i], product, precision=_HIGHEST))
     rest = _orthogonal(basis, product)
-    norm = jnp.linalg.norm(rest)
+    # Squares of small Hessians underflow, and of large ones overflow.
+    norm = norms.l2.value(rest)
     scale = jnp.maximum(jnp.max(jnp.abs(diagonal)), jnp.max(jnp.abs(off_diagonal)))
 
     def restart():

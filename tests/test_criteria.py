@@ -72,7 +72,7 @@ def test_what_is_no_label_is_wrong_and_undefined_where_it_is_traced():
         (jnp.ones((4, 2, 3)), jnp.ones(4, int), r"\(4, 2, 3\), y \(4,\)"),
         (jnp.ones(()), jnp.ones((), int), r"\(\), y \(\)"),
         (jnp.ones((4, 3)), jnp.ones(4), "labels are integers"),
-        (jnp.ones(4), jnp.ones(4, bool), "of bool: labels are integers"),
+        (jnp.ones(4), jnp.ones(4, bool), "labels have dtype bool: give integers"),
         (jnp.ones(4), jnp.array([0, 1, 1, 0]), r"are \[0, 1\]: give -1 and 1"),
         ((jnp.ones((4, 3)), 1), jnp.ones(4, int), "the model returns a tuple"),
     ],

@@ -29,7 +29,7 @@ ALLOWED = {
     "models": {"models", "arguments"},
     "curves": {"arguments"},
     "hessians": {"arguments"},
-    "spectrum": {"arguments", "hessians"},
+    "spectrum": {"arguments", "hessians", "norms"},
     "dynamics": {"arguments"},
     "inference": {"arguments"},
     "replicates": {"arguments"},

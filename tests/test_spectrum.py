@@ -314,3 +314,14 @@ def test_smoothing_takes_lists_and_refuses_what_would_broadcast():
     for grid, width in ((np.zeros((2, 1)), 1.0), (0.0, 1.0), (np.zeros(2), np.ones(2))):
         with pytest.raises(ValueError, match=r"give grid\[g\] and width|shapes grid"):
             spectrum.smoothed(density, grid, width)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-14, 1.0, 1e14, 1e25])
+def test_matrices_of_every_size_have_their_eigenvalues_and_residuals(scale):
+    """Hessians of networks that fit their data are tiny, and squares underflow."""
+    a = jnp.arange(20.0)
+    find = spectrum.top_eigs(num_matvecs=20, num_eigs=2)
+    found = find(jax.random.key(0), lambda v: a * v * scale, jnp.ones(20))
+    np.testing.assert_allclose(found.values / scale, [19, 18], rtol=1e-5)
+    residuals = found.residuals / scale
+    assert ((residuals > 0) & (residuals < 1e-3)).all()
