@@ -49,7 +49,7 @@ def has_accuracy(y: Any) -> bool:
         ValueError: for booleans, which are neither.
     """
     dtype = jnp.asarray(y).dtype
-    if dtype == bool:
+    if jnp.issubdtype(dtype, jnp.bool_):
         msg = "labels have dtype bool: give integers"
         raise ValueError(msg)
     return jnp.issubdtype(dtype, jnp.integer)
