@@ -34,11 +34,12 @@ def build(directory: Path) -> None:
 @contextlib.contextmanager
 def _without_array():
     """``types.Array`` is jax.Array, which is jax's to document."""
+    listed = types.__all__
     types.__all__ = [name for name in _defined(types) if name != "Array"]
     try:
         yield
     finally:
-        del types.__all__
+        types.__all__ = listed
 
 
 def _defined(module) -> list[str]:
