@@ -21,7 +21,6 @@ __all__ = [
     "floating",
     "is_known",
     "number",
-    "one_of",
     "per_example",
     "scalars",
     "single",
@@ -63,17 +62,6 @@ def number(name: str, value: Any, least: float = 0.0) -> Any:
 
 def _is_real(value: Any) -> bool:
     return is_known(value) and np.asarray(value).dtype.kind in "biuf"
-
-
-def one_of(name: str, value: Any, choices: dict[str, Any]) -> None:
-    """Checks that ``value`` is one of some objects, by identity.
-
-    Raises:
-        ValueError: with the names of the choices.
-    """
-    if not any(value is choice for choice in choices.values()):
-        msg = f"{name} = {value!r}: choose {' or '.join(choices)}"
-        raise ValueError(msg)
 
 
 def bounds(value: Any) -> Bounds | None:

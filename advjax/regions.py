@@ -141,16 +141,19 @@ def promoted(x: Array) -> Array:
 
 
 def radii(x: Array, eps: Array | float) -> tuple[Array, Array]:
-    """The radius ``[n]``, nan where it is negative, and the weights of features."""
+    """The radius ``[n]``, nan where it is negative, and the weights of features.
+
+    Radii of features that are infinite, or 1e38 times others, give nan as well.
+    """
     try:
         eps = jnp.asarray(eps, x.dtype)
     except (TypeError, ValueError):
         msg = f"eps = {eps!r}: give numbers"
         raise ValueError(msg) from None
-    # An infinite radius is as large as one that has a sum with itself.
-    eps = jnp.minimum(eps, jnp.finfo(x.dtype).max / 4)
     ones = jnp.ones((len(x), *[1] * (x.ndim - 1)), x.dtype)
     if eps.shape in ((), x.shape[:1]):
+        # An infinite radius is as large as one that has a sum with itself.
+        eps = jnp.minimum(eps, jnp.finfo(x.dtype).max / 4)
         radius = jnp.broadcast_to(eps, x.shape[:1])
         return jnp.where(radius < 0, jnp.nan, radius), ones
     fits = (n in (1, m) for n, m in zip(eps.shape, x.shape, strict=False))
@@ -163,7 +166,11 @@ def radii(x: Array, eps: Array | float) -> tuple[Array, Array]:
     eps = jnp.where(eps < 0, jnp.nan, jnp.broadcast_to(eps, x.shape))
     radius = jnp.max(eps, axis=tuple(range(1, x.ndim)))
     largest = radius.reshape(ones.shape)
-    return radius, eps / jnp.where(largest == 0, 1, largest)
+    weights = eps / jnp.where(largest == 0, 1, largest)
+    # A feature whose share underflows would be held fixed without a word.
+    is_lost = (eps > 0) & ~(weights >= jnp.finfo(x.dtype).tiny)
+    is_lost = jnp.any(is_lost, axis=tuple(range(1, x.ndim)))
+    return jnp.where(is_lost, jnp.nan, radius), weights
 
 
 def inwards(x: Array, x_adv: Array, delta: Array, dtype: jnp.dtype) -> Array:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advjax import arguments, norms
+from advjax import arguments
 
 
 @pytest.mark.parametrize("value", [3, np.int8(3), np.uint64(3), np.array(3)])
@@ -48,13 +48,6 @@ def test_numbers_are_checked_where_they_are_known():
         with pytest.raises(ValueError, match="beta = "):
             arguments.number("beta", value)
     assert jax.jit(lambda beta: arguments.number("beta", beta))(-1.0) == -1
-
-
-def test_choices_are_objects_and_not_their_names():
-    choices = {"norms.l2": norms.l2, "norms.linf": norms.linf}
-    arguments.one_of("norm", norms.l2, choices)
-    with pytest.raises(ValueError, match=r"norm = 'l2': choose norms\.l2 or norms"):
-        arguments.one_of("norm", "l2", choices)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
