@@ -10,6 +10,7 @@ Everything is a pure function of arrays. Modules are imported by name, as in
 | `losses` | per-example losses |
 | `criteria` | which outputs are right, and what an attack is after |
 | `attacks` | fgsm, pgd, best_of, smooth: factories of attacks |
+| `flags` | reasons to distrust what an attack found |
 | `regions` | balls and boxes: where an attack may go |
 | `arguments` | checks of what a caller passes |
 | `objectives` | what training minimises: standard, adversarial, TRADES, MART |

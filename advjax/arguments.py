@@ -4,6 +4,7 @@ Mistakes that are known before anything is computed raise ``ValueError`` with th
 argument's name, its value, and what to give instead.
 """
 
+import inspect
 import operator
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.types import Array
+from advjax.types import Array, Model
 
 __all__ = [
     "Bounds",
@@ -19,8 +20,11 @@ __all__ = [
     "count",
     "equal_lengths",
     "floating",
+    "functions",
     "is_known",
+    "model",
     "number",
+    "output",
     "per_example",
     "scalars",
     "single",
@@ -126,6 +130,60 @@ def single(x: Array) -> Array:
     """``x`` in float32 at least, whatever jax's promotion of types is set to."""
     x = jnp.asarray(x)
     return x.astype(x.dtype if x.dtype == jnp.float64 else jnp.float32)
+
+
+_CALLS = {
+    "attack": ("(key, loss_fn, x, y, eps)", "such as attacks.fgsm(norms.linf)"),
+    "loss": ("(output, y)", "such as losses.cross_entropy"),
+    "loss_fn": ("(x, y)", "such as criteria.Goal(predict, loss)"),
+    "margin": ("(x, y)", "such as margins.logit_margin(predict)"),
+    "predict": ("(x)", "such as partial(model.predict, params, batch_stats)"),
+}
+
+
+def functions(**values: Any) -> None:
+    """Checks that functions of these kinds can be called as their kind is.
+
+    Args:
+        **values: by kind, such as ``attack`` or ``loss``.
+
+    Raises:
+        ValueError: with what to give instead; also for a factory that was not called.
+    """
+    for kind, value in values.items():
+        call, such_as = _CALLS[kind]
+        try:
+            inspect.signature(value).bind(*call.strip("()").split(", "))
+        except TypeError:
+            msg = f"{kind} = {value!r} cannot be called as {kind}{call}: give a {kind}"
+            raise ValueError(f"{msg} {such_as}") from None
+        except ValueError:  # a builtin, which has no signature
+            continue
+
+
+def output(value: Any) -> Array:
+    """``value`` itself, the output of a model.
+
+    Raises:
+        ValueError: unless it is one array.
+    """
+    if not hasattr(value, "ndim"):
+        kind = type(value).__name__
+        msg = f"the model returns a {kind}: make it return one array of outputs"
+        raise ValueError(msg)
+    return value
+
+
+def model(value: Any) -> None:
+    """Checks that ``value`` is a ``Model``.
+
+    Raises:
+        ValueError: with what to give instead.
+    """
+    if not isinstance(value, Model):
+        kind = type(value).__name__
+        msg = f"model is a {kind}: give what models.make or models.from_linen returns"
+        raise ValueError(msg)
 
 
 def per_example(x: Any, **values: Any) -> None:

@@ -197,13 +197,6 @@ def _check_start(start: Any) -> None:
         raise ValueError(msg)
 
 
-def _check_attack(attack: Any) -> None:
-    factories: tuple[Any, ...] = (pgd, fgsm, climb, best_of, smooth)
-    if attack in factories or not callable(attack):
-        msg = f"attack = {attack!r}: give an attack, such as attacks.fgsm(norms.linf)"
-        raise ValueError(msg)
-
-
 def starts(key: Key, start: Start, x: Array, eps: Array | float) -> Array:
     """The perturbations ``[n, ...]`` at which an attack with this start begins.
 
@@ -331,7 +324,7 @@ def best_of(attack: Attack, *, num_restarts: int) -> Attack:
     restart.
     """
     num_restarts = arguments.count("num_restarts", num_restarts)
-    _check_attack(attack)
+    arguments.functions(attack=attack)
 
     def restarted(key, loss_fn, x, y, eps):
         n = len(x)
@@ -399,7 +392,7 @@ def smooth(attack: Attack, norm: Norm, xi: Array | float) -> Attack:
     """
     norms.check_surrogate(norm)
     arguments.scalars(xi=xi)
-    _check_attack(attack)
+    arguments.functions(attack=attack)
 
     def smoothed(key, loss_fn, x, y, eps):
         x_adv, info = attack(key, loss_fn, x, y, eps)
@@ -433,7 +426,8 @@ def _moves(norm: Norm, rel_step_size: Array | float) -> tuple[Callable, Callable
         return norm.project(jnp.clip(u, *box), region.radius)
 
     def step(region: Region, u: Array, g: Array) -> Array:
-        size, g, box = rel_step_size * region.radius, region.weights * g, region.box()
+        size = (rel_step_size * region.radius).astype(u.dtype)
+        g, box = region.weights * g, region.box()
         if norm is norms.l1 and box is not None:
             move = _l1_step_in_box(g, u, size, *box)
         else:

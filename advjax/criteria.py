@@ -109,7 +109,7 @@ def misclassified(output: Array, y: Array) -> Array:
 
 def _labelled(output: Any, y: Any) -> tuple[Array, Array]:
     """Both as arrays, after a check that the labels fit the outputs."""
-    output, y = _output(output), jnp.asarray(y)
+    output, y = arguments.output(output), jnp.asarray(y)
     shapes = f"output has shape {output.shape}, y {y.shape} of {y.dtype}"
     if not has_accuracy(y):
         msg = (
@@ -131,14 +131,6 @@ def _labelled(output: Any, y: Any) -> tuple[Array, Array]:
         msg = f"labels of single logits are {sorted(found)[:5]}: give -1 and 1"
         raise ValueError(msg)
     return output, y
-
-
-def _output(output: Any) -> Array:
-    if not hasattr(output, "ndim"):
-        kind = type(output).__name__
-        msg = f"the model returns a {kind}: make it return one array of outputs"
-        raise ValueError(msg)
-    return output
 
 
 class Judgement(NamedTuple):
@@ -174,11 +166,11 @@ class Goal:
 
     def __call__(self, x: Array, y: Any, /) -> Array:
         """The loss alone, ``[n]``."""
-        return self.loss(_output(self.predict(x)), y)
+        return self.loss(arguments.output(self.predict(x)), y)
 
     def judge(self, x: Array, y: Any) -> Judgement:
         """Loss and verdict of one pass."""
-        output = _output(self.predict(x))
+        output = arguments.output(self.predict(x))
         return Judgement(self.loss(output, y), self.fooled(output, y))
 
 
@@ -218,6 +210,9 @@ def judge(loss_fn: LossFn, x: Array, y: Any) -> Judgement:
                 f"return one value per example, shape {(n,)}"
             )
             raise ValueError(msg)
+    if found.fooled.dtype != bool:
+        msg = f"the criterion returned {found.fooled.dtype}; it must return booleans"
+        raise ValueError(msg)
     return found
 
 

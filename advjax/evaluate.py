@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax import arguments, criteria, norms
+from advjax import arguments, criteria, flags, norms, regions
 from advjax.norms import Norm
 from advjax.types import Array, Attack, Key, Loss, LossFn, Predict, example_keys
 
@@ -130,6 +130,7 @@ def outcome(
     """
     x, y = jnp.asarray(x), jnp.asarray(y)
     arguments.equal_lengths(x=x, y=y)
+    arguments.functions(predict=predict, loss=loss, attack=attack)
     is_classified = criteria.has_accuracy(y)
     clean = _seen(predict, loss, x, y)
     goal = criteria.Goal(
@@ -137,10 +138,8 @@ def outcome(
     )
     x_adv, info = attack(key, goal, x, y, eps)
     attacked = _seen(predict, loss, x_adv, y)
-    x_is_finite = jnp.all(jnp.isfinite(x_adv), axis=tuple(range(1, x_adv.ndim)))
-    undefined = ~(clean.defined & attacked.defined & x_is_finite)
-    if info.undefined_grad is not None:
-        undefined = undefined | info.undefined_grad
+    x_is_finite = _all_finite(x_adv)
+    is_defined = clean.defined & attacked.defined & x_is_finite
     robust = None
     if clean.correct is not None and attacked.correct is not None:
         robust = clean.correct & attacked.correct & x_is_finite
@@ -149,11 +148,13 @@ def outcome(
         clean.correct,
         attacked.loss,
         robust,
-        info.zero_grad,
-        undefined,
-        info.outside,
+        *flags.of(info, undefined=~is_defined),
         clean.probabilities,
     )
+
+
+def _all_finite(x: Array) -> Array:
+    return jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
 
 
 class _Seen(NamedTuple):
@@ -220,11 +221,14 @@ def attack_difference(
     2021.
     """
     norms.check(norm)
+    arguments.functions(attack=attack, loss_fn=loss_fn)
     keys = example_keys(key, len(x))
     first, second = (
         attack(jax.vmap(jax.random.fold_in, (0, None))(keys, i), loss_fn, x, y, eps)[0]
         for i in (0, 1)
     )
+    # Half precision would round the distance, and overflow in sums.
+    first, second = regions.promoted(first), regions.promoted(second)
     return jax.vmap(norm.value)(first - second)
 
 
@@ -251,16 +255,31 @@ def in_batches(
         each if hasattr(each, "shape") else np.asarray(each) for each in (x, y)
     ]
     n = arguments.equal_lengths(x=data[0], y=data[1])
-    if n < 1 or batch_size < 1:
-        msg = f"{n} examples in batches of {batch_size}: give at least 1 of each"
+    batch_size = arguments.count("batch_size", batch_size)
+    if n < 1:
+        msg = "x has no examples: give at least 1"
         raise ValueError(msg)
     keys = example_keys(key, n)
     parts = []
     for first in range(0, n, batch_size):
         rows = np.minimum(np.arange(first, first + batch_size), n - 1)
         part = evaluation(keys[rows], *(each[rows] for each in data))
+        if {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(part)} != {rows.shape}:
+            msg = (
+                f"the evaluation returned shape {jnp.shape(part.loss)} for {len(rows)} "
+                "examples: give one whose results have the examples first, and vmap "
+                "over in_batches' results instead"
+            )
+            raise ValueError(msg)
         parts.append(jax.tree.map(lambda leaf, m=n - first: leaf[:m], part))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+def _check_outcome(value: Any) -> None:
+    if not isinstance(value, Outcome):
+        kind = type(value).__name__
+        msg = f"a {kind} is no Outcome: give what evaluate.outcome returns"
+        raise ValueError(msg)
 
 
 def worst_case(*outcomes: Outcome) -> Outcome:
@@ -270,6 +289,8 @@ def worst_case(*outcomes: Outcome) -> Outcome:
         ValueError: for no outcomes, outcomes of different examples, or of a regression
             beside a classification.
     """
+    for each in outcomes:
+        _check_outcome(each)
     if len({outcome.robust is None for outcome in outcomes}) > 1:
         msg = "some outcomes have no accuracy: combine classifications or regressions"
         raise ValueError(msg)
@@ -304,14 +325,17 @@ def wilson(num_correct: int, num_examples: int, z: float = 1.96) -> Estimate:
         z: normal quantile; 1.96 for 95 %.
 
     Raises:
-        ValueError: unless 0 ≤ num_correct ≤ num_examples and num_examples ≥ 1.
+        ValueError: unless they are integers, 0 ≤ num_correct ≤ num_examples and
+            num_examples ≥ 1.
 
     Example:
         >>> from advjax import evaluate
         >>> [round(end, 3) for end in evaluate.wilson(98, 100)]
         [0.98, 0.93, 0.994]
     """
-    if not 0 <= num_correct <= num_examples or num_examples < 1:
+    num_correct = arguments.count("num_correct", num_correct, least=0)
+    num_examples = arguments.count("num_examples", num_examples)
+    if num_correct > num_examples:
         msg = f"{num_correct} correct of {num_examples} is no proportion"
         raise ValueError(msg)
     p, n = num_correct / num_examples, num_examples
@@ -321,53 +345,46 @@ def wilson(num_correct: int, num_examples: int, z: float = 1.96) -> Estimate:
 
 
 def summary(result: Outcome) -> Summary:
-    """Means, and Wilson's 95 % intervals of the accuracies; on the host, in float64."""
+    """Means, and Wilson's 95 % intervals of the accuracies; on the host, in float64.
+
+    Raises:
+        ValueError: for anything but the outcome of one run.
+    """
+    _check_outcome(result)
     result = jax.tree.map(np.asarray, result)
     if result.loss.ndim != 1:
         msg = f"losses have shape {result.loss.shape}: give the outcome of one run, [n]"
         raise ValueError(msg)
     n = len(result.loss)
-    num_zero_gradients = _count(result.zero_grad, result.robust)
-    num_undefined, num_outside = _count(result.undefined), _count(result.outside)
+    zero_grad = result.zero_grad
+    if result.robust is not None:
+        zero_grad = zero_grad & result.robust
+    found = flags.Flags(zero_grad, result.undefined, result.outside)
     return Summary(
         n,
         float(result.loss.mean(dtype=np.float64)),
-        None if result.correct is None else wilson(_count(result.correct), n),
+        None if result.correct is None else wilson(flags.raised(result.correct), n),
         float(result.robust_loss.mean(dtype=np.float64)),
-        None if result.robust is None else wilson(_count(result.robust), n),
-        num_zero_gradients,
-        num_undefined,
-        num_outside,
-        _caveats(result, num_zero_gradients, num_undefined, num_outside),
+        None if result.robust is None else wilson(flags.raised(result.robust), n),
+        flags.raised(found.zero_grad),
+        flags.raised(found.undefined),
+        flags.raised(found.outside),
+        found.caveats() + _caveat_of_probabilities(result),
     )
 
 
-def _count(*flags: Any) -> int:
-    """The number of examples for which all known flags are raised."""
-    known = [each for each in flags if each is not None]
-    return int(np.all(known, axis=0).sum()) if flags[0] is not None else 0
-
-
-def _caveats(
-    result: Outcome, num_zero_gradients: int, num_undefined: int, num_outside: int
-) -> tuple[str, ...]:
+def _caveat_of_probabilities(result: Outcome) -> tuple[str, ...]:
+    if result.probabilities is None:
+        return ()
+    seen = result.probabilities
+    if result.undefined is not None:
+        seen = seen[~result.undefined]
+    # Logits of a single example may look like probabilities by chance.
+    if not seen.size or not seen.all():
+        return ()
     n = len(result.loss)
-    num_probabilities = _count(result.probabilities)
-    lines = {
-        "gradients vanished: there the attack had no direction, and the model may only "
-        "look robust": num_zero_gradients,
-        "examples had a gradient, output or attacked input that is not a number": (
-            num_undefined
-        ),
-        "inputs lie outside of the bounds: are these the units of the data?": (
-            num_outside
-        ),
-        # Logits of a single example may look like probabilities by chance.
-        "outputs are probabilities, not logits: losses and gradients are flat": (
-            num_probabilities if num_probabilities == n else 0
-        ),
-    }
-    return tuple(f"{count} of {n} {line}" for line, count in lines.items() if count)
+    line = "outputs are probabilities, not logits: losses and gradients are flat"
+    return (f"{seen.size} of {n} {line}",)
 
 
 class TargetedOutcome(NamedTuple):
@@ -384,8 +401,13 @@ class TargetedOutcome(NamedTuple):
     already: Array
     reached: Array
     zero_grad: Array
-    undefined: Array
+    undefined: Array | None
     outside: Array | None
+
+    def caveats(self) -> tuple[str, ...]:
+        """Reasons to distrust the rate; those that reached their target need none."""
+        zero_grad = np.asarray(self.zero_grad) & ~np.asarray(self.reached)
+        return flags.Flags(zero_grad, self.undefined, self.outside).caveats()
 
     def success_rate(self) -> Estimate:
         """The share of the examples not ``already`` there that reached their target.
@@ -397,6 +419,9 @@ class TargetedOutcome(NamedTuple):
             msg = f"shape {np.shape(self.already)}: give the outcome of one run, [n]"
             raise ValueError(msg)
         tried = ~np.asarray(self.already)
+        if not tried.any():
+            msg = "every clean input is answered by its target already: none was tried"
+            raise ValueError(msg)
         return wilson(int((np.asarray(self.reached) & tried).sum()), int(tried.sum()))
 
 
@@ -425,12 +450,10 @@ def targeted_outcome(
     """
     x, target = jnp.asarray(x), jnp.asarray(target)
     arguments.equal_lengths(x=x, target=target)
+    arguments.functions(predict=predict, loss=loss, attack=attack)
     already = criteria.correct(predict(x), target)
     x_adv, info = attack(key, criteria.targeted(predict, loss), x, target, eps)
-    output = predict(x_adv)
-    is_finite = jnp.all(jnp.isfinite(x_adv), axis=tuple(range(1, x_adv.ndim)))
-    undefined = ~(criteria.defined(output, target) & is_finite)
-    if info.undefined_grad is not None:
-        undefined = undefined | info.undefined_grad
-    reached = criteria.correct(output, target) & is_finite
-    return TargetedOutcome(already, reached, info.zero_grad, undefined, info.outside)
+    output, x_is_finite = predict(x_adv), _all_finite(x_adv)
+    is_defined = criteria.defined(output, target) & x_is_finite
+    reached = criteria.correct(output, target) & x_is_finite
+    return TargetedOutcome(already, reached, *flags.of(info, undefined=~is_defined))

@@ -28,8 +28,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax import arguments, attacks, norms
+from advjax import arguments, attacks, criteria, flags, losses, norms, regions
 from advjax.arguments import Bounds
+from advjax.flags import Flags
 from advjax.norms import Norm
 from advjax.types import Array, Key, LossFn, example_keys
 
@@ -51,11 +52,16 @@ def gradient_norm(loss_fn: LossFn, norm: Norm) -> LossFn:
 
     It can be attacked as any loss, by differentiating twice. To first order, an attack
     of radius ``eps`` raises the loss by ``eps`` times this.
+
+    Raises:
+        ValueError: for what is no loss, and by the returned function, for a loss that
+            is reduced.
     """
     norms.check(norm)
+    arguments.functions(loss_fn=loss_fn)
 
     def measure(x, y):
-        g = jax.grad(lambda x: jnp.sum(loss_fn(x, y)))(x)
+        g = jax.grad(lambda x: jnp.sum(criteria.judge(loss_fn, x, y).loss))(x)
         return jax.vmap(norm.dual)(arguments.single(g))
 
     return measure
@@ -67,12 +73,16 @@ class Peak(NamedTuple):
     Attributes:
         value: ``[n]``, at least ``centre``.
         centre: ``[n]``, the value at the example.
-        delta: like ``x``, where it was found, within ball and box.
+        delta: ``[n, ...]``, where it was found, in float32 at least; the example plus
+            it is within ball and box.
+        flags: of the climbs. The gradient counts as vanished where it did so on every
+            climb, and as undefined where it was so on any.
     """
 
     value: Array
     centre: Array
     delta: Array
+    flags: Flags
 
     @property
     def rise(self) -> Array:
@@ -157,21 +167,28 @@ def largest(
     )
 
     def search(key, measure, x, y, eps, *deltas):
-        x = jnp.asarray(x)
-        starts = [*(deltas or (jnp.zeros_like(x),)), *draws(key, x, eps)]
+        arguments.functions(loss_fn=measure)
+        x, wide = jnp.asarray(x), regions.promoted(x)
+        starts = [*(deltas or (jnp.zeros_like(wide),)), *draws(key, x, eps)]
 
         def climbed(delta):
             # Of a goal, the loss alone.
             x_adv, info = climb(lambda x, y: measure(x, y), x, y, eps, delta)
-            return info.loss, x_adv - x
+            return info.loss, regions.promoted(x_adv) - wide, flags.of(info)
 
-        values, ends = jax.vmap(climbed)(jnp.stack(starts))
+        values, ends, found = jax.vmap(climbed)(jnp.stack(starts))
         centre = measure(x, y)
         # The centre is first, so that ties stay there.
         values = jnp.concatenate([centre[None], values])
-        ends = jnp.concatenate([jnp.zeros_like(x)[None], ends])
+        ends = jnp.concatenate([jnp.zeros_like(wide)[None], ends])
         best, rows = jnp.argmax(values, axis=0), jnp.arange(len(x))
-        return Peak(values[best, rows], centre, ends[best, rows])
+        value = values[best, rows]
+        found = Flags(
+            jnp.all(found.zero_grad, axis=0),
+            jnp.any(found.undefined, axis=0) | jnp.isnan(value),
+            None if found.outside is None else jnp.any(found.outside, axis=0),
+        )
+        return Peak(value, centre, ends[best, rows], found)
 
     def draws(key, x, eps):
         start, keys = attacks.in_ball(norm), example_keys(key, len(x))
@@ -202,27 +219,32 @@ def profile(
         Peaks ``[t, n]``.
 
     Raises:
-        ValueError: for known radii that fall somewhere.
+        ValueError: for no radii, and for known ones that fall somewhere.
     """
+    if not len(radii):
+        msg = "there are no radii: give at least one"
+        raise ValueError(msg)
     known = arguments.is_known(radii)
-    if known and not np.all(np.diff(np.asarray(radii)) >= 0):
+    if known and not np.all(np.diff(np.asarray(radii), axis=0) >= 0):
         msg = f"radii = {radii!r}: give them in increasing order"
         raise ValueError(msg)
     peaks: list[Peak] = []
     for eps in radii:
         last = peaks[-1] if peaks else None
-        start = last.delta if last else jnp.zeros_like(x)
+        start = last.delta if last else jnp.zeros_like(regions.promoted(x))
         peak = search(key, x, y, eps, start)
         # Evaluated once more, the same point may differ by rounding.
         peaks.append(_larger(last, peak) if last else peak)
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *peaks)
 
 
-def _larger(a: Peak, b: Peak) -> Peak:
-    a_wins = a.value > b.value
-    return jax.tree.map(
-        lambda one, other: jax.vmap(jnp.where)(a_wins, one, other), a, b
+def _larger(old: Peak, new: Peak) -> Peak:
+    """The larger of two peaks, with the flags of the new search."""
+    old_wins = old.value > new.value
+    larger = jax.tree.map(
+        lambda one, other: jax.vmap(jnp.where)(old_wins, one, other), old, new
     )
+    return larger._replace(flags=new.flags)
 
 
 # --- two models in closed form ---
@@ -256,10 +278,10 @@ def logistic(
     """The maxima for log(1 + exp(-y θᵀx)), ``theta[d]``, ``x[n, d]``, signs ``y[n]``.
 
     With u = -y θᵀx, s = ‖θ‖_*: s σ(u + eps s), and softplus(u + eps s) - softplus(u). A
-    negative ``eps`` gives nan.
+    negative ``eps``, or a label that is neither -1 nor 1, gives nan.
     """
     eps = _radius(norm, x, y, eps)
-    u, s = -y * (x @ theta), norm.dual(theta)
+    u, s = -losses.signs(y, theta.dtype) * (x @ theta), norm.dual(theta)
     gradient = s * jax.nn.sigmoid(u + eps * s)
     return Flatness(gradient, jax.nn.softplus(u + eps * s) - jax.nn.softplus(u))
 

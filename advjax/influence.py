@@ -107,7 +107,8 @@ def influence(*, num_steps: int, unroll: int = 1) -> Measure:
             value, u = jax.value_and_grad(logit_fn)(x + delta)
             g_z, h_z = slope(value), curvature(value)
             length = jnp.abs(g_z) * jnp.linalg.norm(u)
-            return delta + step_size * g_z * u, (h_z, length, jnp.sum(u**2), g_z)
+            ascent = (step_size * g_z * u).astype(delta.dtype)
+            return delta + ascent, (h_z, length, jnp.sum(u**2), g_z)
 
         delta, (seconds, lengths, squares, slopes) = jax.lax.scan(
             step, jnp.zeros_like(x), length=num_steps, unroll=unroll

@@ -22,6 +22,7 @@ __all__ = [
     "kl",
     "logistic",
     "margin",
+    "signs",
     "squared_error",
 ]
 
@@ -126,7 +127,12 @@ def _split(logits: Array, labels: Array) -> tuple[Array, Array]:
 def _sign(z: Array, y: Array) -> Array:
     """``y`` in the dtype of ``z``; nan where it is neither -1 nor 1."""
     _check_shapes("z", z, "y", y)
-    y = jnp.asarray(y, jnp.asarray(z).dtype)
+    return signs(y, jnp.asarray(z).dtype)
+
+
+def signs(y: Array, dtype: jnp.dtype) -> Array:
+    """``y`` in this dtype; nan where it is neither -1 nor 1."""
+    y = jnp.asarray(y).astype(dtype)
     return jnp.where(jnp.abs(y) == 1, y, jnp.nan)
 
 
@@ -149,6 +155,8 @@ def dlr(logits: Array, labels: Array) -> Array:
     margin / (z_(1) - z_(3) + 1e-12), with z_(1) ≥ z_(2) ≥ ...
     the sorted logits: invariant to the scale of the logits as well as to their offset.
 
+    nan where masks leave fewer than three classes.
+
     Raises:
         ValueError: for fewer than three classes, where z_(3) does not exist; use
             ``margin`` there.
@@ -163,4 +171,5 @@ def dlr(logits: Array, labels: Array) -> Array:
     # In half precision the guard would round to zero.
     logits = arguments.single(logits)
     top = jax.lax.top_k(logits, 3)[0]
-    return margin(logits, labels) / (top[..., 0] - top[..., 2] + 1e-12)
+    third = jnp.where(top[..., 2] == -jnp.inf, jnp.nan, top[..., 2])
+    return margin(logits, labels) / (top[..., 0] - third + 1e-12)

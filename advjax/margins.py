@@ -24,7 +24,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from advjax import arguments, losses, norms
+from advjax import arguments, flags, losses, norms, regions
+from advjax.flags import Flags
 from advjax.norms import Norm
 from advjax.types import Array, Attack, Key, LossFn, Predict
 
@@ -32,6 +33,7 @@ __all__ = [
     "AdversarialMargin",
     "Boundary",
     "BoundarySearch",
+    "MarginSearch",
     "adversarial",
     "boundary",
     "linear",
@@ -47,40 +49,64 @@ def logit_margin(predict: Predict) -> LossFn:
             ``x[n, ...] -> f[n]``, with signs ``y[n]``, -1 and 1; nan for others.
 
     Raises:
-        ValueError: by the returned function, for labels of another shape.
+        ValueError: for what is no predict; by the returned function, for labels of
+            another shape, and outputs that are not one array.
     """
+    arguments.functions(predict=predict)
 
     def margin(x, y):
-        output = predict(x)
+        output = arguments.output(predict(x))
         if output.ndim != 1:
             return -losses.margin(output, y)
         if jnp.shape(y) != output.shape:
             msg = f"single logits of shape {output.shape}, signs {jnp.shape(y)}"
             raise ValueError(f"{msg}; make them equal")
-        return output * jnp.where(jnp.abs(y) == 1, y, jnp.nan).astype(output.dtype)
+        return output * losses.signs(y, output.dtype)
 
     return margin
 
 
-class AdversarialMargin(Protocol):
-    """The least margin within a ball."""
+class AdversarialMargin(NamedTuple):
+    """The least margin that was found in the ball about each example.
+
+    Attributes:
+        value: ``[n]``.
+        flags: of the attack. Its gradient counts as vanished only where the margin is
+            still positive.
+    """
+
+    value: Array
+    flags: Flags
+
+
+class MarginSearch(Protocol):
+    """A search for the least margin within a ball."""
 
     def __call__(
         self, key: Key, margin: LossFn, x: Array, y: Any, eps: Array | float, /
-    ) -> Array:
-        """``[n]``; ``margin`` is a ``logit_margin``, the rest as of ``Attack``."""
+    ) -> AdversarialMargin:
+        """``margin`` is a ``logit_margin``, the rest as of ``Attack``."""
 
 
-def adversarial(attack: Attack) -> AdversarialMargin:
+def adversarial(attack: Attack) -> MarginSearch:
     """The least margin that an attack finds.
 
     Not above that at ``x``, and not below the true minimum. nan where the attack
     returns nan, as for a negative radius.
+
+    Raises:
+        ValueError: for what is no attack.
     """
+    arguments.functions(attack=attack)
 
     def least(key, margin, x, y, eps):
+        arguments.functions(margin=margin)
         _, info = attack(key, _negative(margin), x, y, eps)
-        return jnp.minimum(-info.loss, margin(x, y))
+        value = jnp.minimum(-info.loss, margin(x, y))
+        found = flags.of(info, undefined=jnp.isnan(value))
+        return AdversarialMargin(
+            value, found._replace(zero_grad=found.zero_grad & ~(value < 0))
+        )
 
     return least
 
@@ -91,11 +117,15 @@ class Boundary(NamedTuple):
     Attributes:
         distance: ``[n]``, to it; 0 where the example is misclassified, inf where no
             attack within the largest radius crossed the boundary.
-        delta: like ``x``, from the example to it; 0 where the distance is 0 or inf.
+        delta: ``[n, ...]``, from the example to it, in float32 at least; 0 where the
+            distance is 0 or inf.
+        flags: of the attack at all radii. Its gradient counts as vanished at radii
+            where the boundary was not crossed: a smaller distance may have been missed.
     """
 
     distance: Array
     delta: Array
+    flags: Flags
 
 
 class BoundarySearch(Protocol):
@@ -104,7 +134,11 @@ class BoundarySearch(Protocol):
     def __call__(
         self, key: Key, margin: LossFn, x: Array, y: Any, eps: Array | float, /
     ) -> Boundary:
-        """Looks within ``eps``, ``[]`` or ``[n]``; the rest as of ``Attack``."""
+        """Looks within ``eps``, ``[]`` or ``[n]``; the rest as of ``Attack``.
+
+        Raises:
+            ValueError: for radii of features.
+        """
 
 
 def boundary(attack: Attack, norm: Norm, *, num_halvings: int = 10) -> BoundarySearch:
@@ -126,36 +160,51 @@ def boundary(attack: Attack, norm: Norm, *, num_halvings: int = 10) -> BoundaryS
         ``eps``.
 
     Raises:
-        ValueError: unless num_halvings is an integer of at least 0.
+        ValueError: unless num_halvings is an integer of at least 0, and for what is no
+            attack.
     """
     norms.check(norm)
     num_halvings = arguments.count("num_halvings", num_halvings, least=0)
+    arguments.functions(attack=attack)
 
     @partial(jax.jit, static_argnums=1)
-    def tried(key, margin, x, y, eps, best):
-        x_adv, _ = attack(key, _negative(margin), x, y, eps)
-        delta = x_adv - x
-        new = Boundary(jax.vmap(norm.value)(delta), delta)
-        has_crossed = margin(x_adv, y) <= 0
-        is_nearer = has_crossed & (new.distance < best.distance)
-        return has_crossed, jax.tree.map(partial(_where, is_nearer), new, best)
+    def tried(key, margin, x, y, eps):
+        x_adv, info = attack(key, _negative(margin), x, y, eps)
+        delta = regions.promoted(x_adv) - regions.promoted(x)
+        there = margin(x_adv, y)
+        found = flags.of(info, undefined=jnp.isnan(there))
+        found = found._replace(zero_grad=found.zero_grad & ~(there <= 0))
+        return there <= 0, Boundary(jax.vmap(norm.value)(delta), delta, found)
 
     def find(key, margin, x, y, eps):
-        x = jnp.asarray(x)
-        best = Boundary(jnp.full(len(x), jnp.inf, x.dtype), jnp.zeros_like(x))
-        failed = jnp.zeros(len(x), x.dtype)
-        succeeded = jnp.broadcast_to(jnp.asarray(eps, x.dtype), len(x))
-        is_defined = (succeeded >= 0) & ~jnp.isnan(margin(x, y))
-        radius = succeeded
+        arguments.functions(margin=margin)
+        x, n = jnp.asarray(x), len(x)
+        here = margin(x, y)
+        wide = regions.promoted(x)
+        succeeded = _radius_of_examples(wide, eps)
+        radius, failed = succeeded, jnp.zeros_like(succeeded)
+        is_defined = (succeeded >= 0) & ~jnp.isnan(here)
+        distance, delta = jnp.full(n, jnp.inf, wide.dtype), jnp.zeros_like(wide)
+        seen = []
         for _ in range(num_halvings + 1):
-            has_crossed, best = tried(key, margin, x, y, radius, best)
+            has_crossed, new = tried(key, margin, x, y, radius)
+            seen.append(new.flags)
+            is_nearer = has_crossed & (new.distance < distance)
+            distance = jnp.where(is_nearer, new.distance, distance)
+            delta = _where(is_nearer, new.delta, delta)
             failed = jnp.where(has_crossed, failed, radius)
-            succeeded = jnp.minimum(succeeded, best.distance)
+            succeeded = jnp.minimum(succeeded, distance)
             radius = (failed + succeeded) / 2
-        wrong = margin(x, y) <= 0
-        delta = _where(wrong, jnp.zeros_like(x), best.delta)
-        distance = jnp.where(wrong, 0, best.distance)
-        return Boundary(jnp.where(is_defined, distance, jnp.nan), delta)
+        is_wrong = here <= 0
+        found = jax.tree.map(lambda *each: jnp.any(jnp.stack(each), axis=0), *seen)
+        return Boundary(
+            jnp.where(is_defined, jnp.where(is_wrong, 0, distance), jnp.nan),
+            _where(is_wrong, jnp.zeros_like(wide), delta),
+            found._replace(
+                zero_grad=found.zero_grad & ~is_wrong,
+                undefined=found.undefined | jnp.isnan(here),
+            ),
+        )
 
     return find
 
@@ -164,14 +213,21 @@ def linear(theta: Array, bias: Array | float, norm: Norm, x: Array, y: Array) ->
     """The signed distance to a hyperplane, exact: y (θᵀx + b) / ‖θ‖_*, ``[n]``.
 
     The adversarial margin is this minus eps, times ‖θ‖_*. ``theta[d]``, ``x[n, d]``,
-    signs ``y[n]``.
+    signs ``y[n]``, -1 and 1; nan for others.
 
     Raises:
         ValueError: for ``x`` and ``y`` of different lengths.
     """
     norms.check(norm)
     arguments.per_example(x, y=y)
-    return y * (x @ theta + bias) / norm.dual(theta)
+    return logit_margin(lambda x: x @ theta + bias)(x, y) / norm.dual(theta)
+
+
+def _radius_of_examples(x: Array, eps: Array | float) -> Array:
+    if jnp.shape(eps) not in ((), x.shape[:1]):
+        msg = f"eps has shape {jnp.shape(eps)}: give one radius, or one per example [n]"
+        raise ValueError(msg)
+    return jnp.broadcast_to(jnp.asarray(eps, x.dtype), x.shape[:1])
 
 
 def _where(condition: Array, a: Array, b: Array) -> Array:

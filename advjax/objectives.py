@@ -61,6 +61,7 @@ def adversarial(
     Madry et al., Towards deep learning models resistant to adversarial attacks, 2018.
     """
     frozen = _frozen(model, attack_mode)
+    arguments.functions(loss=loss, attack=attack)
 
     def objective(params, batch_stats, key, batch, eps):
         predict, key_adv = frozen(params, batch_stats, key), _dropout(key, _ATTACKED)
@@ -91,6 +92,8 @@ def trades(
     2019.
     """
     frozen, passes = _frozen(model, attack_mode), _two_passes(model)
+    arguments.functions(attack=attack)
+    arguments.number("beta", beta)
 
     def objective(params, batch_stats, key, batch, eps):
         predict = frozen(params, batch_stats, key)
@@ -121,6 +124,8 @@ def mart(
     examples, 2020.
     """
     frozen, passes = _frozen(model, attack_mode), _two_passes(model)
+    arguments.functions(attack=attack)
+    arguments.number("beta", beta)
 
     def objective(params, batch_stats, key, batch, eps):
         x, y = batch
@@ -194,6 +199,7 @@ def _two_passes(model: Model) -> Callable:
 
 def _frozen(model: Model, attack_mode: str) -> Callable[[Params, Params, Key], Predict]:
     """``(params, batch_stats, key) -> predict(x)``, constants to the attack."""
+    arguments.model(model)
     if attack_mode not in ("eval", "train"):
         msg = f"attack_mode = {attack_mode!r}: choose 'eval' or 'train'"
         raise ValueError(msg)

@@ -51,8 +51,12 @@ class Region(NamedTuple):
         return x_adv.astype(dtype)
 
     def of_free_features(self, g: Array) -> Array:
-        """A gradient without the features that are held fixed, where it has no say."""
-        return jnp.where(self.weights == 0, 0, g)
+        """A gradient without the features that are held fixed, where it has no say.
+
+        Where all are, as at radius 0, it is left as it is: nothing has vanished.
+        """
+        is_held = (self.weights == 0) & (_like(self.radius, g) > 0)
+        return jnp.where(is_held, 0, g)
 
     def unweighted(self, delta: Array) -> Array:
         """The u of a perturbation; 0 where a feature is held fixed.
@@ -65,7 +69,11 @@ class Region(NamedTuple):
             msg = f"delta has shape {shape}: give that of x, {self.x.shape}"
             raise ValueError(msg)
         held = self.weights == 0
-        return jnp.where(held, 0, delta / jnp.where(held, 1, self.weights))
+        u = jnp.where(held, 0, delta / jnp.where(held, 1, self.weights))
+        # Outwards, or weights · u might round to less than delta, and a point at which
+        # the model was fooled would be left.
+        outwards = 1 + 2 * jnp.finfo(u.dtype).eps
+        return jnp.where(self.weights < 1, outwards * u, u)
 
     def box(self) -> tuple[Array, Array] | None:
         """The bounds of u, infinite where a feature is held fixed; None without any."""
@@ -75,6 +83,10 @@ class Region(NamedTuple):
         scale = jnp.where(held, 1, self.weights)
         low = jnp.where(held, -jnp.inf, (self.low - self.x) / scale)
         return low, jnp.where(held, jnp.inf, (self.high - self.x) / scale)
+
+
+def _like(radius: Array, x: Array) -> Array:
+    return radius.reshape(radius.shape + (1,) * (x.ndim - radius.ndim))
 
 
 class Placed(NamedTuple):

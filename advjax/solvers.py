@@ -180,7 +180,11 @@ def _in_own_units(
         for v in (eps, penalty)
     )
     size_x, size_y = (_root_mean_square(v) for v in (x, y))
-    units = (x / size_x, y / size_y, radius / size_x, weight / (size_x * size_y))
+    # Beyond this θ is 0, and an infinite radius times 0 would be nan.
+    largest = jnp.finfo(x.dtype).max ** 0.25
+    radius = jnp.minimum(radius / size_x, largest)
+    weight = jnp.minimum(weight / (size_x * size_y), largest)
+    units = (x / size_x, y / size_y, radius, weight)
     return _Problem(*units, norm), size_x, size_y
 
 

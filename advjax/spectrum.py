@@ -245,7 +245,8 @@ def smoothed(density: Density, grid: Array, width: Array | float) -> Smoothed:
     Args:
         density: from ``s`` random starts.
         grid: ``[g]``, where to evaluate it.
-        width: ``[]``, standard deviation of the Gaussians.
+        width: ``[]``, standard deviation of the Gaussians; unless it is positive, the
+            result is nan.
 
     Raises:
         ValueError: for a grid of another shape.
@@ -256,6 +257,7 @@ def smoothed(density: Density, grid: Array, width: Array | float) -> Smoothed:
             f"shapes grid {grid.shape}, width {np.shape(width)}: give grid[g], width[]"
         )
         raise ValueError(msg)
+    width = jnp.where(jnp.asarray(width) > 0, width, jnp.nan).astype(grid.dtype)
 
     def curve(nodes, weights):
         z = (grid[:, None] - nodes[None]) / width

@@ -19,7 +19,16 @@ import numpy as np
 import optax
 
 from advjax import arguments, criteria
-from advjax.types import Array, Aux, Batch, Key, Model, Objective, Params
+from advjax.types import (
+    Array,
+    Aux,
+    Batch,
+    Key,
+    Model,
+    Objective,
+    Params,
+    single_key,
+)
 
 __all__ = [
     "Measure",
@@ -107,13 +116,16 @@ class Prepare(Protocol):
 def create(
     key: Key, model: Model, tx: optax.GradientTransformation, x: Array
 ) -> TrainState:
-    """A fresh run; ``x`` is a batch of inputs, used only for its shape."""
-    if not isinstance(model, Model):
-        msg = (
-            f"model is a {type(model).__name__}: give models.from_linen(…) or the like"
-        )
-        raise ValueError(msg)
-    key_init, key_run = jax.random.split(key)
+    """A fresh run; ``x`` is a batch of inputs, used only for its shape.
+
+    Its keys are of jax's threefry generator, whatever that of ``key`` is, so that a run
+    under ``vmap`` is the one that it is alone.
+
+    Raises:
+        ValueError: for what is no model or no single key.
+    """
+    arguments.model(model)
+    key_init, key_run = jax.random.split(single_key(key))
     params, batch_stats = model.init(key_init, x)
     return restart(key_run, params, batch_stats, tx)
 
@@ -121,7 +133,12 @@ def create(
 def restart(
     key: Key, params: Params, batch_stats: Params, tx: optax.GradientTransformation
 ) -> TrainState:
-    """A run that starts from trained parameters, such as fine-tuning."""
+    """A run that starts from trained parameters, such as fine-tuning.
+
+    Raises:
+        ValueError: for what is no single key.
+    """
+    key = single_key(key)
     step = jnp.zeros((), jnp.int32)
     return TrainState(step, params, batch_stats, tx.init(params), key)
 
@@ -221,7 +238,12 @@ def _batch(batch: Any) -> Batch:
         msg = f"the batch is a {type(batch).__name__}: give types.Batch(x, y)"
         raise ValueError(msg)
     arguments.equal_lengths(x=batch.x, y=batch.y)
-    return batch
+    # Lists would be trees of their entries.
+    return Batch(*(_array(each) for each in batch))
+
+
+def _array(values: Any) -> Array | np.ndarray:
+    return values if hasattr(values, "dtype") else np.asarray(values)
 
 
 def batch_statistics(
@@ -250,6 +272,9 @@ def batch_statistics(
     Returns:
         Like ``batch_stats``; an empty tree if the model has none.
     """
+    dtypes = jax.tree.map(jnp.result_type, batch_stats)
+    # In half precision the difference of two passes would be rounding.
+    batch_stats = jax.tree.map(_widened, batch_stats)
 
     def passed(old):
         return model.apply(params, old, x, train=True, key=key)[1]
@@ -269,7 +294,16 @@ def batch_statistics(
         weight = 1 - (at_large - at_zero) / large
         return jnp.where(moves, at_zero / jnp.where(moves, weight, 1), leaf)
 
-    return _where_float(solved, moves, batch_stats, updated(0.0), updated(large))
+    found = _where_float(solved, moves, batch_stats, updated(0.0), updated(large))
+    return jax.tree.map(_narrowed, found, dtypes)
+
+
+def _widened(leaf: Any) -> Any:
+    return arguments.single(leaf) if _is_float(leaf) else leaf
+
+
+def _narrowed(leaf: Any, dtype: Any) -> Any:
+    return leaf.astype(dtype) if _is_float(leaf) else leaf
 
 
 def _moves(new: Array, old: Array) -> Array:
@@ -312,7 +346,7 @@ def scanned(step: Step) -> Run:
     """
 
     def run(state, data, indices, eps):
-        _check_indices(data, indices)
+        data, indices = _checked(data, indices)
         data = jax.tree.map(jnp.asarray, data)
 
         def body(state, i):
@@ -330,15 +364,19 @@ def _rows(data: Batch, i: Array) -> Batch:
     return jax.tree.map(lambda leaf: leaf.at[i].get(mode="fill"), data)
 
 
-def _check_indices(data: Batch, indices: Any) -> None:
-    n = arguments.equal_lengths(x=_batch(data).x, y=data.y)
-    if not arguments.is_known(indices) or not np.size(indices):
-        return
-    indices = np.asarray(indices)
-    low, high = indices.min(), indices.max()
-    if low < 0 or high >= n:
-        msg = f"indices go from {low} to {high}: there are {n} examples, from 0"
+def _checked(data: Batch, indices: Any) -> tuple[Batch, Any]:
+    """Both as arrays, after a check that the indices are those of examples."""
+    data = _batch(data)
+    indices, n = _array(indices), len(data.y)
+    if indices.dtype.kind not in "iu":
+        msg = f"indices have dtype {indices.dtype}: give integers"
         raise ValueError(msg)
+    if arguments.is_known(indices) and indices.size:
+        low, high = np.asarray(indices).min(), np.asarray(indices).max()
+        if low < 0 or high >= n:
+            msg = f"indices go from {low} to {high}: there are {n} examples, from 0"
+            raise ValueError(msg)
+    return data, indices
 
 
 def looped(step: Step) -> Run:
@@ -360,7 +398,7 @@ def looped(step: Step) -> Run:
         if not len(indices):
             msg = "indices have no steps"
             raise ValueError(msg)
-        _check_indices(data, indices)
+        data, indices = _checked(data, indices)
         state = jax.tree.map(jnp.copy, state)
         # Once, or NumPy arrays would travel to the device at every step.
         data, metrics = jax.tree.map(jnp.asarray, data), []
@@ -401,15 +439,15 @@ def dispatched(step: Step, mode: str = "auto") -> Run:
 
         def at_once(states, data, indices, eps):
             _check_runs(states, indices, eps)
-            _check_indices(data, indices)
-            return compiled(states, data, indices, eps)
+            data, indices = _checked(data, indices)
+            return compiled(states, data, indices, _array(eps))
 
         return at_once
     one_run = looped(step)
 
     def run(states, data, indices, eps):
         _check_runs(states, indices, eps)
-        results = []
+        indices, results = _array(indices), []
         for i in range(len(eps)):
             state = jax.tree.map(lambda leaf, i=i: leaf[i], states)
             results.append(one_run(state, data, indices[i], eps[i]))
@@ -434,13 +472,16 @@ def epoch_indices(key: Key, num_examples: int, batch_size: int) -> Array:
     """A shuffled pass over a data set as ``[t, b]`` indices, without the remainder.
 
     Raises:
-        ValueError: if ``batch_size`` is not between 1 and ``num_examples``.
+        ValueError: if ``batch_size`` is not between 1 and ``num_examples``, and for
+            what is no single key.
     """
-    if not 1 <= batch_size <= num_examples:
+    batch_size = arguments.count("batch_size", batch_size)
+    num_examples = arguments.count("num_examples", num_examples)
+    if batch_size > num_examples:
         msg = f"batch_size = {batch_size}: choose 1 to {num_examples}"
         raise ValueError(msg)
     t = num_examples // batch_size
-    order = jax.random.permutation(key, num_examples)
+    order = jax.random.permutation(single_key(key), num_examples)
     return order[: t * batch_size].reshape(t, batch_size)
 
 
@@ -459,16 +500,19 @@ def epochs(
     def indices(epoch):
         return epoch_indices(shuffle_key(state, epoch), num_examples, batch_size)
 
-    return jnp.concatenate(jax.vmap(indices)(jnp.arange(num_epochs)))
+    num_epochs = arguments.count("num_epochs", num_epochs)
+    # One by one: what vmap draws from keys of rbg depends on their number.
+    return jnp.concatenate(jax.lax.map(indices, jnp.arange(num_epochs)))
 
 
 def remainder_indices(key: Key, num_examples: int, batch_size: int) -> Array:
     """The rest of the pass of ``epoch_indices``: ``[1, b]``, or ``[0, 0]``.
 
-    ``batch_size`` is at least 1.
+    Raises:
+        ValueError: unless ``batch_size`` is at least 1, and for what is no single key.
     """
-    b = num_examples % batch_size
-    order = jax.random.permutation(key, num_examples)
+    b = num_examples % arguments.count("batch_size", batch_size)
+    order = jax.random.permutation(single_key(key), num_examples)
     return order[num_examples - b :].reshape(min(b, 1), b)
 
 

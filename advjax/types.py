@@ -35,6 +35,7 @@ __all__ = [
     "Params",
     "Predict",
     "example_keys",
+    "single_key",
 ]
 
 Array = jax.Array
@@ -234,6 +235,9 @@ def example_keys(key: Key, n: int) -> Key:
         ValueError: for what is no key, or for another number of keys than ``n``.
     """
     key = _threefry(_typed(key))
+    if key.ndim > 1:
+        msg = f"keys have shape {key.shape}: give one key, or one per example, [n]"
+        raise ValueError(msg)
     if key.ndim == 1:
         if len(key) != n:
             msg = f"{len(key)} keys for {n} examples: give one key, or one per example"
@@ -253,8 +257,18 @@ def _typed(key: Any) -> Key:
     if not is_key:
         msg = f"key = {key!r} is no PRNG key: give jax.random.key(0)"
         raise ValueError(msg)
-    if key.ndim > 1:
-        msg = f"keys have shape {key.shape}: give one key, or one per example, [n]"
+    return key
+
+
+def single_key(key: Key) -> Key:
+    """One key, of jax's threefry generator as those of ``example_keys``.
+
+    Raises:
+        ValueError: for what is no key, and for several.
+    """
+    key = _threefry(_typed(key))
+    if key.ndim:
+        msg = f"keys have shape {key.shape}: give one key, and vmap"
         raise ValueError(msg)
     return key
 

@@ -215,7 +215,8 @@ figure, (axis,) = figures.panels()
 for k, name in enumerate(NAMES):
     margin = margins.logit_margin(partial(logits, each[k // 2][0]))
     part = (training, test)[k % 2]
-    distance = nearest(next(keys), margin, *part, 5 * EPS).distance
+    distance, _, flags = nearest(next(keys), margin, *part, 5 * EPS)
+    print(*flags.caveats(), sep="\n", end="")
     axis.ecdf(np.minimum(distance, 1), color=figures.PALETTE[k], label=name)
     share = evaluate.wilson(int((distance < EPS).sum()), len(distance))
     value, low, high = (100 * end for end in share)
@@ -321,7 +322,8 @@ def learned(key):
         for part in (large, small)
     ]
     margin = margins.logit_margin(partial(memorization.mixed, learner))
-    attacked = margins.adversarial(climb)(key_attack, margin, fresh.x, fresh.y, 1.0)
+    search = margins.adversarial(climb)
+    attacked = search(key_attack, margin, fresh.x, fresh.y, 1.0).value
     shown = jnp.concatenate(certified), margin(fresh.x, fresh.y), attacked
     cosines = path @ target / jnp.linalg.norm(path, axis=1)
     return *cosines, *(100 * jnp.mean(margin <= 0) for margin in shown)

@@ -117,11 +117,20 @@ def test_the_batch_size_changes_nothing(key, batch_size):
 
 
 def test_no_examples_are_refused(key):
-    for n, batch_size in ((0, 4), (23, 0)):
-        with pytest.raises(
-            ValueError, match=f"{n} examples in batches of {batch_size}"
-        ):
-            evaluate.in_batches(_outcome, key, X[:n], Y[:n], batch_size=batch_size)
+    with pytest.raises(ValueError, match="x has no examples"):
+        evaluate.in_batches(_outcome, key, X[:0], Y[:0], batch_size=4)
+    for batch_size in (0, 2.5, None):
+        with pytest.raises(ValueError, match=f"batch_size = {batch_size}"):
+            evaluate.in_batches(_outcome, key, X, Y, batch_size=batch_size)
+
+
+def test_batches_are_cut_along_the_examples_alone(key):
+    def several(key, x, y):
+        radii = jnp.array([0.1, 0.2])
+        return jax.vmap(lambda eps: _outcome(key, x, y, eps=eps))(radii)
+
+    with pytest.raises(ValueError, match=r"shape \(2, 7\) for 7 examples"):
+        evaluate.in_batches(several, key, X, Y, batch_size=7)
 
 
 def test_batches_compile_once(key):
@@ -152,7 +161,8 @@ def test_summary_counts_and_averages(key):
     assert total.num_examples == 23
     np.testing.assert_allclose(total.accuracy.value, np.mean(result.correct))
     np.testing.assert_allclose(total.robust_accuracy.value, np.mean(result.robust))
-    np.testing.assert_allclose(total.robust_loss, np.mean(result.robust_loss))
+    mean = np.mean(result.robust_loss, dtype=np.float64)
+    np.testing.assert_allclose(total.robust_loss, mean)
     assert total.num_zero_gradients == 0
     assert total.robust_accuracy.low < total.robust_accuracy.value
     constant = evaluate.outcome(
@@ -198,9 +208,76 @@ def test_outcomes_of_several_runs_have_no_one_summary(key):
 
 
 def test_wilson_refuses_what_is_no_proportion():
-    for k, n in ((3, 2), (-1, 2), (0, 0)):
-        with pytest.raises(ValueError, match=f"{k} correct of {n}"):
+    with pytest.raises(ValueError, match="3 correct of 2"):
+        evaluate.wilson(3, 2)
+    for k, n in ((-1, 2), (0, 0), (0.9, 10)):
+        with pytest.raises(ValueError, match="choose an integer of at least"):
             evaluate.wilson(k, n)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("predict", None),
+        ("predict", "mlp"),
+        ("loss", "cross_entropy"),
+        ("loss", _predict),
+        ("attack", attacks.pgd),
+        ("attack", attacks.fgsm),
+        ("attack", None),
+    ],
+)
+def test_what_cannot_be_called_like_that_is_refused(key, name, value):
+    given = {"predict": _predict, "loss": losses.cross_entropy, "attack": ATTACK}
+    given[name] = value
+    for function in (evaluate.outcome, evaluate.targeted_outcome):
+        with pytest.raises(ValueError, match=f"^{name} = .*: give an? {name}|give a"):
+            function(key, *given.values(), X, Y, 0.1)
+
+
+def test_summaries_are_those_of_outcomes(key):
+    result = _outcome(key, X, Y)
+    for wrong in ([result, result], result._asdict(), None):
+        with pytest.raises(ValueError, match="is no Outcome"):
+            evaluate.summary(wrong)
+        with pytest.raises(ValueError, match="is no Outcome"):
+            evaluate.worst_case(wrong)
+
+
+def test_one_undefined_row_hides_no_caveat():
+    def probabilities(x):
+        output = jax.nn.softmax(_predict(x))
+        return output.at[0].set(jnp.nan)
+
+    result = _at(X, Y, probabilities, 0.1)
+    (caveat,) = (c for c in evaluate.summary(result).caveats if "probabilities" in c)
+    assert caveat.startswith("22 of 23")
+
+
+def test_a_targeted_attack_without_a_gradient_says_so(key):
+    def flat(x):
+        return jnp.round(_predict(x))
+
+    target = (Y + 1) % 3
+    result = evaluate.targeted_outcome(
+        key, flat, losses.cross_entropy, ATTACK, X, target, 0.1
+    )
+    missed = int((~result.reached).sum())
+    assert missed
+    (caveat,) = result.caveats()
+    assert caveat.startswith(f"{missed} of 23 gradients vanished")
+
+
+def test_distances_of_half_precision_are_measured_in_single(key):
+    x = jnp.full((3, 70_000), 0.5, jnp.float16)
+    start = attacks.pgd(
+        norms.l1, num_steps=0, rel_step_size=1, start=attacks.in_ball(norms.l1)
+    )
+    found = evaluate.attack_difference(
+        key, lambda x, y: x[:, 0] * y, start, norms.l1, x, jnp.ones(3), 70_000.0
+    )
+    assert found.dtype == jnp.float32
+    assert jnp.isfinite(found).all()
 
 
 # What used to be silently wrong -------------------------------------------------------
@@ -417,7 +494,7 @@ def test_targeted_attacks_have_a_success_rate_of_their_own(key):
     # To reach a wrong class is to be misclassified.
     wrong = (target != Y) & result.reached & two_classes.correct
     assert wrong.sum() > 0
-    with pytest.raises(ValueError, match="0 correct of 0"):
+    with pytest.raises(ValueError, match="none was tried"):
         evaluate.targeted_outcome(
             key, _predict, losses.margin, strong, X, jnp.argmax(X @ W, axis=1), 0.0
         ).success_rate()

@@ -427,7 +427,7 @@ def test_plain_input_is_welcome():
 
     x, y = np.asarray(X[:4], np.float64), [0, 1, 2, 3]
     found, _ = attack(KEY, loss_fn, x, jnp.asarray(y), np.float64(0.1))
-    again, _ = attack(KEY, loss_fn, X[:4], jnp.asarray(y), 0.1)
+    again, _ = attack(KEY, loss_fn, jnp.asarray(x), jnp.asarray(y), 0.1)
     np.testing.assert_array_equal(found, again)
 
 

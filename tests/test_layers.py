@@ -40,12 +40,21 @@ ALLOWED = {
     "descent": {"arguments", "norms"},
     "memorization": {"arguments", "norms"},
     "solvers": {"arguments", "norms", "linear"},
-    "margins": {"arguments", "norms", "losses"},
+    "flags": set(),
+    "margins": {"arguments", "flags", "norms", "losses", "regions"},
     "attacks": {"arguments", "criteria", "norms", "regions"},
-    "flatness": {"arguments", "norms", "attacks"},
+    "flatness": {
+        "arguments",
+        "flags",
+        "norms",
+        "losses",
+        "regions",
+        "attacks",
+        "criteria",
+    },
     "objectives": {"arguments", "losses", "penalties"},
     "train": {"arguments", "criteria"},
-    "evaluate": {"arguments", "criteria", "norms"},
+    "evaluate": {"arguments", "criteria", "flags", "norms", "regions"},
 }
 
 

@@ -31,7 +31,7 @@ def test_margins_of_a_linear_model_are_exact(name, problem, key):
     score = margins.logit_margin(lambda x: x @ theta + 0.1)
     distance = margins.linear(theta, 0.1, norm, x, y)
     for eps in (0.0, 0.1, 0.5):
-        found = margins.adversarial(_pgd(norm))(key, score, x, y, eps)
+        found = margins.adversarial(_pgd(norm))(key, score, x, y, eps).value
         expected = (distance - eps) * norm.dual(theta)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
@@ -61,7 +61,9 @@ def test_proposition_3_1_holds_for_what_is_classified_correctly(problem, key):
     theta, x, y = problem
     score = margins.logit_margin(lambda x: x @ theta)
     eps = 0.1
-    is_small = margins.adversarial(_pgd(norms.l2))(key, score, x, y, eps) < 0
+    found = margins.adversarial(_pgd(norms.l2))(key, score, x, y, eps)
+    assert found.flags.caveats() == ()
+    is_small = found.value < 0
     distance = jnp.abs(margins.linear(theta, 0.0, norms.l2, x, y))
     right = score(x, y) > 0
     np.testing.assert_array_equal(is_small[right], distance[right] < eps)
@@ -89,7 +91,9 @@ def test_margins_of_a_network_fall_with_the_radius(key):
     score = margins.logit_margin(lambda x: model.predict(params, stats, x))
     y = jnp.argmax(model.predict(params, stats, x), axis=1)
     of = margins.adversarial(_pgd(norms.linf, keep_best=True))
-    values = jax.vmap(lambda eps: of(key, score, x, y, eps))(jnp.array([0, 0.1, 0.3]))
+    values = jax.vmap(lambda eps: of(key, score, x, y, eps).value)(
+        jnp.array([0, 0.1, 0.3])
+    )
     np.testing.assert_allclose(values[0], score(x, y), atol=1e-6)
     assert (jnp.diff(values, axis=0) <= 1e-6).all()
 
@@ -98,3 +102,62 @@ def test_bad_numbers_of_halvings_are_refused():
     for number in (-1, 2.5):
         with pytest.raises(ValueError, match=f"num_halvings = {number}"):
             margins.boundary(_pgd(norms.l2), norms.l2, num_halvings=number)
+
+
+def test_searches_say_where_they_had_no_direction(key):
+    x = jnp.array([[0.5], [1.5], [-0.9], [np.nan]])
+    y = jnp.ones(4)
+    # The first and second have no gradient; the second has crossed, the last is nan.
+    score = margins.logit_margin(
+        lambda x: jnp.round(jnp.where(x < 1, x + 0.2, -x))[:, 0]
+    )
+    found = margins.boundary(_pgd(norms.linf, bounds=(0, 1)), norms.linf)(
+        key, score, x, y, 0.25
+    )
+    np.testing.assert_array_equal(found.distance, [np.inf, 0, 0, np.nan])
+    np.testing.assert_array_equal(found.flags.zero_grad, [True, False, False, True])
+    np.testing.assert_array_equal(found.flags.undefined, [False, False, False, True])
+    np.testing.assert_array_equal(found.flags.outside, [False, True, True, False])
+    assert len(found.flags.caveats()) == 3
+    least = margins.adversarial(_pgd(norms.linf))(key, score, x, y, 0.25)
+    assert least.flags.zero_grad[0]
+    assert not least.flags.zero_grad[2]
+
+
+def test_a_margin_that_becomes_nan_is_not_far_without_a_word(key):
+    x, y = jnp.ones((2, 3)), jnp.ones(2)
+    score = margins.logit_margin(lambda x: jnp.where(x[:, 0] < 0.9, jnp.nan, x[:, 0]))
+    found = margins.boundary(_pgd(norms.linf), norms.linf)(key, score, x, y, 0.5)
+    assert jnp.isinf(found.distance).all()
+    assert found.flags.undefined.all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_distances_of_half_precision_are_measured_in_single(dtype, key):
+    x, y = jnp.full((2, 70_000), 0.5, dtype), jnp.ones(2)
+    score = margins.logit_margin(lambda x: jnp.mean(x.astype(jnp.float32), axis=1))
+    far = attacks.fgsm(norms.linf)
+    found = margins.boundary(far, norms.l1)(key, score, x, y, 1.0)
+    assert found.distance.dtype == jnp.float32
+    assert (found.distance >= 35_000).all()
+    assert (found.distance < 36_000).all()
+
+
+def test_wrong_arguments_are_refused(key, problem):
+    theta, x, y = problem
+    score = margins.logit_margin(lambda x: x @ theta)
+    for attack in (attacks.pgd, None, "pgd"):
+        for factory in (
+            margins.adversarial,
+            lambda attack: margins.boundary(attack, norms.l2),
+        ):
+            with pytest.raises(ValueError, match=r"attack = .* cannot be called"):
+                factory(attack)
+    find = margins.boundary(_pgd(norms.l2), norms.l2)
+    with pytest.raises(ValueError, match=r"eps has shape \(40, 6\)"):
+        find(key, score, x, y, jnp.ones((40, 6)))
+    with pytest.raises(ValueError, match="margin = "):
+        find(key, None, x, y, 1.0)
+    with pytest.raises(ValueError, match="the model returns a tuple"):
+        margins.logit_margin(lambda x: (x, x))(x, y)
+    assert jnp.isnan(margins.linear(theta, 0.0, norms.l2, x, 0 * y)).all()

@@ -79,6 +79,7 @@ def test_the_box_of_u_is_the_box_of_x():
 
 @pytest.mark.parametrize("wide", [jnp.inf, 3e38])
 def test_a_radius_that_would_freeze_the_other_features_is_nan(wide):
-    radius, _ = regions.radii(jnp.zeros((2, 2)), jnp.array([[wide, 0.1], [0.2, 0.1]]))
+    x = jnp.zeros((2, 2), jnp.float32)
+    radius, _ = regions.radii(x, jnp.array([[wide, 0.1], [0.2, 0.1]]))
     np.testing.assert_array_equal(jnp.isnan(radius), [True, False])
-    assert jnp.isfinite(regions.radii(jnp.zeros((2, 2)), jnp.inf)[0]).all()
+    assert jnp.isfinite(regions.radii(x, jnp.inf)[0]).all()

@@ -173,7 +173,7 @@ def test_eigenpairs_of_a_convolutional_network_are_those_of_matfree():
         return ravel_pytree(hessians.hvp(f, params)(unravel(v)))[0]
 
     tridiagonalise = decomp.tridiag_sym(num_matvecs, reortho="full")
-    start = jax.random.normal(jax.random.key(2), flat.shape)
+    start = jax.random.normal(jax.random.key(2), flat.shape, flat.dtype)
     tridiagonal = np.asarray(tridiagonalise(whole, start).J_small)
     values = np.linalg.eigvalsh(tridiagonal)[::-1][:5]
     np.testing.assert_allclose(found.values, values, rtol=2e-4)

@@ -154,9 +154,16 @@ def test_epoch_indices_are_a_shuffled_pass():
     assert len(set(np.ravel(INDICES).tolist())) == 18
     other = train.epoch_indices(jax.random.key(4), 20, 6)
     assert (other != INDICES).any()
-    for batch_size in (0, 21):
-        with pytest.raises(ValueError, match=f"batch_size = {batch_size}: choose 1"):
+    for batch_size in (0, 21, 2.5):
+        with pytest.raises(ValueError, match=f"batch_size = {batch_size}: choose"):
             train.epoch_indices(jax.random.key(0), 20, batch_size)
+    with pytest.raises(ValueError, match="num_epochs = 0"):
+        train.epochs(_state(), 0, 20, 6)
+    with pytest.raises(ValueError, match="batch_size = 0"):
+        train.remainder_indices(jax.random.key(0), 20, 0)
+    for call in (train.epoch_indices, train.remainder_indices):
+        with pytest.raises(ValueError, match="is no PRNG key"):
+            call(0, 20, 6)
 
 
 def test_the_remainder_completes_the_pass():
@@ -469,8 +476,17 @@ def test_plain_input_is_welcome():
     plain = Batch(np.asarray(X, np.float64), np.asarray(Y, np.int64))
     indices = np.asarray(INDICES).tolist()
     found, _ = train.looped(STEP)(_state(), plain, np.asarray(indices), np.float64(0.1))
-    expected, _ = train.looped(STEP)(_state(), DATA, INDICES, 0.1)
+    arrays = Batch(*map(jnp.asarray, plain))
+    expected, _ = train.looped(STEP)(_state(), arrays, INDICES, 0.1)
     chex.assert_trees_all_close(_plain(found), _plain(expected), atol=1e-6)
+    lists = Batch(plain.x.tolist(), plain.y.tolist())
+    for run in (train.looped(STEP), train.scanned(STEP)):
+        found, _ = run(_state(), lists, indices, 0.1)
+        chex.assert_trees_all_close(_plain(found), _plain(expected), atol=1e-6)
+    with pytest.raises(ValueError, match="indices have dtype float"):
+        train.looped(STEP)(_state(), DATA, np.asarray(indices, float), 0.1)
+    with pytest.raises(ValueError, match="indices have dtype bool"):
+        train.scanned(STEP)(_state(), DATA, np.ones((2, 3), bool), 0.1)
 
 
 def test_labels_0_and_1_of_single_logits_have_no_accuracy_where_they_are_traced():

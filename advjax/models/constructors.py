@@ -1,9 +1,13 @@
 """Constructors of modules, from which each key makes a network of its own."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["check"]
+import jax
+from jax.interpreters import partial_eval
+
+__all__ = ["check", "check_seeds"]
 
 
 def check(constructor: Any, kind: type, argument: str, adapter: str) -> None:
@@ -32,3 +36,24 @@ def check(constructor: Any, kind: type, argument: str, adapter: str) -> None:
     except TypeError as error:
         msg = f"constructor = {constructor!r} cannot be called ({error}): {example}"
         raise ValueError(msg) from error
+
+
+def check_seeds(construct: Callable[[Any], Any], adapter: str) -> None:
+    """Checks that seeds have networks of their own.
+
+    Args:
+        construct: ``key -> params``.
+        adapter: for the message.
+
+    Raises:
+        ValueError: for parameters that exist before ``construct`` is called, while none
+            depends on the key. Parameters that start from constants are fine.
+    """
+    jaxpr = jax.make_jaxpr(construct)(jax.random.key(0)).jaxpr
+    _, uses_key = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    if jaxpr.constvars and not uses_key[0]:
+        msg = (
+            f"{adapter}: the constructor returns arrays that were there before, the "
+            "same network for every seed: construct the module inside of it"
+        )
+        raise ValueError(msg)

@@ -47,6 +47,9 @@ def from_equinox(
     import equinox as eqx
 
     constructors.check(constructor, eqx.Module, "key", "from_equinox")
+    if frozen is not None and not callable(frozen):
+        msg = f"frozen = {frozen!r}: give a function, such as lambda net: net.encoder"
+        raise ValueError(msg)
     network = _Network(constructor, mode, frozen)
     return Model(network.init, network.apply)
 
@@ -79,6 +82,7 @@ class _Network:
         def construct(key):
             return _split(self.constructor(key), self.frozen)[:2]
 
+        constructors.check_seeds(lambda key: construct(key)[0], "from_equinox")
         variables = jax.jit(construct)(key)
         x = jax.ShapeDtypeStruct(x.shape, jnp.result_type(x))
         for train in (False, True):

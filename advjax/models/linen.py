@@ -237,15 +237,23 @@ def _checked(network, x):
     with nn.intercept_methods(_watching(layers)), _explained(network, False, None):
         _probed(network, way, variables, x, False)
     has_stats = bool(jax.tree.leaves(variables.get(_STATS, {})))
+    is_random = any(is_random for _, is_random in layers)
     if network.mode == "auto" and network.switch is None and (has_stats or layers):
         found = ", ".join(name for name, _ in layers) or "batch statistics"
         raise ValueError(_unswitched(network, found))
-    live = has_stats or any(is_random for _, is_random in layers)
-    if network.mode == "auto" and live and not _switches(network, way, variables, x):
+    if network.mode != "auto":
+        return way
+    frozen = []
+    if has_stats and not _changes(network, way, variables, x):
+        frozen.append("batch statistics")
+    if is_random and not _draws(network, way, variables, x):
+        frozen.append("dropout")
+    if frozen:
+        name = network.switch.name
         msg = (
-            f"{network.switch.name} of {_named(network)} switches neither statistics "
-            "nor dropout, which it has: name the argument that does, or name this one, "
-            f"mode={network.switch.name!r}, if all are frozen deliberately"
+            f"{name} of {_named(network)} does not switch {' and '.join(frozen)}: name "
+            f"the argument that does, or name this one, mode={name!r}, if they are "
+            "frozen deliberately"
         )
         raise ValueError(msg)
     return way
@@ -259,7 +267,7 @@ def _abstract_variables(network, way, x, train, stream):
     return jax.eval_shape(init, jax.random.key(0), x)
 
 
-def _probed(network, way, variables, x, train):
+def _probed(network, way, variables, x, train, *, streams=(), mutable=()):
     """The output's shape, or flax's error where something is drawn or changed.
 
     A stream of a name of its own keeps ``nn.jit`` from reusing a program, inside of
@@ -267,22 +275,38 @@ def _probed(network, way, variables, x, train):
     """
 
     def apply(variables, key, x):
-        options = {"train": train, "rngs": {secrets.token_hex(8): key}}
-        method = network.module.apply
-        output = _called(network, way, method, variables, x, mutable=False, **options)
+        names = (*streams, secrets.token_hex(8))
+        options = {"train": train, "rngs": dict.fromkeys(names, key)}
+        method, mutable_ = network.module.apply, list(mutable)
+        output, _ = _called(
+            network, way, method, variables, x, mutable=mutable_, **options
+        )
         return outputs.single(output)
 
     return jax.eval_shape(apply, variables, jax.random.key(0), x)
 
 
-def _switches(network, way, variables, x):
+def _changes(network, way, variables, x):
+    """Whether statistics change in training."""
     try:
-        _probed(network, way, variables, x, True)
-    except (errors.InvalidRngError, errors.ModifyScopeVariableError):
-        return True
-    except NameError:  # of an axis that is mapped in training only
+        _probed(network, way, variables, x, True, streams=network.rngs)
+    except (errors.ModifyScopeVariableError, *_UNSEEN):
         return True
     return False
+
+
+def _draws(network, way, variables, x):
+    """Whether something is drawn in training."""
+    try:
+        _probed(network, way, variables, x, True, mutable=set(variables) - {"params"})
+    except (errors.InvalidRngError, *_UNSEEN):
+        return True
+    return False
+
+
+# An axis that is mapped in training only, or a stream that is not in rngs: ``apply``
+# says what is wrong.
+_UNSEEN = (NameError, errors.InvalidRngError)
 
 
 def _watching(layers):

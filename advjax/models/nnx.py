@@ -86,6 +86,7 @@ class _Network:
             _, params, _, batch_stats = _split(_construct(self.constructor, key))
             return params, batch_stats
 
+        constructors.check_seeds(lambda key: construct(key)[0], "from_nnx")
         return jax.jit(construct)(key)
 
     def apply(self, params, batch_stats, x, *, train, key=None):
