@@ -105,7 +105,8 @@ def trades(
             eps,
         )
         clean, logits, batch_stats = passes(params, batch_stats, key, batch.x, x_adv)
-        terms = losses.cross_entropy(clean, batch.y) + beta * losses.kl(clean, logits)
+        terms = arguments.single(losses.cross_entropy(clean, batch.y))
+        terms = terms + beta * losses.kl(clean, logits)
         return jnp.mean(terms), Aux(batch_stats, terms, logits, info)
 
     return objective

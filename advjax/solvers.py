@@ -158,7 +158,8 @@ def _checked(x: Array, y: Array) -> tuple[Array, Array]:
             "data sets"
         )
         raise ValueError(msg)
-    dtype = jnp.result_type(x, y, jnp.float32)
+    x, y = arguments.single(x), arguments.single(y)
+    dtype = max(x.dtype, y.dtype, key=lambda dtype: dtype.itemsize)
     return x.astype(dtype), y.astype(dtype)
 
 

@@ -61,7 +61,8 @@ def _attack(name, norm_name):
         def loss(x, y):
             labels, scale, offset = y
             logits = _logits(x, w1) + offset[:, None].astype(x.dtype)
-            return scale * losses.cross_entropy(logits, labels)
+            loss = losses.cross_entropy(logits, labels)
+            return scale.astype(loss.dtype) * loss
 
         y = (y, modifiers["scale"], modifiers["offset"])
         return attack(key, loss, x, y, eps)
@@ -348,7 +349,8 @@ def test_the_factor_without_a_gradient(norm_name):
     norm = NORMS[norm_name]
 
     def flat(x, y):
-        return jnp.zeros(len(x)) * y
+        del y
+        return jnp.zeros(len(x))
 
     for xi, expected in ((0.1, 0.0), (0.0, 1.0)):
         smooth = attacks.smooth(_pgd(norm, start=attacks.in_ball(norm)), norm, xi)
@@ -421,7 +423,8 @@ def test_half_precision_attacks_as_strongly_as_single():
             single, _ = attack(KEY, _loss, x.astype(jnp.float32), Y, eps)
             # One unit in the last place of numbers up to 1, and a few entries whose
             # gradient the precision of the network decides.
-            far = jnp.abs(half.astype(jnp.float32) - single) > jnp.finfo(dtype).eps
+            far = jnp.abs(half.astype(jnp.float32) - single)
+            far = far > float(jnp.finfo(dtype).eps)
             assert far.mean() < 0.1
             assert not info.zero_grad.any()
 

@@ -74,7 +74,7 @@ def as_float(x: Any) -> Any:
         msg = f"x.dtype = {x.dtype}: choose uint8 or floating point"
         raise ValueError(msg)
     # XLA divides by a constant through its reciprocal; NumPy would round otherwise.
-    return x * np.float32(1 / 255)
+    return x.astype(np.float32) * np.float32(1 / 255)
 
 
 def _choose(argument: str, value: str, choices: Sequence[str]) -> None:

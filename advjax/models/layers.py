@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from advjax import arguments
 from advjax.types import Array
 
 Initializer = Callable[..., Array]
@@ -181,7 +182,7 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, width, jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, width, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, width, jnp.float32)
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = arguments.single(x)
         center, spread = mean.value, var.value
         if train:
             center, spread = self._updated(mean, var, wide)

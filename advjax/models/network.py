@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from advjax import arguments
 from advjax.models.layers import Dense, channels
 from advjax.types import Array
 
@@ -41,9 +42,9 @@ class Network(nn.Module, kw_only=True):
         Raises:
             ValueError: if ``mean`` or ``std`` does not have one entry per channel.
         """
-        x = self._normalised(_padded(_wide(x), self.min_size))
+        x = self._normalised(_padded(arguments.single(x), self.min_size))
         features = self.features(x.astype(self.dtype or x.dtype), train)
-        return self.head(_wide(features))
+        return self.head(arguments.single(features))
 
     def features(self, x: Array, train: bool) -> Array:
         """``[n, d]``, the input of the output layer."""
@@ -64,10 +65,6 @@ class Network(nn.Module, kw_only=True):
         if self.std is not None:
             x /= channels(jnp.asarray(self.std), x)
         return x
-
-
-def _wide(x):
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _padded(x, min_size):
