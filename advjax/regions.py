@@ -70,10 +70,12 @@ class Region(NamedTuple):
             raise ValueError(msg)
         held = self.weights == 0
         u = jnp.where(held, 0, delta / jnp.where(held, 1, self.weights))
-        # Outwards, or weights · u might round to less than delta, and a point at which
-        # the model was fooled would be left.
-        outwards = 1 + 2 * jnp.finfo(u.dtype).eps
-        return jnp.where(self.weights < 1, outwards * u, u)
+        # Where weights · u rounds to less than delta, a point at which the model was
+        # fooled would be left.
+        fixed, delta = jax.lax.stop_gradient((u, delta))
+        is_short = (jnp.abs(self.weights * fixed) < jnp.abs(delta)) & ~held
+        outwards = jnp.nextafter(fixed, jnp.inf * jnp.sign(fixed))
+        return u + jnp.where(is_short, outwards - fixed, 0)
 
     def box(self) -> tuple[Array, Array] | None:
         """The bounds of u, infinite where a feature is held fixed; None without any."""

@@ -41,8 +41,9 @@ class OfReplicates(Protocol):
         goes to every replicate.
 
         Raises:
-            ValueError: if there are no replicates, their arrays differ in number, or
-                the function draws from keys of another generator than threefry.
+            ValueError: if there are no replicates, their arrays differ in number, an
+                integer is too large for jax, or the function draws from keys of another
+                generator than threefry.
         """
 
 
@@ -140,7 +141,12 @@ def _key_impl(leaf: Any) -> str:
 
 
 def _unwrapped(leaf: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if _key_impl(leaf) else leaf)
+    leaf = np.asarray(jax.random.key_data(leaf) if _key_impl(leaf) else leaf)
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+    if leaf.dtype.kind in "iu" and (leaf.astype(dtype) != leaf).any():
+        msg = f"replicates of {leaf.dtype} do not fit into {dtype}: turn on x64"
+        raise ValueError(msg)
+    return leaf
 
 
 def _wrapped(leaf: jax.Array, impl: str) -> jax.Array:

@@ -186,3 +186,31 @@ def test_edge_cases(network, key):
         flatness.profile(_search(norms.linf), key, x, y, (0.1, 0.0))
     with pytest.raises(ValueError, match="num_steps = -1"):
         flatness.largest(norms.linf, num_steps=-1, rel_step_size=1)
+
+
+def test_a_reduced_loss_is_refused(network):
+    loss_fn, x, y = network
+    for measure in (
+        flatness.gradient_norm(lambda x, y: jnp.mean(loss_fn(x, y)), norms.l2),
+        flatness.gradient_norm(lambda x, y: loss_fn(x, y)[:, None], norms.l2),
+    ):
+        with pytest.raises(ValueError, match="one value per example"):
+            measure(x, y)
+    with pytest.raises(ValueError, match="there are no radii"):
+        flatness.profile(_search(norms.l2), jax.random.key(0), x, y, [])
+
+
+def test_labels_that_are_no_signs_have_no_flatness():
+    x, theta = jnp.ones((3, 2)), jnp.ones(2)
+    found = flatness.logistic(theta, norms.l2, x, jnp.array([0.0, 1.0, -1.0]), 0.1)
+    np.testing.assert_array_equal(jnp.isnan(found.rise), [True, False, False])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_peaks_of_half_precision_are_where_they_are_said_to_be(dtype, key):
+    x = jax.random.uniform(key, (4, 5)).astype(dtype)
+    peak = _search(norms.linf)(key, lambda x, _: jnp.sum(x, axis=1), x, None, 0.1)
+    assert peak.delta.dtype == jnp.float32
+    assert (jnp.abs(peak.delta) <= 0.1).all()
+    there = (x.astype(jnp.float32) + peak.delta).astype(dtype)
+    np.testing.assert_array_equal(jnp.sum(there, axis=1), peak.value)

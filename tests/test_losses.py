@@ -185,3 +185,9 @@ def test_a_label_or_all_its_rivals_masked():
     np.testing.assert_array_equal(losses.cross_entropy(logits, labels), [0, jnp.inf])
     grad = jax.grad(lambda z: losses.cross_entropy(z, labels[:1]).sum())(logits[:1])
     np.testing.assert_array_equal(grad, 0)
+
+
+def test_dlr_does_not_exist_where_masks_leave_two_classes():
+    logits = jnp.array([[1.0, 2.0, -jnp.inf, -jnp.inf], [1.0, 2.0, 0.0, -jnp.inf]])
+    found = losses.dlr(logits, jnp.array([0, 0]))
+    np.testing.assert_array_equal(jnp.isnan(found), [True, False])

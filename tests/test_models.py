@@ -350,6 +350,66 @@ def test_fixed_layers_are_refused_unless_they_are_frozen_deliberately(layer):
         jax.tree.map(np.testing.assert_array_equal, after, stats)
 
 
+class HalfFixed(nn.Module):
+    """One layer that the mode switches beside one that is always frozen."""
+
+    fixed: str
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.BatchNorm(use_running_average=self.fixed == "batch" or not train)(x)
+        is_off = self.fixed == "dropout" or not train
+        return nn.Dropout(0.5, deterministic=is_off)(x)
+
+
+@pytest.mark.parametrize("fixed", ["batch", "dropout"])
+def test_a_frozen_layer_does_not_hide_behind_one_that_is_switched(fixed):
+    key = jax.random.key(0)
+    with pytest.raises(ValueError, match=f"does not switch {fixed}"):
+        models.from_linen(HalfFixed(fixed)).init(key, X)
+    models.from_linen(HalfFixed(fixed), mode="train").init(key, X)
+    models.from_linen(HalfFixed("")).init(key, X)
+
+
+def _same_nnx(constant):
+    from flax import nnx
+
+    net = nnx.Linear(5, 3, rngs=nnx.Rngs(0))
+    return lambda rngs: nnx.Linear(5, 3, rngs=nnx.Rngs(0)) if constant else net
+
+
+def _same_equinox(constant):
+    import equinox as eqx
+
+    net = eqx.nn.Linear(5, 3, key=jax.random.key(0))
+    again = lambda key: eqx.nn.Linear(5, 3, key=jax.random.key(0))  # noqa: E731
+    return again if constant else lambda key: net
+
+
+@pytest.mark.parametrize("constant", [True, False])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_constructor_that_ignores_its_key_is_refused(constant, wrapped):
+    """All seeds would be one network, and a spread over seeds would be zero."""
+    x = jnp.ones((2, 5))
+    for adapter, same in (
+        (models.from_nnx, _same_nnx(constant)),
+        (models.from_equinox, _same_equinox(constant)),
+    ):
+        init = adapter(same).init
+        with pytest.raises(ValueError, match="does not use its argument"):
+            (jax.jit(init) if wrapped else init)(jax.random.key(1), x)
+
+
+def test_parameters_that_start_from_zero_need_no_key():
+    from flax import nnx
+
+    x = jnp.ones((2, 5))
+    zeros = nnx.initializers.zeros
+    model = models.from_nnx(lambda rngs: nnx.Linear(5, 3, kernel_init=zeros, rngs=rngs))
+    params, _ = model.init(jax.random.key(0), x)
+    assert all(not leaf.any() for leaf in jax.tree.leaves(params))
+
+
 class Pair(nn.Module):
     """Two outputs."""
 
@@ -548,6 +608,7 @@ def test_nnx_layers_that_do_not_fit_are_one_value_error():
         (layers(nnx.Rngs(0)), {}, r"constructor, not a Layers.*nnx_state\(module\)"),
         (lambda: layers(nnx.Rngs(0)), {}, "give lambda rngs: Net"),
         (lambda *, rngs: layers(rngs), {}, "give lambda rngs: Net"),
+        (nn.Dense(3), {}, "Dense is a linen module: from_linen"),
         (lambda rngs: 3, {}, "no NNX module"),
         (argument, {}, "Dropout, BatchNorm, BatchNorm: live as constructed"),
         (argument, {"mode": "train"}, "choose from is_train, auto, or None"),
@@ -721,6 +782,7 @@ def test_equinox_modules_that_do_not_fit_are_one_value_error():
         (eqx.nn.make_with_state(Normalised), r"eqx.nn.State.* not supported"),
         (_equinox_nets()[1], "let __call__"),
         (lambda key: 3, "no Equinox module"),
+        (nn.Dense(3), "Dense is a linen module: from_linen"),
     ]
     for constructor, words in mistakes:
         with pytest.raises(ValueError, match=words):

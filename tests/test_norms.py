@@ -176,3 +176,9 @@ def test_dtype_and_shape_are_kept(name, dtype, key):
     ):
         assert result.dtype == dtype
         assert result.shape == delta.shape
+
+
+@each_norm
+def test_a_radius_that_is_not_a_number_gives_none(name):
+    found = NORMS[name].project(jnp.array([0.5, 0.0]), jnp.asarray(jnp.nan))
+    assert jnp.isnan(found).any()

@@ -83,3 +83,26 @@ def test_a_radius_that_would_freeze_the_other_features_is_nan(wide):
     radius, _ = regions.radii(x, jnp.array([[wide, 0.1], [0.2, 0.1]]))
     np.testing.assert_array_equal(jnp.isnan(radius), [True, False])
     assert jnp.isfinite(regions.radii(x, jnp.inf)[0]).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_a_perturbation_is_not_lost_by_the_weights_of_features(dtype):
+    """A warm start from a fooled point must be that point."""
+    key = jax.random.key(0)
+    x = jax.random.uniform(key, (50, 40)).astype(dtype)
+    eps = 0.1 * jax.random.uniform(jax.random.fold_in(key, 1), (50, 40), minval=0.1)
+    region, _ = regions.region(x, eps)
+    u = jax.random.uniform(key, (50, 40), minval=-1) * region.radius[:, None]
+    point = region.place(u, dtype)
+    delta = regions.promoted(point) - regions.promoted(x)
+    larger, _ = regions.region(x, 1.5 * eps)
+    for each in (region, larger):
+        again = each.place(each.unweighted(delta), dtype)
+        # In single precision x + delta itself may round near 0.
+        assert (again == point).mean() > (0.99 if dtype == jnp.float32 else 1 - 1e-9)
+
+
+def test_where_every_feature_is_held_no_gradient_has_vanished():
+    x = jnp.ones((2, 3))
+    region, _ = regions.region(x, jnp.array([[0.0, 0, 0], [0.1, 0, 0]]))
+    np.testing.assert_array_equal(region.of_free_features(x), [[1, 1, 1], [1, 0, 0]])

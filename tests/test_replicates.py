@@ -208,3 +208,10 @@ def test_eight_devices_give_what_one_gives():
         env=environment,
         check=True,
     )
+
+
+def test_integers_that_jax_would_wrap_are_refused():
+    same = replicates.sharded_vmap(lambda value: value)
+    np.testing.assert_array_equal(same(np.arange(3)), [0, 1, 2])
+    with pytest.raises(ValueError, match="do not fit into int32"):
+        same(np.arange(3) + 2**33)

@@ -411,3 +411,13 @@ def test_the_name_of_a_norm_is_no_norm():
             solvers.adversarial(norm, x, y, 0.1)
         with pytest.raises(ValueError, match=r"norm = .*: choose norms"):
             solvers.lower_bound(np.ones(4), norm, x, y, 0.1)
+
+
+@each_norm
+def test_at_an_infinite_radius_the_minimum_is_zero(name):
+    x, y = _diabetes()
+    for eps in (jnp.inf, 1e30):
+        found = solvers.adversarial(NORMS[name], x, y, eps)
+        np.testing.assert_array_equal(found.theta, 0)
+        np.testing.assert_allclose(found.loss, np.mean(y**2), rtol=1e-6)
+        assert found.gap == 0

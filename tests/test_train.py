@@ -502,7 +502,39 @@ def test_labels_0_and_1_of_single_logits_have_no_accuracy_where_they_are_traced(
     assert jnp.isnan(metrics["accuracy"])
 
 
+@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
+def test_runs_are_the_same_alone_and_mapped_for_any_generator(impl):
+    keys = jax.random.split(jax.random.key(0, impl=impl), 3)
+    mapped = jax.vmap(lambda key: train.create(key, MODEL, TX, X))(keys)
+    for i in range(3):
+        alone = train.create(keys[i], MODEL, TX, X)
+        chex.assert_trees_all_close(
+            _plain(jax.tree.map(lambda leaf, i=i: leaf[i], mapped)), _plain(alone)
+        )
+    state = train.restart(keys[0], {}, {}, TX)
+    order = train.epochs(state, 3, 20, 6)
+    for epoch in range(3):
+        expected = train.epoch_indices(train.shuffle_key(state, epoch), 20, 6)
+        np.testing.assert_array_equal(order[3 * epoch : 3 * epoch + 3], expected)
+
+
+def test_statistics_of_half_precision_are_those_of_single():
+    def apply(params, stats, x, *, train, key=None):
+        del key
+        moved = {"mean": 0.99 * stats["mean"] + 0.01 * jnp.mean(x, axis=0)}
+        return x * params, moved if train else stats
+
+    stats = {"mean": jnp.zeros(5, jnp.bfloat16)}
+    found = train.batch_statistics(Model(None, apply), 1.0, stats, X)["mean"]
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(float), X.mean(axis=0), rtol=2**-8)
+
+
 def test_what_is_no_model_and_no_optimiser_is_refused():
+    with pytest.raises(ValueError, match="is no PRNG key"):
+        train.create(0, MODEL, TX, X)
+    with pytest.raises(ValueError, match="give one key, and vmap"):
+        train.create(jax.random.split(jax.random.key(0)), MODEL, TX, X)
     with pytest.raises(ValueError, match="model is a MLP: give"):
         train.create(jax.random.key(0), models.module("mlp", num_classes=3), TX, X)
     with pytest.raises(ValueError, match="give an optimiser, such as"):

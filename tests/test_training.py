@@ -355,7 +355,8 @@ def test_a_full_disk_loses_nothing_that_was_saved(tmp_path):
     (error,) = (line for line in done.stderr.splitlines() if "advjax: error" in line)
     assert "no checkpoint can be written" in error
     assert "File too large" in error
-    assert error.endswith("the newest complete one is of step 11")
+    # A thread that wrote may add its own words.
+    assert "the newest complete one is of step 11" in error
     names = {path.name for path in (tmp_path / "w/checkpoints").iterdir()}
     assert {name for name in names if name.isdigit()} == {"11"}
     assert not (tmp_path / "w/results.json").exists()

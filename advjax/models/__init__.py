@@ -27,6 +27,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from advjax import arguments
 from advjax.models.cnn import (
     VGG11,
     AlexNet,
@@ -105,13 +106,14 @@ def make(name: str, *, num_classes: int, **options: Any) -> Model:
     """The network called ``name``; ``options`` are attributes of its linen module.
 
     Raises:
-        ValueError: for an unknown name or option.
+        ValueError: for an unknown name or option, and for no classes.
     """
     return from_linen(module(name, num_classes=num_classes, **options))
 
 
 def module(name: str, *, num_classes: int, **options: Any) -> nn.Module:
     """Like ``make``, but returns the linen module, for use inside another module."""
+    num_classes = arguments.count("num_classes", num_classes)
     if name not in _CONSTRUCTORS:
         raise ValueError(f"model = {name!r}: {_choose(name, _CONSTRUCTORS)}")
     constructor = _CONSTRUCTORS[name]

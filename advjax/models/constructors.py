@@ -4,7 +4,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
+import numpy as np
 from jax.interpreters import partial_eval
 
 __all__ = ["check", "check_seeds"]
@@ -31,6 +33,10 @@ def check(constructor: Any, kind: type, argument: str, adapter: str) -> None:
             f"of a trained module, call {state}(module)"
         )
         raise ValueError(msg)
+    if isinstance(constructor, nn.Module):
+        kind = type(constructor).__name__
+        msg = f"{adapter} takes a constructor, and {kind} is a linen module: from_linen"
+        raise ValueError(msg)
     try:
         inspect.signature(constructor).bind(None)
     except TypeError as error:
@@ -46,14 +52,18 @@ def check_seeds(construct: Callable[[Any], Any], adapter: str) -> None:
         adapter: for the message.
 
     Raises:
-        ValueError: for parameters that exist before ``construct`` is called, while none
-            depends on the key. Parameters that start from constants are fine.
+        ValueError: where no parameter depends on the key, unless each of them has equal
+            entries, as after an initialisation by zeros.
     """
     jaxpr = jax.make_jaxpr(construct)(jax.random.key(0)).jaxpr
     _, uses_key = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    if jaxpr.constvars and not uses_key[0]:
-        msg = (
-            f"{adapter}: the constructor returns arrays that were there before, the "
-            "same network for every seed: construct the module inside of it"
-        )
-        raise ValueError(msg)
+    if uses_key[0]:
+        return
+    with jax.ensure_compile_time_eval():
+        leaves = jax.tree.leaves(construct(jax.random.key(0)))
+        if any(np.ptp(np.asarray(leaf)) > 0 for leaf in leaves if leaf.size):
+            msg = (
+                f"{adapter}: the constructor does not use its argument, so that every "
+                "seed has the same network: construct the module, and its keys, from it"
+            )
+            raise ValueError(msg)
