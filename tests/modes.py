@@ -8,11 +8,63 @@ import jax
 
 _OPTAX = {r"equals_optax_row_by_row\[.*l1\]": "optax's own projection fails"}
 
+_DOUBLE = "draws of double precision are other ones, and the numbers are of these draws"
+_X64 = _OPTAX | {
+    r"of_a_linear_model_is_found_from_above": _DOUBLE,
+    r"proposition_3_1_holds": _DOUBLE,
+    r"never_leave_more_examples_robust\[linf\]": _DOUBLE,
+    r"knows_no_goals_keep_what_fools": _DOUBLE,
+    r"uniform_at_any_number_of_replicates\[10-5\]": _DOUBLE,
+}
+
+_PROMOTES = "the test's own functions or networks mix types"
+_COUNTS = "optax multiplies a number by an integer"
+_STRICT = _OPTAX | {
+    r"trains_adversarially\[": _COUNTS,
+    r"bends_a_line_around_a_barrier": _COUNTS,
+    r"at_the_lasso_with_exact_zeros\[adam\]": _COUNTS,
+    r"unpenalised_parameters_take_the_plain": _COUNTS,
+    r"gradient_that_is_not_a_number_stays": _COUNTS,
+    r"with_further_arguments_take_them_inside": _COUNTS,
+    r"do_not_disturb_optimisers_without": _COUNTS,
+    r"extra_arguments_train\[(reduce|inside)": _COUNTS,
+    r"statistics_keep_their_dtype_in_a_scan\[(bf|None)": "flax's own layers mix types",
+    r"double_precision_keeps_every_dtype": "flax's own layers mix types",
+    r"double_precision_follows_the_input": "flax's own layers mix types",
+    r"test_equinox_(predicts|dropout|layers|parameters|modules)": _PROMOTES,
+    r"as_a_plain_function\[equinox\]": _PROMOTES,
+    r"as_one_by_one\[equinox\]": _PROMOTES,
+    r"jit_changes_nothing\[(crop|flip|rotate|chain)\]": _PROMOTES,
+    r"arrays_of_numpy_are_as_good": _PROMOTES,
+    r"nothing_switches_are_refused\[noise\]": _PROMOTES,
+    r"shared_arguments_may_be_pytrees": _PROMOTES,
+    r"draws_depend_on_the_chunk_are_refused": _PROMOTES,
+    r"single_precision_is_worse_by_no_more": _PROMOTES,
+    r"accuracy_is_that_of_the_one_judge": _PROMOTES,
+}
+
+_BATCH = "what vmap draws from keys of rbg depends on the batch"
+_DRAWS = "the numbers are of the draws of another generator"
+_REFUSED = "keys of rbg are refused, as they should be"
+_RBG = {
+    r"seeds_make_their_own_networks": _BATCH,
+    r"as_one_by_one": _BATCH,
+    r"never_leave_more_examples_robust\[linf\]": _DRAWS,
+    r"classifier_off_its_shells": _DRAWS,
+    r"trains_adversarially\[(linen|equinox|mlp)\]": _DRAWS,
+    r"uniform_in_the_ball\[(2|30)-l[12]\]": _DRAWS,
+    r"mapped_is_vmap_for_any_chunk_size": _REFUSED,
+    r"replicate_is_what_it_is_alone": _REFUSED,
+    r"shared_value_compiles_nothing": _REFUSED,
+    r"keys_of_the_default_generator_are_refused": _REFUSED,
+    r"eight_devices_give_what_one_gives": _REFUSED,
+}
+
 # Mode: the value that turns it on, and {pattern of a test's name: reason}.
 MODES = {
-    "jax_enable_x64": (True, _OPTAX),
-    "jax_numpy_dtype_promotion": ("strict", _OPTAX),
-    "jax_default_prng_impl": ("rbg", {}),
+    "jax_enable_x64": (True, _X64),
+    "jax_numpy_dtype_promotion": ("strict", _STRICT),
+    "jax_default_prng_impl": ("rbg", _RBG),
     "jax_debug_nans": (True, {}),
     "jax_debug_key_reuse": (True, {}),
 }
