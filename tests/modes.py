@@ -51,7 +51,7 @@ _RBG = {
     r"as_one_by_one": _BATCH,
     r"never_leave_more_examples_robust\[linf\]": _DRAWS,
     r"classifier_off_its_shells": _DRAWS,
-    r"trains_adversarially\[(linen|equinox|mlp)\]": _DRAWS,
+    r"trains_adversarially\[linen\]": _DRAWS,
     r"uniform_in_the_ball\[(2|30)-l[12]\]": _DRAWS,
     r"mapped_is_vmap_for_any_chunk_size": _REFUSED,
     r"replicate_is_what_it_is_alone": _REFUSED,

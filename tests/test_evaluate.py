@@ -161,7 +161,7 @@ def test_summary_counts_and_averages(key):
     assert total.num_examples == 23
     np.testing.assert_allclose(total.accuracy.value, np.mean(result.correct))
     np.testing.assert_allclose(total.robust_accuracy.value, np.mean(result.robust))
-    mean = np.mean(result.robust_loss, dtype=np.float64)
+    mean = np.mean(np.asarray(result.robust_loss), dtype=np.float64)
     np.testing.assert_allclose(total.robust_loss, mean)
     assert total.num_zero_gradients == 0
     assert total.robust_accuracy.low < total.robust_accuracy.value

@@ -34,8 +34,8 @@ def check(constructor: Any, kind: type, argument: str, adapter: str) -> None:
         )
         raise ValueError(msg)
     if isinstance(constructor, nn.Module):
-        kind = type(constructor).__name__
-        msg = f"{adapter} takes a constructor, and {kind} is a linen module: from_linen"
+        name = type(constructor).__name__
+        msg = f"{adapter} takes a constructor, and {name} is a linen module: from_linen"
         raise ValueError(msg)
     try:
         inspect.signature(constructor).bind(None)
