@@ -1,13 +1,18 @@
 """Simulated designs against their moments; data sets against what was written."""
 
 import ast
+import copy
+import functools
 import io
 import json
 import os
 import shlex
+import shutil
 import socket
 import struct
 import sys
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import jax
@@ -195,7 +200,8 @@ def _prepare(root, name, splits, version="3.0.1", replaced=None):
     folder = root / name / version
     folder.mkdir(parents=True)
     image = tfds.features.Image(shape=SHAPES[name])
-    features = {"image": image, "label": tfds.features.ClassLabel(num_classes=10)}
+    label = tfds.features.ClassLabel(num_classes=100 if name == "cifar100" else 10)
+    features = {"image": image, "label": label}
     identity = tfds.core.DatasetIdentity(
         name=name, version=version, data_dir=str(folder), module_name=__name__
     )
@@ -335,7 +341,9 @@ def test_unprepared_data_sets_say_what_was_found_and_how_to_prepare(tmp_path):
     refused("cifar10", tmp_path, "has 3.0.2.incomplete, and no finished version")
     (tmp_path / "cifar10/3.0.2").mkdir()
     (tmp_path / "cifar10/3.0.2/dataset_info.json").write_text("{")
-    refused("cifar10", tmp_path, f"cannot read {tmp_path}/cifar10/3.0.2")
+    description = tmp_path / "cifar10/3.0.2/dataset_info.json"
+    refused("cifar10", tmp_path, f"{description} is damaged: it is not JSON")
+    refused("cifar10", tmp_path, f"; delete {description.parent}. To prepare it: ")
     _prepare(tmp_path, "svhn_cropped", {"test": _random("svhn_cropped", 1, 0)})
     refused("svhn_cropped", tmp_path, "its folder has no split 'train'")
 
@@ -406,12 +414,12 @@ def test_every_byte_of_a_tfrecord_counts(tmp_path):
         path.write_bytes(changed)
         _refused_as_damaged(tmp_path, path)
     for file, cause in (
-        (content[:-1], "ValueError: the file ends within record 1"),
-        (first + b"!", "ValueError: the file ends within record 1"),
-        (first, "ValueError: 1 records where 2 were written"),
-        (b"", "ValueError: 0 records where 2 were written"),
-        (content + first, "ValueError: 3 records where 2 were written"),
-        (content[:-1] + b"!", "ValueError: the checksum of record 1 does not match"),
+        (content[:-1], "the file ends within record 1"),
+        (first + b"!", "the file ends within record 1"),
+        (first, "1 records where 2 were written"),
+        (b"", "0 records where 2 were written"),
+        (content + first, "3 records where 2 were written"),
+        (content[:-1] + b"!", "the checksum of record 1 does not match"),
     ):
         path.write_bytes(file)
         _refused_as_damaged(tmp_path, path, cause)
@@ -430,6 +438,533 @@ def test_images_that_cannot_be_decoded_are_named_by_their_row(stored_as, tmp_pat
         folder = _prepare(root, "mnist", {"train": batch}, replaced={4: content})
         FORMATS[stored_as](folder)
         _refused_as_damaged(root, "row 4 of 'train'")
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/data", "s3://bucket", "file:///data"])
+def test_cloud_paths_are_to_be_copied(path, monkeypatch):
+    refused = f"{path}' is no local directory: copy it to one"
+    with pytest.raises(data.DataError, match=f"^data_dir = '{refused}"):
+        data.load("mnist", split="train", data_dir=path)
+    with pytest.raises(data.DataError, match=r"^data_dir = '\w+:/\w.* copy it to one"):
+        data.load("mnist", split="train", data_dir=Path(path))
+    monkeypatch.setenv("TFDS_DATA_DIR", path)
+    with pytest.raises(data.DataError, match=f"^TFDS_DATA_DIR = '{refused}"):
+        data.load("mnist", split="train")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A valid folder of mnist: tfrecord shards of three examples and of one."""
+    root = tmp_path_factory.mktemp("prepared")
+    folder = _prepare(root, "mnist", {"train": _random("mnist", 4, 0)})
+    _as_tfrecord(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(prepared, tmp_path):
+    """A copy to be spoilt, in a directory of data sets."""
+    return Path(shutil.copytree(prepared, tmp_path / "data/mnist/3.0.1"))
+
+
+@pytest.fixture
+def evil_modules(tmp_path, monkeypatch):
+    """Modules that a folder may name, none of which may be imported."""
+    (tmp_path / "modules").mkdir()
+    for name in ("evilmod", "tensorflow_datasets_evil"):
+        code = f"open({str(tmp_path / 'imported')!r}, 'w')"
+        (tmp_path / "modules" / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    yield
+    assert not (tmp_path / "imported").exists()
+    assert not {"evilmod", "tensorflow_datasets_evil"} & set(sys.modules)
+
+
+def _refused(folder, phrase, split="train"):
+    """The load of a spoilt folder is one short line that a terminal can show."""
+    with pytest.raises(data.DataError) as error:
+        data.load(folder.parent.name, split=split, data_dir=folder.parents[1])
+    message = str(error.value)
+    assert phrase in message
+    assert message.isprintable()
+    assert len(message) < 2000
+
+
+FEATURES = ("featuresDict", "features")
+IMAGE = (*FEATURES, "image")
+LABEL = (*FEATURES, "label")
+SPLIT = ("splits", 0)
+TFDS_CLASS = "tensorflow_datasets.core.features"
+NO_CLASS = "'image' is of class"
+NO_TEMPLATE = "is no name of files in its folder"
+
+# What is put where in features.json, and what the error says; ... removes.
+HOSTILE_FEATURES = [
+    (("pythonClassName",), "evilmod.X", "the whole is of class 'evilmod.X'"),
+    (("pythonClassName",), ["evilmod.X"], "the whole is of class ['evilmod.X']"),
+    (("pythonClassName",), ..., "the whole is of class None, not FeaturesDict"),
+    ((*IMAGE, "pythonClassName"), "evilmod.Image", f"{NO_CLASS} 'evilmod.Image'"),
+    ((*IMAGE, "pythonClassName"), "Image", f"{NO_CLASS} 'Image', not Image"),
+    ((*IMAGE, "pythonClassName"), "tensorflow_datasets_evil.Image", NO_CLASS),
+    ((*IMAGE, "pythonClassName"), f"{TFDS_CLASS}.video_feature.Video", NO_CLASS),
+    ((*IMAGE, "pythonClassName"), 7, f"{NO_CLASS} 7"),
+    (IMAGE, {"type": "evilmod.Image", "content": {}}, f"{NO_CLASS} 'evilmod.Image'"),
+    (IMAGE, ..., "'image' is None, and no JSON object"),
+    (IMAGE, "x", "'image' is 'x', and no JSON object"),
+    ((*LABEL, "pythonClassName"), "evilmod.ClassLabel", "'label' is of class 'evilmod"),
+    ((*FEATURES, "id"), {"pythonClassName": "evilmod.Text"}, "'id' is of class 'evil"),
+    ((*FEATURES, "\x1b[2J"), {}, "'\\x1b[2J' is of class None"),
+    ((*IMAGE, "image"), [], "'image' is [], and no JSON object"),
+    ((*IMAGE, "image"), "[", "it is not JSON"),
+    ((*IMAGE, "image", "shape"), ..., "shape is None, and no array"),
+    ((*IMAGE, "image", "shape"), ["28", "28"], "shape [28, 28, 1], not [28, 28]"),
+    ((*IMAGE, "image", "shape"), [56, 14, 1], "shape [28, 28, 1], not [56, 14, 1]"),
+    ((*IMAGE, "image", "shape"), ["99999"] * 3, "not [99999, 99999, 99999]"),
+    (
+        (*IMAGE, "image", "shape"),
+        ["-1", "-1", "1"],
+        "shape has '-1', which is no count",
+    ),
+    ((*IMAGE, "image", "shape"), ["9" * 99, 1, 1], "which is no count"),
+    ((*IMAGE, "image", "dtype"), "uint16", "dtype 'uint8', not 'uint16'"),
+    ((*IMAGE, "image", "encodingFormat"), "gif", "'png' or 'jpeg', not 'gif'"),
+    ((*IMAGE, "image", "encodingFormat"), ["png"], "'png' or 'jpeg', not ['png']"),
+    ((*LABEL, "classLabel", "numClasses"), "11", "mnist has 10 classes, not 11"),
+    ((*LABEL, "classLabel", "numClasses"), 10.0, "numClasses has 10.0, which is no"),
+    ((*LABEL, "classLabel", "numClasses"), True, "numClasses has True, which is no"),
+    ((*LABEL, "classLabel"), {"num_classes": "\x1b[31m"}, "'\\x1b[31m', which is no"),
+    (FEATURES, ["image"], "features is ['image'], and no JSON object"),
+    (("featuresDict",), None, "the whole is None, and no JSON object"),
+]
+
+# The same in dataset_info.json.
+HOSTILE_INFO = [
+    (("name",), "../../etc", "it describes the data set '../../etc'"),
+    (("name",), ["mnist"], "it describes the data set ['mnist']"),
+    (("name",), "\x1b]0;title\x07", "it describes the data set '\\x1b]0;title\\x07'"),
+    (("fileFormat",), 3, "fileFormat is 3, and no string"),
+    (("fileFormat",), "\x1b[2J\nx", "is stored as \ufffd[2J\ufffdx: prepare it as"),
+    (("fileFormat",), "../" * 999, "is stored as ../../../"),
+    (("splits",), ..., "splits is None, and no array"),
+    (("splits",), {"train": 1}, "splits is {'train': 1}, and no array"),
+    (("splits",), [], "its folder has no split 'train'"),
+    (SPLIT, "train", "a split is 'train', and no JSON object"),
+    ((*SPLIT, "name"), 1, "the name of a split is 1, and no string"),
+    ((*SPLIT, "name"), "../train", "'../train' is no name of a split"),
+    ((*SPLIT, "name"), "/etc", "'/etc' is no name of a split"),
+    ((*SPLIT, "name"), "train\x1b", "'train\\x1b' is no name of a split"),
+    ((*SPLIT, "filepathTemplate"), 1, "filepathTemplate is 1, and no string"),
+    ((*SPLIT, "filepathTemplate"), "../{SPLIT}", f"'../{{SPLIT}}' {NO_TEMPLATE}"),
+    ((*SPLIT, "filepathTemplate"), "/etc/passwd", f"'/etc/passwd' {NO_TEMPLATE}"),
+    ((*SPLIT, "filepathTemplate"), "gs://b/{SPLIT}", NO_TEMPLATE),
+    ((*SPLIT, "filepathTemplate"), "{SPLIT.__class__}", NO_TEMPLATE),
+    ((*SPLIT, "filepathTemplate"), "{SPLIT:>999999999}", NO_TEMPLATE),
+    ((*SPLIT, "filepathTemplate"), "{SPLIT}\n", NO_TEMPLATE),
+    ((*SPLIT, "filepathTemplate"), "{SPLIT}\x00", NO_TEMPLATE),
+    ((*SPLIT, "filepathTemplate"), "{", NO_TEMPLATE),
+    ((*SPLIT, "filepathTemplate"), "..", "2 shards are the same file"),
+    ((*SPLIT, "filepathTemplate"), "a" * 999 + "{SHARD_INDEX}", "File name too long"),
+    ((*SPLIT, "shardLengths"), ..., "shardLengths is None, and no array"),
+    ((*SPLIT, "shardLengths"), "4", "shardLengths is '4', and no array"),
+    ((*SPLIT, "shardLengths"), [], "shardLengths is [], and mnist has 60000 examples"),
+    ((*SPLIT, "shardLengths"), ["4", "0"], "shardLengths is [4, 0], and mnist has"),
+    ((*SPLIT, "shardLengths"), ["-4"], "shardLengths has '-4', which is no count"),
+    ((*SPLIT, "shardLengths"), [4.0], "shardLengths has 4.0, which is no count"),
+    ((*SPLIT, "shardLengths"), ["٤"], "which is no count"),
+    ((*SPLIT, "shardLengths"), ["60001"], "shardLengths is [60001], and mnist has"),
+    ((*SPLIT, "shardLengths"), ["9" * 4000], "which is no count"),
+    ((*SPLIT, "shardLengths"), ["999999999"] * 9, "and mnist has 60000 examples"),
+    ((*SPLIT, "shardLengths"), ["59999"], "3 records where 59999 were written"),
+]
+
+# Whole files instead of either.
+NO_DESCRIPTION = {
+    "empty": (b"", "it is not JSON"),
+    "blank": (b" \n", "it is not JSON"),
+    "list": (b"[]", "it is [], and no JSON object"),
+    "null": (b"null", "it is None, and no JSON object"),
+    "string": (b'"\\u001b[2J"', "it is '\\x1b[2J', and no JSON object"),
+    "infinite": (b"-Infinity", "it is -inf, and no JSON object"),
+    "object": (b"{}", "is damaged: "),
+    "binary": (bytes(range(256)), "it is not JSON"),
+    "utf16": ("\ufeff{".encode("utf-16"), "it is not JSON"),
+    "deep lists": (b"[" * 10**6, "it is not JSON"),
+    "deep objects": (b'{"a":' * 10**5, "it is not JSON"),
+    "digits": (b"9" * 10**5, "it is not JSON"),
+    "large": (b'{"a": "' + bytes(2**20), "it has more than 1048576 bytes"),
+}
+
+
+def _put(file, keys, value):
+    """Replaces a value of a JSON file, or with ... removes it."""
+    whole = [json.loads(file.read_text())]
+    *parents, last = [0, *keys]
+    place = functools.reduce(lambda table, key: table[key], parents, whole)
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    file.write_text(json.dumps(whole[0]))
+
+
+@pytest.mark.usefixtures("evil_modules", "no_network")
+@pytest.mark.parametrize(("keys", "value", "phrase"), HOSTILE_FEATURES)
+def test_hostile_features_are_refused(keys, value, phrase, folder):
+    _put(folder / "features.json", keys, value)
+    _refused(folder, phrase)
+    _refused(folder, f"{folder}/features.json is damaged: ")
+
+
+@pytest.mark.usefixtures("evil_modules", "no_network")
+@pytest.mark.parametrize(("keys", "value", "phrase"), HOSTILE_INFO)
+def test_hostile_information_is_refused(keys, value, phrase, folder):
+    _put(folder / "dataset_info.json", keys, value)
+    _refused(folder, phrase)
+
+
+@pytest.mark.usefixtures("evil_modules")
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json"])
+@pytest.mark.parametrize("content", NO_DESCRIPTION)
+def test_files_that_describe_nothing_are_refused(content, name, folder):
+    written, phrase = NO_DESCRIPTION[content]
+    (folder / name).write_bytes(written)
+    _refused(folder, phrase)
+    _refused(folder, f"{folder / name} is damaged: ")
+
+
+def _places(value, keys=()):
+    """The keys of all values within a value."""
+    yield keys
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, part in () if isinstance(value, str) else items:
+        yield from _places(part, (*keys, key))
+
+
+def _loaded_or_refused(folder):
+    try:
+        return data.load("mnist", split="train", data_dir=folder.parents[1])
+    except data.DataError as error:
+        return str(error)
+
+
+JUNK = [
+    ...,
+    None,
+    True,
+    -1,
+    1e400,
+    2**70,
+    "",
+    "\x1b[2J",
+    "../x",
+    [],
+    [[]],
+    {},
+    {"a": 1},
+]
+
+
+@pytest.mark.usefixtures("evil_modules")
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json"])
+def test_any_value_anywhere_is_refused_or_ignored(name, folder):
+    valid = (folder / name).read_text()
+    expected = data.load("mnist", split="train", data_dir=folder.parents[1])
+    for keys in list(_places(json.loads(valid)))[1:]:
+        for value in JUNK:
+            (folder / name).write_text(valid)
+            _put(folder / name, keys, copy.deepcopy(value))
+            found = _loaded_or_refused(folder)
+            if isinstance(found, str):
+                assert found.isprintable()
+                continue
+            # Without the length of the last shard the first one is what there is.
+            n = 3 if len(keys) == 4 and value is ... else 4
+            np.testing.assert_array_equal(found.x, expected.x[:n])
+            np.testing.assert_array_equal(found.y, expected.y[:n])
+
+
+@pytest.mark.usefixtures("evil_modules")
+def test_what_is_not_needed_is_ignored(folder):
+    expected = data.load("mnist", split="train", data_dir=folder.parents[1])
+    _put(folder / "dataset_info.json", ("moduleName",), "evilmod")
+    _put(folder / "dataset_info.json", ("description",), {"\x1b": [1]})
+    for kind in ("text_feature.Text", "scalar.Scalar", "tensor_feature.Tensor"):
+        ignored = {"pythonClassName": f"{TFDS_CLASS}.{kind}", "tensor": {"dtype": "x"}}
+        _put(folder / "features.json", (*FEATURES, kind), ignored)
+    coarse = {"pythonClassName": f"{TFDS_CLASS}.class_label_feature.ClassLabel"}
+    _put(folder / "features.json", (*FEATURES, "coarse_label"), coarse)
+    found = data.load("mnist", split="train", data_dir=folder.parents[1])
+    np.testing.assert_array_equal(found.x, expected.x)
+
+
+def test_features_are_read_as_older_versions_wrote_them(folder):
+    expected = data.load("mnist", split="train", data_dir=folder.parents[1])
+    path = folder / "features.json"
+    described = json.loads(path.read_text())
+    image = {"shape": [28, 28, 1], "dtype": "uint8", "encoding_format": "png"}
+    fields = {
+        "image": {"type": f"{TFDS_CLASS}.image_feature.Image", "content": image},
+        "label": {
+            "type": f"{TFDS_CLASS}.class_label_feature.ClassLabel",
+            "content": {"num_classes": 10},
+        },
+    }
+    whole = {"type": f"{TFDS_CLASS}.features_dict.FeaturesDict"}
+    in_string = json.dumps(described["featuresDict"])
+    for content in (fields, described["featuresDict"], in_string):
+        path.write_text(json.dumps(whole | {"content": content}))
+        found = data.load("mnist", split="train", data_dir=folder.parents[1])
+        np.testing.assert_array_equal(found.x, expected.x)
+        np.testing.assert_array_equal(found.y, expected.y)
+
+
+def _moved_out(path):
+    outside = path.parents[2] / path.name
+    path.rename(outside)
+    path.symlink_to(outside)
+
+
+def _piped(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _endless(path):
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def _looped(path):
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def _a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def _repeated(path):
+    path.unlink()
+    path.symlink_to(path.name.replace("00001", "00000"))
+
+
+def _hard_linked(path):
+    path.unlink()
+    path.hardlink_to(path.with_name(path.name.replace("00001", "00000")))
+
+
+def _sparse(path):
+    with path.open("r+b") as file:
+        file.truncate(10**12)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "phrase"),
+    [
+        (_moved_out, "it is a link that leaves its folder, to "),
+        (_piped, "it is no regular file"),
+        (_endless, "it is a link that leaves its folder, to '/dev/zero'"),
+        (_looped, "is damaged: "),
+        (_a_folder, "it is no regular file"),
+        (_repeated, "it is the same file as another shard"),
+        (_hard_linked, "it is the same file as another shard"),
+        (_sparse, "it has 1000000000000 bytes for 1 records"),
+    ],
+)
+def test_files_that_are_not_of_the_folder_are_refused(spoil, phrase, folder):
+    path = folder / "mnist-train.tfrecord-00001"
+    spoil(path)
+    _refused(folder, phrase)
+    _refused(folder, f"data set 'mnist', {path} is damaged: ")
+
+
+@pytest.mark.parametrize("spoil", [_moved_out, _piped, _endless, _looped, _a_folder])
+def test_descriptions_that_are_not_of_the_folder_are_refused(spoil, folder):
+    spoil(folder / "features.json")
+    _refused(folder, f"{folder}/features.json is damaged: ")
+
+
+def test_links_that_stay_in_the_folder_and_links_to_it_are_followed(folder):
+    expected = data.load("mnist", split="train", data_dir=folder.parents[1])
+    path = folder / "mnist-train.tfrecord-00001"
+    path.symlink_to(path.rename(folder / "blob").name)
+    folder.symlink_to(folder.rename(folder.parents[2] / "elsewhere"))
+    found = data.load("mnist", split="train", data_dir=folder.parents[1])
+    np.testing.assert_array_equal(found.x, expected.x)
+
+
+def _chunk(kind, content):
+    body = kind + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def _raw_png(height, width, bits, colour, row):
+    """A file whose header says anything; ``colour`` 0 is grey, 2 is RGB."""
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    pixels = zlib.compress((b"\0" + row) * min(height, 28))
+    parts = (b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*part) for part in parts)
+
+
+def _encoded(mode, file_format, size=(28, 28)):
+    file = io.BytesIO()
+    Image.new(mode, size).save(file, file_format)
+    return file.getvalue()
+
+
+HOSTILE_IMAGES = {
+    "other shape": (_encoded("L", "PNG", (56, 14)), "a PNG of 14×56 in mode L, not"),
+    "transposed": (_encoded("L", "PNG", (14, 28)), "a PNG of 28×14 in mode L, not"),
+    "16 bits": (_raw_png(28, 28, 16, 0, bytes(56)), "a PNG of 28×28 in mode I;16B"),
+    "4 bits": (_raw_png(28, 28, 4, 0, bytes(14)), "a PNG of 28×28 in mode L;4"),
+    "1 bit": (_encoded("1", "PNG"), "a PNG of 28×28 in mode 1, not of 28×28 in mode L"),
+    "palette": (_encoded("P", "PNG"), "a PNG of 28×28 in mode P"),
+    "colours": (
+        _encoded("RGB", "PNG"),
+        "a PNG of 28×28 in mode RGB, not of 28×28 in mode L",
+    ),
+    "opacity": (_encoded("LA", "PNG"), "a PNG of 28×28 in mode LA"),
+    "RGBA": (_encoded("RGBA", "PNG"), "a PNG of 28×28 in mode RGBA"),
+    "CMYK": (_encoded("CMYK", "JPEG"), "a JPEG of 28×28 in mode CMYK"),
+    "large": (_raw_png(9000, 9000, 8, 0, bytes(9000)), "a PNG of 9000×9000 in mode L"),
+    "bomb": (_raw_png(60000, 60000, 8, 0, b""), "is damaged: DecompressionBombError"),
+    "no pixels": (_raw_png(0, 0, 8, 0, b""), "is damaged: "),
+    "GIF": (_encoded("L", "GIF"), "its image is no PNG or JPEG"),
+    "BMP": (_encoded("L", "BMP"), "its image is no PNG or JPEG"),
+    "TIFF": (_encoded("L", "TIFF"), "its image is no PNG or JPEG"),
+    "only header": (_encoded("L", "PNG")[:33], "is damaged: "),
+    "nothing": (b"", "its image is no PNG or JPEG"),
+}
+
+
+def _example(image, label):
+    from tensorflow_datasets import proto
+
+    example = proto.tf_example_pb2.Example()
+    for name, values in (("image", image), ("label", label)):
+        for value in values:
+            kind = {bytes: "bytes_list", int: "int64_list", float: "float_list"}
+            feature = example.features.feature[name]
+            getattr(feature, kind[type(value)]).value.append(value)
+    return example.SerializeToString()
+
+
+def _with_last_row(folder, record):
+    path = folder / "mnist-train.tfrecord-00001"
+    path.write_bytes(_frame(record))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("image", HOSTILE_IMAGES)
+def test_images_that_are_not_as_declared_are_refused_with_their_row(image, folder):
+    file, phrase = HOSTILE_IMAGES[image]
+    _with_last_row(folder, _example([file], [3]))
+    _refused(folder, phrase)
+    _refused(folder, "data set 'mnist', row 3 of 'train' is damaged: ")
+
+
+def test_images_have_the_declared_format(folder):
+    for declared, other in (("png", "JPEG"), ("jpeg", "PNG")):
+        _put(folder / "features.json", (*IMAGE, "image", "encodingFormat"), declared)
+        _with_last_row(folder, _example([_encoded("L", other)], [3]))
+        _refused(folder, f"its image is no {declared.upper()}")
+
+
+def test_sixteen_bits_of_a_colour_are_refused(tmp_path):
+    png = _raw_png(32, 32, 16, 2, bytes(192))
+    batch = _random("cifar10", 2, 0)
+    _refused(
+        _prepare(tmp_path, "cifar10", {"train": batch}, replaced={1: png}),
+        "RGB;16B, not",
+    )
+
+
+HOSTILE_ROWS = {
+    "label 10": (([b""], [10]), "its label is 10, and classes are 0 to 9"),
+    "label -1": (([b""], [-1]), "its label is -1, and classes are 0 to 9"),
+    "large label": (([b""], [2**40 + 3]), "its label is 1099511627779, and classes"),
+    "fraction": (([b""], [3.7]), "it has 0 integer labels where one belongs"),
+    "text": (([b""], [b"3"]), "it has 0 integer labels where one belongs"),
+    "two labels": (([b""], [3, 3]), "it has 2 integer labels where one belongs"),
+    "no label": (([b""], []), "it has 0 integer labels where one belongs"),
+    "no image": (([], [3]), "it has 0 images where one belongs"),
+    "two images": (([b"", b""], [3]), "it has 2 images where one belongs"),
+    "numbers": (([0] * 784, [3]), "it has 0 images where one belongs"),
+}
+
+
+@pytest.mark.parametrize("row", HOSTILE_ROWS)
+def test_rows_that_are_no_image_and_its_class_are_refused(row, folder):
+    (images, labels), phrase = HOSTILE_ROWS[row]
+    images = [_encoded("L", "PNG") if image == b"" else image for image in images]
+    _with_last_row(folder, _example(images, labels))
+    _refused(folder, phrase)
+    _refused(folder, "data set 'mnist', row 3 of 'train' is damaged: ")
+
+
+def test_records_that_are_no_examples_are_refused(folder):
+    for record in (b"\xff" * 9, b"\n\x7f", bytes(range(256))):
+        _with_last_row(folder, record)
+        _refused(folder, "row 3 of 'train' is damaged: ")
+
+
+def _array_record(path, records, options="group_size:1"):
+    from array_record.python import array_record_module
+
+    writer = array_record_module.ArrayRecordWriter(str(path), options)
+    for record in records:
+        writer.write(record)
+    writer.close()
+
+
+def _as_array_record(folder, records, options="group_size:1"):
+    """The folder with one shard of these records."""
+    for path in folder.glob("*.tfrecord-*"):
+        path.unlink()
+    _array_record(folder / "mnist-train.array_record-00000", records, options)
+    _put(folder / "dataset_info.json", ("fileFormat",), "array_record")
+    _put(folder / "dataset_info.json", (*SPLIT, "shardLengths"), [len(records)])
+
+
+def test_records_unpack_to_a_small_multiple_of_their_file(folder):
+    record = _example([_encoded("L", "PNG")], [3])
+    _as_array_record(folder, [record, record + bytes(10**7)])
+    _refused(folder, "bytes would unpack to 1000")
+    _as_array_record(folder, [record] * 50_000, "group_size:50000")
+    _refused(folder, "the chunk at 40 is not one that TFDS writes")
+    _as_array_record(folder, [record], "group_size:1,transpose")
+    _refused(folder, "the chunk at 40 is not one that TFDS writes")
+
+
+@pytest.mark.parametrize("packing", ["zstd", "uncompressed", "brotli", "snappy"])
+@pytest.mark.parametrize("size", [1, 7])
+def test_records_may_be_grouped_and_packed_in_any_way(packing, size, folder):
+    batch = _random("mnist", 300, 0)
+    pairs = zip(batch.x, batch.y, strict=True)
+    records = [_example([_png(image)], [int(label)]) for image, label in pairs]
+    _as_array_record(folder, records, f"group_size:{size},{packing}")
+    x, y = data.load("mnist", split="train", data_dir=folder.parents[1])
+    np.testing.assert_array_equal(x, batch.x)
+    np.testing.assert_array_equal(y, batch.y)
+
+
+def test_long_records_are_refused(folder):
+    _with_last_row(folder, bytes(2**14 + 1))
+    _refused(folder, "a record has 16385 bytes")
+
+
+def test_what_is_declared_allocates_nothing(folder):
+    """Sixty thousand images of mnist are 47 MB."""
+    _put(folder / "dataset_info.json", (*SPLIT, "shardLengths"), ["59999", "1"])
+    data_dir = folder.parents[1]
+    _refused(folder, "3 records where 59999 were written")
+    tracemalloc.start()
+    with pytest.raises(data.DataError):
+        data.load("mnist", split="train", data_dir=data_dir)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**21
 
 
 def _stored(name):
