@@ -4,12 +4,15 @@
                                   a name, its commands, its variants and what comes out
     advjax run NAME[:VARIANTS]    runs one, as in
                                   advjax run transition/digits:l2 --config.num_seeds=5
-    advjax evaluate FILE.npz      attacks trained networks
+    advjax evaluate FILE.safetensors      attacks trained networks
     advjax report [DIRECTORY]     one page of what is in a directory of runs
+
+    advjax COMMAND --help         what a command takes
+    advjax run NAME --help        an experiment, and all its fields with their defaults
 
 Any field of an experiment is overridden by --config.FIELD=VALUE; --workdir=DIRECTORY
 says where it writes. Run again, it resumes. Exit status: 0 done, 1 the loss diverged,
-2 wrong input.
+2 wrong input, 130 and 143 stopped by Ctrl-C and by SIGTERM.
 """
 
 import ast
@@ -19,7 +22,8 @@ import sys
 from importlib import metadata, util
 from pathlib import Path
 
-from experiments.checks import ConfigError, choose
+from experiments import fields, interrupts
+from experiments.checks import ConfigError, choose, printable
 
 FOLDER = Path(__file__).parent
 
@@ -27,10 +31,9 @@ FOLDER = Path(__file__).parent
 def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand and returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    wants_help = {"-h", "--help"} & {*argv}
-    if not argv or wants_help:
+    if not argv or argv[0] in fields.HELP:
         print(__doc__)
-        return 0 if wants_help else 2
+        return 0 if argv else 2
     if argv == ["--version"]:
         print(f"advjax {metadata.version('advjax')}")
         return 0
@@ -38,10 +41,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if name not in _COMMANDS:
             raise ConfigError(f"command {name!r}: {choose(name, _COMMANDS)}")
-        return _COMMANDS[name](rest)
+        status = _COMMANDS[name](rest)
+        sys.stdout.flush()
+        return status
     except ConfigError as error:
-        print(f"advjax: error: {error}", file=sys.stderr)
+        print(f"advjax: error: {printable(str(error))}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        return interrupts.closed_pipe()
+    except KeyboardInterrupt:
+        return 130
 
 
 def experiments() -> dict[str, Path]:
@@ -85,6 +94,9 @@ def _docstring(file: Path) -> str:
 
 
 def _list(argv: list[str]) -> int:
+    if fields.HELP & {*argv}:
+        print(_LIST)
+        return 0
     if len(argv) > 1:
         raise ConfigError(f"one name at a time, not {' '.join(argv)}")
     folders = sorted({file.parts[-3] for file in experiments().values()})
@@ -105,20 +117,28 @@ def _list(argv: list[str]) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    if not argv:
+    wants_help = fields.HELP & {*argv}
+    argv = [arg for arg in argv if arg not in fields.HELP]
+    if not argv and not wants_help:
         raise ConfigError("run what? advjax list shows the experiments")
-    first, *rest = argv
-    if not first.startswith("-"):
-        name, colon, variants = first.partition(":")
+    if argv and not argv[0].startswith("-"):
+        name, colon, variants = argv[0].partition(":")
         file = name if name.endswith(".py") else find(name)
-        first = f"--config={file}{colon}{variants}"
+        argv[0] = f"--config={file}{colon}{variants}"
     _require_extras()
+    if wants_help:
+        print(fields.help_on(argv) or _docstring(FOLDER / "run.py"))
+        return 0
     from experiments import run
 
-    return run.main([first, *rest], own_process=True)
+    return run.main(argv, own_process=True)
 
 
 def _evaluate(argv: list[str]) -> int:
+    if fields.HELP & {*argv}:
+        text = _docstring(FOLDER / "evaluate.py")
+        print(fields.page(experiments()["training/evaluation"], text=text))
+        return 0
     _require_extras()
     from experiments import evaluate
 
@@ -126,10 +146,31 @@ def _evaluate(argv: list[str]) -> int:
 
 
 def _report(argv: list[str]) -> int:
+    if fields.HELP & {*argv}:
+        print(f"{_docstring(FOLDER / 'report.py')}\n\n{_REPORT_OPTIONS}")
+        return 0
     _require_extras()
     from experiments import report
 
     return report.main(argv)
+
+
+_LIST = """\
+    advjax list                       every experiment: what it is of, its size and time
+    advjax list transition            those of one folder
+    advjax list transition/digits     commands of an experiment, its variants, and what
+                                      comes out; the last part of a name is enough where
+                                      no other experiment has it
+
+Its fields are listed by advjax run NAME --help."""
+_REPORT_OPTIONS = """\
+Options:
+
+  DIRECTORY            shows all runs below it, by default those in runs/
+  --output=FILE.html   the page, by default report.html in that directory
+  --guide=FILE.md      a Markdown page that links to the reports
+
+Exit status: 0 done, 2 wrong input."""
 
 
 def _require_extras() -> None:
@@ -142,9 +183,11 @@ def _require_extras() -> None:
 
 _EXTRAS = {
     "PIL": "pillow",
+    "filelock": "filelock",
     "markdown_it": "markdown-it-py",
     "matplotlib": "matplotlib",
     "orbax": "orbax-checkpoint",
+    "safetensors": "safetensors",
     "scipy": "scipy",
     "sklearn": "scikit-learn",
     "tqdm": "tqdm",

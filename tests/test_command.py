@@ -62,7 +62,16 @@ WRONG = {
     "nothing to run": (["run"], "run what? advjax list shows the experiments"),
     "variant": (["run", "p_values:smokee"], "variant 'smokee' of config: did you mean"),
     "field": (["run", "p_values", "--config.sed=1"], "config.sed: no such field; did"),
-    "file": (["evaluate", "none.npz"], "none.npz holds no released parameters"),
+    "file": (
+        ["evaluate", "none.safetensors"],
+        "none.safetensors holds no released parameters",
+    ),
+    "nothing to evaluate": (["evaluate"], "evaluate what? give a .safetensors file"),
+    "option for a file": (["evaluate", "--config.eps=0"], "evaluate what? give a"),
+    "fraction": (["run", "p_values", "--config.sigma=1/0"], "config.sigma = '1/0': "),
+    "help on no experiment": (["run", "tansition", "-h"], "did you mean transition/"),
+    "help on no variant": (["run", "p_values:smokee", "-h"], "variant 'smokee'"),
+    "help on no command": (["rum", "--help"], "command 'rum': did you mean run?"),
     "directory": (["report", "nowhere"], "nowhere holds no results.json"),
 }
 
@@ -78,6 +87,26 @@ def test_wrong_use_is_one_line_and_status_2(name, capsys, monkeypatch):
     assert error.count("\n") == 1
 
 
+def test_evaluate_says_what_to_give_instead(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    for name in ("results.json", "best.npz"):
+        (tmp_path / "run" / name).write_text('{"results": {}}')
+        assert command.main(["evaluate", f"{tmp_path}/run/{name}"]) == 2
+        error = capsys.readouterr().err
+        assert f"{name} is no .safetensors file: give a .safetensors file" in error
+        assert error.count("\n") == 1
+    for name in ("clean", "attacked", "one", "two"):
+        (tmp_path / "run" / f"{name}.safetensors").touch()
+    wanted = ", ".join(
+        f"{tmp_path}/run/{name}.safetensors" for name in ("attacked", "clean", "one")
+    )
+    assert command.main(["evaluate", f"{tmp_path}/run"]) == 2
+    error = capsys.readouterr().err
+    assert f"run has no best.safetensors: give {wanted}, …" in error
+    assert command.main(["evaluate", f"{tmp_path}/run/best.npz"]) == 2
+    assert f"best.npz is no .safetensors file: give {wanted}" in capsys.readouterr().err
+
+
 def test_missing_extras_are_named_before_anything_runs(capsys, monkeypatch):
     find = command.util.find_spec
     monkeypatch.setattr(
@@ -90,12 +119,58 @@ def test_missing_extras_are_named_before_anything_runs(capsys, monkeypatch):
 def test_without_arguments_there_is_help(capsys):
     assert command.main([]) == 2
     assert command.main(["--help"]) == 0
-    assert "advjax list" in capsys.readouterr().out
-    for name in ("run", "evaluate", "report", "list"):
-        assert command.main([name, "--help"]) == 0
-        assert "advjax list" in capsys.readouterr().out
+    first, again = capsys.readouterr().out.split("advjax COMMAND --help", 1)
+    assert "advjax list" in first
+    assert "advjax list" in again
     assert command.main(["--version"]) == 0
     assert re.fullmatch(r"advjax \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+HELP = {
+    "list": ["advjax list transition/digits", "advjax run NAME --help"],
+    "run": ["advjax run transition/digits --help", "130 and 143"],
+    "run --workdir=w": ["advjax run transition/digits --help"],
+    "run digits.py": ["\n  eps_grid  "],
+    "run p_values:smoke": [
+        "Figures 2 right and 3",
+        "\n  num_replicates   20 ",
+        "clean runs\n",
+        "--workdir=DIRECTORY",
+        "Exit status: 0 done, 1 the loss",
+    ],
+    "evaluate": [
+        "advjax evaluate runs/mnist/best.safetensors",
+        "\n  eps            None  ",
+        "--workdir=DIRECTORY",
+    ],
+    "report": ["advjax report runs", "--output=FILE.html", "--guide=FILE.md"],
+}
+
+
+@pytest.mark.parametrize("command_line", HELP)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_is_of_the_command(command_line, flag, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits.py").write_bytes(
+        command.experiments()["transition/digits"].read_bytes()
+    )
+    assert command.main([*command_line.split(), flag]) == 0
+    text = capsys.readouterr().out
+    for words in HELP[command_line]:
+        assert words in text
+
+
+def test_modules_give_the_same_help_as_commands(capsys):
+    config = f"--config={command.experiments()['transition/p_values']}:smoke"
+    for module, argv, same in (
+        (run, ["--help"], ["run", "--help"]),
+        (run, [config, "-h"], ["run", "p_values:smoke", "-h"]),
+        (evaluate, ["--help"], ["evaluate", "--help"]),
+    ):
+        assert module.main(argv) == 0
+        text = capsys.readouterr().out
+        assert command.main(same) == 0
+        assert capsys.readouterr().out.strip() == text.strip()
 
 
 def test_arguments_reach_what_they_are_for(monkeypatch):
@@ -108,14 +183,14 @@ def test_arguments_reach_what_they_are_for(monkeypatch):
         ["run", "transition/digits:l2,demo", "--config.seed=1"],
         ["run", own],
         ["run", f"--config={own}"],
-        ["evaluate", "best.npz"],
+        ["evaluate", "best.safetensors"],
     ):
         assert command.main(argv) == 0
     assert given == [
         [f"--config={digits}:l2,demo", "--config.seed=1"],
         [f"--config={own}"],
         [f"--config={own}"],
-        ["best.npz"],
+        ["best.safetensors"],
     ]
 
 
