@@ -18,6 +18,12 @@ class DivergedError(RuntimeError):
     """A loss is nan or infinite."""
 
 
+def printable(text: str) -> str:
+    """``text`` on one line; what a terminal would take for a command becomes "?"."""
+    line = " ".join(text.split())
+    return "".join(char if char.isprintable() else "?" for char in line)
+
+
 def variants(argument: str | None, choices: Collection[str]) -> set[str]:
     """The comma-separated words after the colon in ``--config=file.py:a,b``.
 

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from experiments import devices
+from experiments.files import replacing
 from experiments.run import exit_status, parse, run
-from experiments.workdir import replacing
 
 STUDIES = {
     "digits-linf": "digits.py:demo,linf",

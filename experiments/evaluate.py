@@ -1,7 +1,7 @@
 """Robust accuracy of released networks, as the field reports it.
 
-    advjax evaluate runs/mnist/best.npz
-    advjax evaluate runs/mnist/best.npz --config.num_restarts=1
+    advjax evaluate runs/mnist/best.safetensors
+    advjax evaluate runs/mnist/best.safetensors --config.num_restarts=1
 
 evaluates with the configuration ``training/configs/evaluation.py``: clean, FGSM, PGD
 with restarts, the worst case over all attacks, and a curve over eps. Every proportion
@@ -24,9 +24,9 @@ from ml_collections import ConfigDict
 from advjax import evaluate
 from advjax.evaluate import Outcome
 from advjax.types import Attack, Batch, Model, Params
-from experiments import checks, devices, figures, progress
+from experiments import checks, devices, fields, figures, progress
 from experiments import run as command_line
-from experiments.training import checkpoints, recipe, testing
+from experiments.training import parameters, recipe, testing
 from experiments.workdir import Workdir
 
 CONFIG = Path(__file__).parent / "training" / "configs" / "evaluation.py"
@@ -35,18 +35,24 @@ CONFIG = Path(__file__).parent / "training" / "configs" / "evaluation.py"
 def validate(config: ConfigDict) -> None:
     """Raises ConfigError for a field that is wrong."""
     if not config.checkpoint:
-        raise checks.ConfigError("config.checkpoint is missing: give a .npz file")
+        msg = (
+            "config.checkpoint is missing: give a .safetensors file, or a run's workdir"
+        )
+        raise checks.ConfigError(msg)
+    if Path(config.checkpoint).is_dir():
+        config.checkpoint = str(Path(config.checkpoint) / "best.safetensors")
     checks.one_of(config, "norm", ("", *recipe.NORMS))
     scalars = ("eps", "num_steps", "num_restarts", "batch_size", "rel_step_size")
     checks.single(config, *scalars, "num_test", "num_devices")
-    checks.numbers(config, "eps")
+    if config.eps is not None:
+        checks.numbers(config, "eps")
     checks.integers(config, "num_steps", "num_restarts", "batch_size")
     checks.integers(config, "num_test", "num_devices", least=0)
     checks.numbers(config, "rel_step_size", above=0)
     checks.seed(config)
     if config.curve:
         checks.increasing(config, "curve")
-    checkpoints.released(config.checkpoint)
+    parameters.read(config.checkpoint)
     # Part of the configuration, so that other parameters under the same name do not
     # meet the results of these.
     digest = hashlib.sha256(Path(config.checkpoint).read_bytes()).hexdigest()[:12]
@@ -61,7 +67,7 @@ class Subject(NamedTuple):
     Attributes:
         model: the architecture.
         networks: parameters and batch statistics of each.
-        about: what they are, as ``checkpoints.Released``.
+        about: what they are, as ``parameters.Released``.
         test: data, on the host.
         mesh: devices that share a batch.
         norm: of the attack, by name.
@@ -101,14 +107,16 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
 
 
 def _subject(config: ConfigDict) -> Subject:
-    found = checkpoints.released(config.checkpoint)
-    trained = ConfigDict({**recipe.defaults().to_dict(), **found.about["config"]})
-    trained.data_dir = config.data_dir or trained.data_dir
+    found = parameters.read(config.checkpoint)
+    trained = recipe.restored(found.about["config"])
+    recipe.validate(trained)
+    # Never the file's own: no file chooses what is read.
+    trained.data_dir, trained.init_from = config.data_dir, ""
     trained.num_test = config.num_test
     test, model = recipe.read(trained, "test"), recipe.network(trained)
     x = jax.ShapeDtypeStruct((1, *test.x.shape[1:]), np.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), x)
-    checkpoints.check_network(found[:2], shapes)
+    parameters.check_network(found[:2], shapes)
     available = 1 if jax.default_backend() == "cpu" else jax.device_count()
     checks.integers(config, "num_devices", least=0, most=jax.device_count())
     return Subject(
@@ -118,7 +126,7 @@ def _subject(config: ConfigDict) -> Subject:
         test,
         devices.mesh(config.num_devices or available),
         config.norm or trained.norm,
-        config.eps or max(found.about["eps"]),
+        max(found.about["eps"]) if config.eps is None else config.eps,
     )
 
 
@@ -255,11 +263,43 @@ def _figure(config, networks, workdir) -> None:
 
 def main(argv: list[str], *, own_process: bool = False) -> int:
     """``evaluate FILE [--config.field=value …] [--workdir=…]``."""
-    if not argv or argv[0].startswith("-"):
-        print(__doc__)
-        return 0 if {"-h", "--help"} & {*argv} else 2
+    if fields.HELP & {*argv}:
+        page = fields.page(CONFIG, text=__doc__)
+        return command_line.exit_status(lambda: print(page))
+    status = command_line.exit_status(lambda: _check_given(argv))
+    if status:
+        return status
     fixed = [f"--config={CONFIG}", f"--config.checkpoint={argv[0]}"]
     return command_line.main([*fixed, *argv[1:]], own_process=own_process)
+
+
+def _check_given(argv: list[str]) -> None:
+    """Raises ConfigError, with what to give, for what holds no parameters at all."""
+    if not argv or argv[0].startswith("-"):
+        raise checks.ConfigError(f"evaluate what? {_GIVE}")
+    path = Path(argv[0])
+    if path.is_dir() and not (path / "best.safetensors").exists():
+        raise checks.ConfigError(f"{path} has no best.safetensors: {_instead(path)}")
+    if path.is_file() and path.suffix != ".safetensors":
+        with path.open("rb") as file:
+            has_header = file.read(9)[8:] == b"{"
+        if not has_header:
+            msg = f"{path} is no .safetensors file: {_instead(path.parent)}"
+            raise checks.ConfigError(msg)
+
+
+_GIVE = (
+    "give a .safetensors file of parameters, or the work directory of a training run"
+)
+
+
+def _instead(directory: Path) -> str:
+    found = sorted(map(str, directory.glob("*.safetensors")))
+    more = ", …" if len(found) > _SHOWN else ""
+    return f"give {', '.join(found[:_SHOWN])}{more}" if found else _GIVE
+
+
+_SHOWN = 3
 
 
 if __name__ == "__main__":

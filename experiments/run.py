@@ -2,11 +2,13 @@
 
     advjax run transition/digits:smoke
     advjax run transition/digits --config.num_seeds=3 --workdir=runs/mine
+    advjax run transition/digits --help
     python -m experiments.run --config=experiments/transition/configs/digits.py:smoke
 
-Any field of the configuration can be overridden. The work directory is derived from the
-configuration when it is not given, and running a configuration again resumes it, or
-shows its results. Exit status: 0 done, 1 the loss diverged, 2 wrong input.
+Any field of the configuration can be overridden; help on an experiment lists them. The
+work directory is derived from the configuration when it is not given, and running a
+configuration again resumes it, or shows its results. Exit status: 0 done, 1 the loss
+diverged, 2 wrong input, 130 and 143 stopped by Ctrl-C and by SIGTERM.
 """
 
 import contextlib
@@ -24,8 +26,9 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from advjax import data
-from experiments import checks, devices
-from experiments.workdir import Workdir, WorkdirError, identity
+from experiments import checks, devices, fields, interrupts
+from experiments.files import DiskError, FileError
+from experiments.workdir import Workdir, identity
 
 STUDIES = (
     "difficulty.closed_form",
@@ -73,9 +76,8 @@ def main(argv: list[str], *, own_process: bool = False) -> int:
 
     In a process of its own it first makes the devices that the study wants.
     """
-    if {"-h", "--help"} & {*argv}:
-        print(__doc__)
-        return 0
+    if fields.HELP & {*argv}:
+        return exit_status(lambda: print(fields.help_on(argv) or __doc__))
 
     def action():
         config, path = parse(["run", *argv])
@@ -83,23 +85,39 @@ def main(argv: list[str], *, own_process: bool = False) -> int:
             devices.prepare(config)
         run(config, path)
 
-    return exit_status(action)
+    return exit_status(action, own_process=own_process)
 
 
-def exit_status(action: Callable[[], Any]) -> int:
+def exit_status(action: Callable[[], Any], *, own_process: bool = False) -> int:
     """0, or the status of a failure that a user can mend, after one line about it."""
     try:
-        action()
-    except (checks.ConfigError, WorkdirError, data.DataError) as error:
-        print(f"advjax: error: {error}", file=sys.stderr)
-        return 2
+        with interrupts.handled():
+            action()
+            sys.stdout.flush()
+    except DiskError as error:
+        status = _failed(2, f"error: {error}")
+        if own_process:
+            # Threads that wrote would add the tracebacks of their last words.
+            interrupts.leave(status)
+        return status
+    except (checks.ConfigError, FileError, data.DataError) as error:
+        return _failed(2, f"error: {error}")
+    except BrokenPipeError:
+        return interrupts.closed_pipe()
     except (ImportError, OSError) as error:
-        print(f"advjax: error: {type(error).__name__}: {error}", file=sys.stderr)
-        return 2
+        return _failed(2, f"error: {type(error).__name__}: {error}")
     except checks.DivergedError as error:
-        print(f"advjax: stopped: {error}; what was written is kept", file=sys.stderr)
-        return 1
+        return _failed(1, f"stopped: {error}; what was written is kept")
+    except interrupts.Interrupted as error:
+        after = f" after {error.kept}" if error.kept else ""
+        again = "the same command goes on from what is finished"
+        return _failed(error.status, f"stopped by {error.name}{after}: {again}")
     return 0
+
+
+def _failed(status: int, line: str) -> int:
+    print(f"advjax: {checks.printable(line)}", file=sys.stderr)
+    return status
 
 
 def run(config: ConfigDict, path: Path | None = None) -> dict:
@@ -111,19 +129,20 @@ def run(config: ConfigDict, path: Path | None = None) -> dict:
 
     Raises:
         ConfigError: for a wrong field.
-        WorkdirError: for a directory that holds something else.
+        FileError: for a directory that holds something else.
         DivergedError: if a loss becomes nan.
     """
     checks.one_of(config, "experiment", STUDIES)
     study = importlib.import_module(f"experiments.{config.experiment}")
     study.validate(config)
-    workdir = Workdir(path or default_path(config), config)
-    content = workdir.results()
-    if content is None:
-        content = workdir.finish(**study.run(config, workdir))
-    else:
-        commit = content["environment"]["commit"]
-        print(f"{workdir.path} is complete, by commit {commit}; remove it to run again")
+    with Workdir(path or default_path(config), config) as workdir:
+        content = workdir.results()
+        if content is None:
+            content = workdir.finish(**study.run(config, workdir))
+        else:
+            commit = content["environment"]["commit"]
+            done = f"{workdir.path} is complete, by commit {commit}"
+            print(f"{done}; remove it to run again")
     print("\n".join([*content["results"]["summary"], f"→ {workdir.path}/report.md"]))
     return content
 
@@ -148,22 +167,23 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path | None]:
             raise checks.ConfigError(f"{arg}: write it as {arg}=VALUE")
     plain = [arg for arg in argv if arg not in matches]
     config, _ = _parse(plain)
-    fields = [match[1] for match in matches.values()]
-    checks.known_fields(fields, sorted({*config} - {"experiment"}))
+    given = [match.groups() for match in matches.values()]
+    checks.known_fields([name for name, _ in given], sorted({*config} - {"experiment"}))
+    # The library takes no "None", not even for a field that has it.
+    given = [(name, v) for name, v in given if v != "None" or config[name] is not None]
+    overrides = [
+        f"--config.{name}={fields.divided(config, name, v)}" for name, v in given
+    ]
     try:
-        return _parse([*plain, *matches])
+        return _parse([*plain, *overrides])
     except checks.ConfigError:
         # The library's message does not always name the field: find it.
-        for arg, match in matches.items():
+        for (name, value), override in zip(given, overrides, strict=True):
             with contextlib.suppress(checks.ConfigError):
-                _parse([*plain, arg])
+                _parse([*plain, override])
                 continue
-            default = config[match[1]]
-            msg = (
-                f"config.{match[1]} = {match[2]!r}: give a value of type "
-                f"{type(default).__name__}, as in {default!r}"
-            )
-            raise checks.ConfigError(msg) from None
+            reason = f"config.{name} = {value!r}: {fields.wanted(config, name)}"
+            raise checks.ConfigError(reason) from None
         raise
 
 
@@ -180,7 +200,8 @@ def _parse(argv: list[str]) -> tuple[ConfigDict, Path | None]:
             rest = values(argv)
             config = values.config
         if config is not None:
-            config = ConfigDict(config.to_dict())
+            # With the types of fields that are None.
+            config = ConfigDict(config.to_dict(preserve_field_references=True))
     except (flags.Error, OSError, ValueError, TypeError, AttributeError) as error:
         # ml_collections puts a whole traceback into the message; its last line says it.
         line = str(error).strip().splitlines()[-1].strip()

@@ -4,84 +4,114 @@
     metrics.jsonl   one JSON object a line, flushed as it comes; each start of the
                     run adds a line with commit, versions and device
     stages/         finished stages as .npz, which a run started again does not repeat,
-                    each with a .json of the environment it was computed in
+                    each with a .json of its digest and of the environment it was
+                    computed in
     *.png           figures
     report.md       figures and tables
-    results.json    the numbers, written last: a directory with it is complete
+    results.json    the numbers, and the digest of every other file, written last: a
+                    directory with it is complete
 
 Files are written beside their place and moved there, so an interrupted run leaves no
-half of a file, except for the last line of metrics.jsonl.
+half of a file, except for the last line of metrics.jsonl. Nothing is written before the
+first result: a run that is refused leaves no directory.
 """
 
-import contextlib
-import json
-import math
-import platform
-import subprocess
-import sys
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from experiments import devices
-
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "advjax")
+from experiments import files, ownership, provenance
 
 
-class WorkdirError(ValueError):
-    """The directory belongs to something else."""
+class WorkdirError(files.FileError):
+    """The directory belongs to something else, or to another process."""
 
 
 class Workdir:
-    """A directory owned by one configuration.
+    """A directory owned by one configuration, and by one process at a time.
 
-    Opening it again with the same configuration resumes the run.
+    A context manager, which takes the directory and gives it back. Opening it again
+    with the same configuration resumes the run.
     """
 
     def __init__(self, path: str | Path, config: ConfigDict):
-        """Creates the directory, or opens one of the same configuration.
+        """Looks at the directory; writes nothing.
 
         Raises:
-            WorkdirError: if the directory holds another configuration or foreign
-                files; nothing is written then.
+            WorkdirError: for a cloud path, and if the directory holds another
+                configuration or foreign files.
         """
+        if re.match(r"\w+://", str(path)):
+            msg = (
+                f"workdir {path} is a cloud path, which no process can own: choose a "
+                "local directory, and copy it there"
+            )
+            raise WorkdirError(msg)
         self.path = Path(path)
-        self.config = _plain(config.to_dict())
+        self.config = files.plain(config.to_dict())
+        self._owner: ownership.Owner | None = None
+        self._has_begun = False
         # Of several processes, which share the directory, the first writes for all.
         self._writes = jax.process_index() == 0
-        config_path = self.path / "config.json"
+        self._check()
+
+    def __enter__(self) -> "Workdir":
+        """Takes the directory, unless its run is complete.
+
+        Raises:
+            WorkdirError: if another process has it, or nothing can be written.
+        """
+        if self._writes and not (self.path / _RESULTS).exists():
+            self._own()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Gives the directory back."""
+        if self._owner is not None:
+            self._owner.release()
+        self._owner, self._has_begun = None, False
+
+    def begin(self) -> None:
+        """Makes the directory that of this run, before its first file.
+
+        Raises:
+            WorkdirError: as ``__enter__``; of other processes, if the first one has not
+                begun in a minute.
+        """
+        if self._has_begun:
+            return
+        config_path = self.path / _CONFIG
         if not self._writes:
             _wait_for(config_path)
-        if config_path.exists():
-            _same_config(config_path, self.config)
-        elif _is_foreign(self.path):
-            msg = f"workdir {self.path} holds files of something else"
-            raise WorkdirError(f"{msg}; choose another")
+            self._check()
+            self._has_begun = True
+            return
+        self._own()
+        self._has_begun = True
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             if not config_path.exists():
-                self.write_text("config.json", dumps(self.config, indent=2))
-            (self.path / "stages").mkdir(exist_ok=True)
-            self.log(start=environment())
+                self.write_text(_CONFIG, files.dumps(self.config, indent=2))
+            (self.path / _STAGES).mkdir(exist_ok=True)
+            self.log(start=files.sign(provenance.environment()))
         except OSError as error:
-            msg = f"workdir {self.path} cannot be written: {error.strerror}"
-            raise WorkdirError(msg) from error
+            raise _unwritable(self.path, error) from error
 
     def log(self, **values: Any) -> None:
         """Appends one line to metrics.jsonl; nan and infinities become null."""
+        self.begin()
         if not self._writes:
             return
-        path = self.path / "metrics.jsonl"
+        path = self.path / _METRICS
         torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
         with path.open("a") as file:
-            file.write("\n" * torn + dumps(values) + "\n")
+            file.write("\n" * torn + files.dumps(values) + "\n")
 
     def stage(
         self, name: str, compute: Callable[..., Mapping[str, Any]], *args: Any
@@ -89,26 +119,38 @@ class Workdir:
         """``compute(*args)`` as NumPy arrays, stored so that it happens once per run.
 
         The result is a dict of arrays, or of dicts of arrays, such as parameters.
+
+        Raises:
+            FileError: if what is stored is damaged.
         """
-        path = self.path / "stages" / f"{name}.npz"
+        path = self.path / _STAGES / f"{name}.npz"
         if not path.exists():
             begin = time.monotonic()
             arrays = jax.device_get(flatten_dict(compute(*args), sep="/"))
             if any(np.asarray(array).dtype.hasobject for array in arrays.values()):
                 msg = f"stage {name} returned objects that are not arrays of numbers"
                 raise ValueError(msg)
-            made = {"seconds": time.monotonic() - begin, **environment()}
-            self.write_text(f"stages/{name}.json", dumps(made, indent=2))
-            with replacing(path) as part:
+            self.begin()
+            made = {"seconds": time.monotonic() - begin, **provenance.environment()}
+            with files.replacing(path) as part:
                 np.savez(part, **arrays)
+                part.flush()
+                made["arrays"] = files.digest(Path(part.name))
+                # First, so that arrays are never without their digest.
+                self.write_text(f"{_STAGES}/{name}.json", files.signed(made))
+        if files.digest(path) != files.read_signed(path.with_suffix(".json")).get(
+            "arrays"
+        ):
+            raise files.damaged(path, "it has changed")
         with np.load(path, allow_pickle=False) as stored:
             return unflatten_dict(dict(stored), sep="/")
 
     def write_text(self, name: str, text: str) -> Path:
         """Writes a file at once."""
+        self.begin()
         path = self.path / name
         if self._writes:
-            with replacing(path) as part:
+            with files.replacing(path) as part:
                 part.write(text.encode())
         return path
 
@@ -116,32 +158,109 @@ class Workdir:
         """Writes ``name.png`` and closes the figure."""
         import matplotlib.pyplot as plt
 
+        self.begin()
         path = self.path / f"{name}.png"
         if self._writes:
-            with replacing(path) as part:
+            with files.replacing(path) as part:
                 figure.savefig(part, format="png")
         plt.close(figure)
         return path
 
     def results(self) -> dict | None:
-        """What ``finish`` wrote, or None while the run is not complete."""
-        path = self.path / "results.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        """What ``finish`` wrote, or None while the run is not complete.
+
+        Raises:
+            FileError: for a file of the complete run that is damaged or missing.
+        """
+        return complete(self.path) if (self.path / _RESULTS).exists() else None
 
     def finish(self, **results: Any) -> dict:
         """Writes results.json, which completes the run, and returns its content."""
+        self.begin()
         stages = {
-            path.stem: json.loads(path.read_text())
-            for path in sorted((self.path / "stages").glob("*.json"))
+            path.stem: files.read_signed(path)
+            for path in sorted((self.path / _STAGES).glob("*.json"))
         }
         content = {
             "config": self.config,
-            "environment": environment(),
+            "environment": provenance.environment(),
+            "environments": provenance.starts(self.path / _METRICS),
             "stages": stages,
             "results": results,
+            "files": self._digests(),
         }
-        self.write_text("results.json", dumps(content, indent=2))
-        return json.loads(dumps(content))
+        self.write_text(_RESULTS, files.signed(content))
+        return files.plain(content)
+
+    def _check(self) -> None:
+        config_path = self.path / _CONFIG
+        if config_path.exists():
+            _same_config(config_path, self.config)
+        elif _is_foreign(self.path):
+            msg = f"workdir {self.path} holds files of something else"
+            raise WorkdirError(f"{msg}; choose another")
+
+    def _own(self) -> None:
+        if self._owner is not None:
+            return
+        try:
+            self._owner = ownership.Owner(self.path)
+        except ownership.HeldError as error:
+            raise WorkdirError(str(error)) from None
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        try:
+            self._check()  # again: another process may have come first
+        except WorkdirError:
+            self._owner.release()
+            self._owner = None
+            raise
+
+    def _digests(self) -> dict[str, str]:
+        """Of every file of the run but its checkpoints."""
+        names = {path.relative_to(self.path).as_posix(): path for path in self._files()}
+        return {name: files.digest(path) for name, path in sorted(names.items())}
+
+    def _files(self) -> Iterator[Path]:
+        for pattern in _KEPT:
+            yield from self.path.glob(pattern)
+
+
+_CONFIG, _METRICS, _RESULTS = "config.json", "metrics.jsonl", "results.json"
+_STAGES = "stages"
+_KEPT = (
+    *(_CONFIG, _METRICS, "report.md", "*.png", "*.safetensors"),
+    *(f"{_STAGES}/*.npz", f"{_STAGES}/*.json"),
+)
+
+
+def complete(path: Path) -> dict[str, Any]:
+    """The results of a complete run, after a look at all of its files.
+
+    Raises:
+        FileError: for a file that is damaged or missing.
+    """
+    results = path / _RESULTS
+    content = files.read_signed(results)
+    for name in ("config", "environment", "stages", "results", "files"):
+        if not isinstance(content.get(name), dict):
+            raise files.damaged(results, f"{name} is missing")
+    for name, stated in content["files"].items():
+        file = path / name
+        is_inside = file.resolve().is_relative_to(path.resolve())
+        if not (is_inside and file.is_file()):
+            found = "is missing"
+        elif files.digest(file) != stated:
+            found = "has changed"
+        else:
+            continue
+        msg = f"{file} {found} since the run was complete; remove {results} to make it"
+        raise files.FileError(f"{msg} again from what is whole")
+    return content
+
+
+def _unwritable(path: Path, error: OSError) -> WorkdirError:
+    return WorkdirError(f"workdir {path} cannot be written: {error.strerror}")
 
 
 _PATIENCE = 60.0  # seconds
@@ -164,57 +283,8 @@ def _wait_for(path: Path) -> None:
 def _is_foreign(path: Path) -> bool:
     if not path.is_dir():
         return path.exists()
-    return any(file.name != "config.json.part" for file in path.iterdir())
-
-
-def environment() -> dict[str, Any]:
-    """Commit, versions, device, generator and arguments: what a number depends on."""
-    return {
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in _PACKAGES},
-        "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
-        "cores": devices.num_cores(),
-        "generator": str(jax.config.jax_default_prng_impl),
-        "arguments": [arg for arg in sys.argv[1:] if not arg.startswith("--workdir")],
-    }
-
-
-def _commit() -> str:
-    """The checked-out commit, marked if files differ from it."""
-    root = Path(__file__).resolve().parents[1]
-
-    def git(*arguments):
-        done = subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        # An environment may lie within somebody else's repository.
-        if Path(git("rev-parse", "--show-toplevel")).resolve() == root:
-            options = ("--always", "--dirty", "--abbrev=12", "--exclude=*")
-            return git("describe", *options)
-    except (OSError, subprocess.CalledProcessError):
-        pass
-    return _installed_commit()
-
-
-def _installed_commit() -> str:
-    """The commit that pip installed from, if it was a repository."""
-    try:
-        stated = metadata.distribution("advjax").read_text("direct_url.json")
-    except metadata.PackageNotFoundError:
-        return "unknown"
-    origin = json.loads(stated or "{}").get("vcs_info", {})
-    return origin.get("commit_id", "unknown")[:12]
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "unknown"
+    ours = {*ownership.FILES, f"{_CONFIG}.part"}
+    return any(file.name not in ours for file in path.iterdir())
 
 
 # Where and how a run computes, which may change when it is resumed. A grid that it
@@ -231,12 +301,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _same_config(path: Path, config: dict) -> None:
-    try:
-        stored = json.loads(path.read_text())
-    except ValueError as error:
-        msg = f"{path} is not JSON: {error}; choose another workdir"
-        raise WorkdirError(msg) from error
-    stored, config = identity(stored), identity(config)
+    stored, config = identity(files.read_json(path)), identity(config)
     for field in sorted({*stored, *config}):
         there, here = stored.get(field), config.get(field)
         if there != here:
@@ -245,38 +310,3 @@ def _same_config(path: Path, config: dict) -> None:
                 f"there and {here!r} here; choose another, or remove it"
             )
             raise WorkdirError(msg)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A binary file beside ``path`` that takes its place when all is written."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            yield file
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def dumps(value: Any, **options: Any) -> str:
-    """JSON of any numbers and arrays; nan and infinities become null."""
-    return json.dumps(_plain(value), allow_nan=False, **options)
-
-
-def _plain(value: Any) -> Any:
-    """JSON's own types, numbers as Python's, nan and infinities as None."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
-        value = np.asarray(value)
-        if value.dtype == np.float32:
-            # The shortest digits that are this float32, not those of a double.
-            digits = [float(str(x)) for x in value.ravel()]
-            value = np.array(digits, float).reshape(value.shape)
-        return _plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -15,9 +15,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from advjax import data
-from experiments import checks, demo, figures, run, workdir
+from experiments import checks, demo, figures, provenance, run
+from experiments.files import FileError
 from experiments.transition import digits, published
-from experiments.workdir import Workdir, WorkdirError
+from experiments.workdir import Workdir
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 
@@ -88,7 +89,7 @@ def _needed(path, tmp_path, request):
     if path.stem == "evaluation":
         trained = f"--config={path.with_name('digits.py')}:smoke"
         assert run.main([trained, f"--workdir={tmp_path}/trained"]) == 0
-        return [f"--config.checkpoint={tmp_path}/trained/best.npz"]
+        return [f"--config.checkpoint={tmp_path}/trained/best.safetensors"]
     if path.stem in ("catastrophic", "connectivity", "fine_tuning", "overfitting"):
         return [f"--config.grid={request.getfixturevalue('grid')}"]
     if path.stem in ("closed_form", "growth", "influential", "weight_effects"):
@@ -250,7 +251,8 @@ def _config(**fields):
 
 def test_a_workdir_of_another_run_is_left_alone(tmp_path, capsys):
     arguments = [f"{DIGITS}:smoke", f"--workdir={tmp_path}/w"]
-    Workdir(tmp_path / "w", run.parse(["run", *arguments])[0])
+    with Workdir(tmp_path / "w", run.parse(["run", *arguments])[0]) as opened:
+        opened.begin()
     before = _content(tmp_path)
     assert run.main([*arguments, "--config.seed=1"]) == 2
     error = capsys.readouterr().err
@@ -259,14 +261,14 @@ def test_a_workdir_of_another_run_is_left_alone(tmp_path, capsys):
 
     config_path = tmp_path / "w" / "config.json"
     config_path.write_text("{")
-    with pytest.raises(WorkdirError, match=r"config\.json is not JSON"):
+    with pytest.raises(FileError, match=r"config\.json is damaged"):
         Workdir(tmp_path / "w", _config())
     assert config_path.read_text() == "{"
 
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.tex").write_text("mine")
     for path in (tmp_path / "foreign", tmp_path / "foreign" / "thesis.tex"):
-        with pytest.raises(WorkdirError, match="holds files of something else"):
+        with pytest.raises(FileError, match="holds files of something else"):
             Workdir(path, _config())
     assert (tmp_path / "foreign" / "thesis.tex").read_text() == "mine"
 
@@ -297,17 +299,18 @@ def test_the_commit_is_not_that_of_a_repository_around_the_package(
         subprocess.run([*git, *arguments], check=True)
     installed = tmp_path / "env" / "experiments"
     installed.mkdir(parents=True)
-    monkeypatch.setattr(workdir, "__file__", str(installed / "workdir.py"))
+    monkeypatch.setattr(provenance, "__file__", str(installed / "provenance.py"))
     stated = {"vcs_info": {"commit_id": "0123456789abcdef"}}
     for text, commit in ((None, "unknown"), (json.dumps(stated), "0123456789ab")):
         found = SimpleNamespace(read_text=lambda _, text=text: text)
-        monkeypatch.setattr(workdir.metadata, "distribution", lambda _, f=found: f)
-        assert workdir._commit() == commit
+        monkeypatch.setattr(provenance.metadata, "distribution", lambda _, f=found: f)
+        assert provenance._commit() == commit
 
 
 def test_log_lines_survive_a_torn_one_and_hold_only_json(tmp_path):
     workdir = Workdir(tmp_path / "w", _config())
     path = tmp_path / "w" / "metrics.jsonl"
+    workdir.log(loss=1.0)
     path.write_bytes(path.read_bytes() + b'{"loss": 0.')
     workdir.log(loss=np.float32(0.5), bad=jnp.nan, curve=jnp.arange(2), n=np.int64(3))
     last = path.read_text().splitlines()[-1]

@@ -15,7 +15,7 @@ from advjax import attacks, data, evaluate, losses, norms
 from advjax.types import Batch
 from experiments import checks, intervals, run
 from experiments.generalization import lasso_mnist, wide_resnet
-from experiments.training import checkpoints, recipe
+from experiments.training import parameters, recipe
 from experiments.transition import published
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
@@ -105,11 +105,11 @@ def test_clean_epochs_end_where_the_compared_runs_begin(tmp_path):
         config.schedule, config.schedule_knots = "linear", (0.0, 1.0)
         config.schedule_values = (1e-9, 1e-9)
     results = _run(config, tmp_path)
-    start = checkpoints.released(str(tmp_path / "clean-last.npz"))
+    start = parameters.read(str(tmp_path / "clean-last.safetensors"))
     other = jax.tree.leaves(start.params)[0]
     assert np.abs(other[0] - other[1]).max() > 1e-2  # of two seeds
     for value in ("0", "0.01"):
-        end = checkpoints.released(str(tmp_path / f"xi-{value}-last.npz"))
+        end = parameters.read(str(tmp_path / f"xi-{value}-last.safetensors"))
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
             *(start.params, end.params),

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from advjax import losses
 from experiments import intervals, run
 from experiments.memorization import networks, representation
-from experiments.training import checkpoints, finished, recipe
+from experiments.training import finished, parameters, recipe
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 
@@ -40,7 +40,7 @@ def test_networks_are_kept_at_the_epochs_asked_for(memorizers):
         first = jax.tree.leaves(family.of(training, 1)[0])
         pairs = zip(first, jax.tree.leaves(last[0]), strict=True)
         assert any((a != b).any() for a, b in pairs)
-        about = checkpoints.released(memorizers / f"{training}-epoch-1.npz").about
+        about = parameters.read(memorizers / f"{training}-epoch-1.safetensors").about
         assert about["epoch"] == [0, 0]
     assert len(family.images("train").y) == 60
     assert len(family.images("test", 5).y) == 5

@@ -2,7 +2,7 @@
 
 import json
 import os
-import shutil
+import re
 import signal
 import socket
 import subprocess
@@ -15,14 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from advjax import attacks, data, evaluate, losses, norms, train
 from advjax.types import Batch
 from experiments import checks, run, workdir
 from experiments import evaluate as evaluation
-from experiments.training import checkpoints, classifier, engine, recipe
-from experiments.training.checkpoints import Checkpoints, Released
-from experiments.workdir import Workdir, WorkdirError
+from experiments.files import FileError
+from experiments.training import classifier, engine, parameters, recipe
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.parameters import Released
+from experiments.workdir import Workdir
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 
@@ -53,10 +56,10 @@ def _results(path):
 
 def _same_parameters(a, b):
     for name in ("best", "last"):
-        with np.load(a / f"{name}.npz") as one, np.load(b / f"{name}.npz") as two:
-            assert set(one) == set(two)
-            for key in set(one) - {"about"}:
-                np.testing.assert_array_equal(one[key], two[key])
+        one, two = (load_file(path / f"{name}.safetensors") for path in (a, b))
+        assert set(one) == set(two)
+        for key in one:
+            np.testing.assert_array_equal(one[key], two[key], err_msg=key)
 
 
 def _start(arguments, path, **environment):
@@ -214,15 +217,20 @@ def test_other_processes_wait_for_the_first_to_open_the_directory(
     monkeypatch.setattr(
         jax, "process_index", lambda: index.get(threading.get_ident(), 0)
     )
-    first = threading.Timer(0.3, Workdir, (tmp_path / "w", config))
+    first = threading.Timer(0.3, _opened, (tmp_path / "w", config))
     first.start()
-    Workdir(tmp_path / "w", config)
+    _opened(tmp_path / "w", config)
     first.join()
     assert (tmp_path / "w" / "metrics.jsonl").exists()
     monkeypatch.setattr(workdir, "_PATIENCE", 0.1)
-    with pytest.raises(WorkdirError, match="not opened by the first process"):
-        Workdir(tmp_path / "other", config)
+    with pytest.raises(FileError, match="not opened by the first process"):
+        _opened(tmp_path / "other", config)
     assert not (tmp_path / "other").exists()
+
+
+def _opened(path, config):
+    with Workdir(path, config) as opened:
+        opened.begin()
 
 
 BAD = {
@@ -283,8 +291,8 @@ BAD = {
     ),
     "a large momentum": (["--config.momentum=2."], ["config.momentum = 2.0"]),
     "released parameters missing": (
-        ["--config.init_from=nowhere.npz"],
-        ["nowhere.npz holds no released parameters"],
+        ["--config.init_from=nowhere.safetensors"],
+        ["nowhere.safetensors holds no released parameters"],
     ),
 }
 
@@ -337,7 +345,7 @@ def filling(self, step, tree):
     save(self, step, tree)
 
 Checkpoints.save = filling
-sys.exit(run.main(sys.argv[1:]))
+sys.exit(run.main(sys.argv[1:], own_process=True))
 """
 
 
@@ -352,11 +360,10 @@ def test_a_full_disk_loses_nothing_that_was_saved(tmp_path):
         check=False,
     )
     assert done.returncode == 2, done.stderr
-    (error,) = (line for line in done.stderr.splitlines() if "advjax: error" in line)
+    (error,) = done.stderr.splitlines()
     assert "no checkpoint can be written" in error
     assert "File too large" in error
-    # A thread that wrote may add its own words.
-    assert "the newest complete one is of step 11" in error
+    assert error.endswith("the newest complete one is of step 11")
     names = {path.name for path in (tmp_path / "w/checkpoints").iterdir()}
     assert {name for name in names if name.isdigit()} == {"11"}
     assert not (tmp_path / "w/results.json").exists()
@@ -364,7 +371,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(tmp_path):
 
 def test_a_directory_that_cannot_be_written_is_told_before_training(tmp_path, capsys):
     path = tmp_path / "w"
-    Workdir(path, run.parse(["run", *SMALL])[0])
+    _opened(path, run.parse(["run", *SMALL])[0])
     (path / "checkpoints").write_text("in the way")
     assert run.main([*SMALL, f"--workdir={path}"]) == 2
     assert "no checkpoint can be written in" in capsys.readouterr().err
@@ -382,51 +389,53 @@ def test_checkpoints_return_keys_and_refuse_another_network(tmp_path):
         found = stored.restore(like)
         np.testing.assert_array_equal(found["a"], 1)
         assert found["key"] == TREE["key"]
-        with pytest.raises(WorkdirError, match=r"a is \(1, 3, 4\) there, \(1, 3, 5\)"):
+        with pytest.raises(FileError, match=r"a is \(1, 3, 4\) there, \(1, 3, 5\)"):
             stored.restore({**like, "a": jnp.zeros((1, 3, 5))})
-        with pytest.raises(WorkdirError, match=r"b is absent there, \(2,\) here"):
+        with pytest.raises(FileError, match=r"b is absent there, \(2,\) here"):
             stored.restore({**like, "b": jnp.zeros(2)})
 
 
 # tensorstore's threads complain of an event loop that is closed after an error.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(tmp_path):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(tmp_path, capsys):
     with Checkpoints(tmp_path) as stored:
         stored.save(7, TREE)
         stored.save(9, TREE)
     largest = max((tmp_path / "9").rglob("d/*"), key=lambda file: file.stat().st_size)
     largest.write_bytes(b"")
-    with (
-        Checkpoints(tmp_path) as stored,
-        pytest.raises(WorkdirError, match="9 is damaged; remove it to go on"),
-    ):
-        stored.restore(TREE)
-    shutil.rmtree(tmp_path / "9")
     with Checkpoints(tmp_path) as stored:
         assert stored.restore(TREE)["key"] == TREE["key"]
+        stored.save(9, TREE)
+    said = capsys.readouterr().err
+    assert re.search(r"checkpoint \S+/9: 9/default/\S+ has changed\n", said)
+    assert "set aside as damaged-*; going on from the one before" in said
+    for step in (7, 9):
+        next((tmp_path / str(step)).rglob("d/*")).unlink()
+    with pytest.raises(FileError, match=r"no checkpoint in .* is whole"):
+        Checkpoints(tmp_path)
 
 
 def test_released_parameters_are_plain_arrays(tmp_path):
-    path = tmp_path / "best.npz"
+    path = tmp_path / "best.safetensors"
     params = {"Dense_0": {"kernel": jnp.ones((2, 3, 4))}}
     about = {"config": {}, "eps": [0.1, 0.2], "seed": [0, 0], "epoch": [3, 3]}
-    checkpoints.release(path, Released(params, {}, about))
-    found = checkpoints.released(path)
+    parameters.write(path, Released(params, {}, about))
+    found = parameters.read(path)
     np.testing.assert_array_equal(found.params["Dense_0"]["kernel"], 1)
     assert found.about == about
-    with pytest.raises(WorkdirError, match=r"kernel is \(3, 4\) there, \(3, 5\) here"):
-        checkpoints.check_network(
+    with pytest.raises(FileError, match=r"kernel is \(3, 4\) there, \(3, 5\) here"):
+        parameters.check_network(
             found[:2], ({"Dense_0": {"kernel": jnp.ones((3, 5))}}, {})
         )
     content = path.read_bytes()
     for damaged in (content[:-50], b"", b"PK", content[:100] + b"?" + content[101:]):
         path.write_bytes(damaged)
-        with pytest.raises(WorkdirError, match="holds no released parameters"):
-            checkpoints.released(path)
+        with pytest.raises(FileError, match="holds no released parameters"):
+            parameters.read(path)
     for about in (np.array([object()]), np.array("{}")):
         np.savez(path, about=about)
-        with pytest.raises(WorkdirError, match="holds no released parameters"):
-            checkpoints.released(path)
+        with pytest.raises(FileError, match="holds no released parameters"):
+            parameters.read(path)
 
 
 def test_training_goes_on_from_released_parameters(tmp_path):
@@ -434,14 +443,14 @@ def test_training_goes_on_from_released_parameters(tmp_path):
     _run(arguments, tmp_path / "first")
     more = [
         *(
-            f"--config.init_from={tmp_path}/first/last.npz",
+            f"--config.init_from={tmp_path}/first/last.safetensors",
             "--config.objective=standard",
         ),
         *("--config.learning_rate=1e-30", "--config.weight_decay=0."),
     ]
     _run([*arguments, *more], tmp_path / "more")
     for name in ("first", "more"):
-        found = checkpoints.released(tmp_path / name / "last.npz")
+        found = parameters.read(tmp_path / name / "last.safetensors")
         leaves = jax.tree.leaves(found.params)
         if name == "first":
             expected = leaves
@@ -587,7 +596,7 @@ def test_the_engine_shrinks_by_the_xi_of_each_step(tmp_path):
     config.update(test_num_steps=1, model="mlp", hidden=(8,), learning_rate=1e-9)
     workdir = Workdir(tmp_path, config)
     found = classifier.train_networks(config, workdir).curves["factor"][:, 0]
-    last = checkpoints.released(str(tmp_path / "last.npz"))
+    last = parameters.read(str(tmp_path / "last.safetensors"))
     model, (x, y) = recipe.network(config), recipe.read(config, "train")
     params = jax.tree.map(lambda leaf: leaf[0], last.params)
 
@@ -627,7 +636,7 @@ def test_the_engine_follows_factor_sparsity_and_watches(tmp_path):
     curves = found.curves
     assert ((curves["factor"] > 0) & (curves["factor"] < 1)).all()
     assert (curves["sparsity"][1] > 0).all()
-    last = checkpoints.released(str(tmp_path / "last.npz"))
+    last = parameters.read(str(tmp_path / "last.safetensors"))
     bias = np.abs(last.params["Dense_0"]["bias"]).sum(axis=1)
     np.testing.assert_allclose(curves["bias"][-1], bias, rtol=1e-6)
     weights = [layer["kernel"] for layer in last.params.values()]
@@ -661,7 +670,7 @@ def test_evaluation_reports_what_a_direct_attack_finds(tmp_path, capsys):
     _run(SMALL, trained)
     capsys.readouterr()
     arguments = [
-        f"{trained}/best.npz",
+        f"{trained}/best.safetensors",
         *("--config.num_steps=3", "--config.num_restarts=2", "--config.num_test=60"),
         *("--config.curve=(0.,.1)", "--config.batch_size=25", "--config.eps=0.1"),
     ]
@@ -670,7 +679,7 @@ def test_evaluation_reports_what_a_direct_attack_finds(tmp_path, capsys):
     (found,) = json.loads((tmp_path / "w/results.json").read_text())["results"][
         "networks"
     ]
-    released = checkpoints.released(trained / "best.npz")
+    released = parameters.read(trained / "best.safetensors")
     model = recipe.network(recipe.defaults())
     network = jax.tree.map(lambda leaf: leaf[0], tuple(released[:2]))
     test = data.subset(data.load("digits", split="test"), 60, seed=0)
@@ -698,16 +707,16 @@ def test_evaluation_reports_what_a_direct_attack_finds(tmp_path, capsys):
     assert names.items() <= found.items()
     # Other parameters under the same name do not meet the results of these.
     params = jax.tree.map(lambda leaf: leaf + 1, released.params)
-    checkpoints.release(trained / "best.npz", released._replace(params=params))
+    parameters.write(trained / "best.safetensors", released._replace(params=params))
     assert evaluation.main([*arguments, f"--workdir={tmp_path}/w"]) == 2
     assert "holds another run: config.digest is" in capsys.readouterr().err
 
 
 def test_a_run_goes_on_with_other_devices_but_no_other_seed(tmp_path, capsys):
     path = tmp_path / "w"
-    Workdir(path, run.parse(["run", *SMALL])[0])
+    _opened(path, run.parse(["run", *SMALL])[0])
     moved = [*SMALL, "--config.dispatch=loop", "--config.data_dir=elsewhere"]
-    Workdir(path, run.parse(["run", *moved])[0])
+    _opened(path, run.parse(["run", *moved])[0])
     assert run.main([*SMALL, "--config.seed=1", f"--workdir={path}"]) == 2
     assert "config.seed is 0 there and 1 here" in capsys.readouterr().err
 
@@ -717,14 +726,16 @@ def test_a_network_that_diverges_in_its_last_step_is_not_released(tmp_path, caps
     arguments += ["--config.learning_rate=1e30", f"--workdir={tmp_path}/w"]
     assert run.main(arguments) == 1
     assert "the loss of eps = 0.1, seed 0 is nan at step 1" in capsys.readouterr().err
-    assert not (tmp_path / "w/best.npz").exists()
+    assert not (tmp_path / "w/best.safetensors").exists()
 
 
 def test_small_subsets_keep_all_classes(tmp_path):
     arguments = [*SMALL, "--config.num_train=16", "--config.batch_size=16"]
     results = _run(arguments, tmp_path / "w")
     assert np.isfinite(results["curves"]["test_loss"]).all()
-    kernel = checkpoints.released(tmp_path / "w/last.npz").params["Dense_1"]["kernel"]
+    kernel = parameters.read(tmp_path / "w/last.safetensors").params["Dense_1"][
+        "kernel"
+    ]
     assert kernel.shape == (1, 128, 10)
 
 
@@ -736,7 +747,9 @@ def test_the_engine_is_called_from_other_programs(tmp_path):
 
 
 def test_evaluation_refuses_what_it_cannot_evaluate(tmp_path, capsys):
-    assert evaluation.main([f"{tmp_path}/no.npz", f"--workdir={tmp_path}/w"]) == 2
-    assert "no.npz holds no released parameters" in capsys.readouterr().err
+    assert (
+        evaluation.main([f"{tmp_path}/no.safetensors", f"--workdir={tmp_path}/w"]) == 2
+    )
+    assert "no.safetensors holds no released parameters" in capsys.readouterr().err
     assert evaluation.main([]) == 2
-    assert "best.npz" in capsys.readouterr().out
+    assert "best.safetensors" in capsys.readouterr().out

@@ -20,7 +20,7 @@ from advjax import curves, models, train, transition
 from advjax.models.layers import BatchNorm
 from advjax.types import Batch
 from experiments import checks, run
-from experiments.training import checkpoints, recipe
+from experiments.training import parameters, recipe
 from experiments.training.checkpoints import Checkpoints
 from experiments.transition import (
     catastrophic,
@@ -387,8 +387,7 @@ def test_released_networks_are_those_of_the_first_rule(grid):
     epoch = found.reading().epoch
     assert (epoch >= 2).all()
     clean, attacked = (
-        checkpoints.released(grid / name)
-        for name in (readings.CLEAN, readings.ATTACKED)
+        parameters.read(grid / name) for name in (readings.CLEAN, readings.ATTACKED)
     )
     epochs = [*clean.about["epoch"], *attacked.about["epoch"]]
     np.testing.assert_array_equal(epochs, epoch.ravel())
@@ -404,7 +403,7 @@ def test_ends_of_paths_are_the_networks_of_their_radius_and_seed(grid):
     setup = paths.read(config)
     np.testing.assert_array_equal(setup.pairs, [[0, 1], [1, 0]] * 2)
     clean, attacked = (
-        checkpoints.released(grid / name).params["Dense_0"]["kernel"]
+        parameters.read(grid / name).params["Dense_0"]["kernel"]
         for name in (readings.CLEAN, readings.ATTACKED)
     )
     a, b = (end["Dense_0"]["kernel"] for end in (setup.paths.a, setup.paths.b))
@@ -435,9 +434,9 @@ def test_fine_tuning_starts_at_the_clean_networks(grid, tmp_path):
     arguments += ["--config.schedule=linear", "--config.schedule_knots=(0., 1.)"]
     arguments += ["--config.schedule_values=(0., 0.)"]
     assert run.main([*arguments, f"--workdir={tmp_path}/w"]) == 0
-    clean = checkpoints.released(grid / readings.CLEAN).params
+    clean = parameters.read(grid / readings.CLEAN).params
     for name in ("pgd", "fgm"):
-        found = checkpoints.released(tmp_path / f"w/{name}-best.npz")
+        found = parameters.read(tmp_path / f"w/{name}-best.safetensors")
         wanted = jax.tree.map(lambda leaf: np.concatenate([leaf] * 3), clean)
         jax.tree.map(np.testing.assert_array_equal, found.params, wanted)
     results = json.loads((tmp_path / "w/results.json").read_text())["results"]

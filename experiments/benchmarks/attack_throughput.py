@@ -1,7 +1,7 @@
 """PGD-10 against its peers, on the same weights: a torch loop, and three libraries.
 
     python -m experiments.benchmarks.attack_throughput [network …]
-    python -m experiments.benchmarks.attack_throughput --agreement checkpoint.npz
+    python -m experiments.benchmarks.attack_throughput --agreement FILE
 
 Needs the extra ``benchmarks``. Prints milliseconds per attack, medians of nine
 alternating runs, image·steps per second, and multiples of our time. All do the same
@@ -34,7 +34,7 @@ from advjax.types import Batch, Model, Params
 from experiments import devices
 from experiments.benchmarks import torch_networks
 from experiments.benchmarks.training_throughput import CASES, alternating, draw, make
-from experiments.training import checkpoints
+from experiments.training import parameters
 
 REL_STEP_SIZE = 0.25
 PACKAGES = ("jax", "torch", "torchattacks", "foolbox", "adversarial-robustness-toolbox")
@@ -219,7 +219,7 @@ def measure(name: str) -> None:
 
 def agreement(path: str, eps: float, num_steps: int, num_images: int = 1000) -> None:
     """Prints the robust accuracies that ours and the peers find."""
-    released = checkpoints.released(path)
+    released = parameters.read(path)
     params, batch_stats = jax.tree.map(lambda leaf: leaf[0], released[:2])
     test = data.load("mnist", split="test")
     x, y = np.asarray(data.as_float(test.x[:num_images])), test.y[:num_images]

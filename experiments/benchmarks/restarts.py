@@ -1,6 +1,6 @@
 """Robust accuracy over restarts, and what keeping the largest loss used to hide.
 
-    python -m experiments.benchmarks.restarts runs/digits/best.npz runs/mnist/best.npz
+    python -m experiments.benchmarks.restarts runs/*/best.safetensors
 
 For a model that is wrong at a small loss, and for every network of released files: the
 share of examples robust to the best of 1, 3, 10 and 30 restarts of PGD, where a point
@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from advjax import attacks, data, evaluate, losses, norms
 from advjax.types import Array, Batch, Predict
 from experiments import figures
-from experiments.training import checkpoints, recipe, testing
+from experiments.training import parameters, recipe, testing
 
 RESTARTS = (1, 3, 10, 30)
 
@@ -56,7 +56,7 @@ def subjects(paths: list[str], num_test: int) -> list[Subject]:
     case = Batch(jnp.zeros((200, 1)), jnp.zeros(200, int))
     found = [Subject("wrong at a small loss", confident_where_right, case, 0.3, None)]
     for path in paths:
-        released = checkpoints.released(path)
+        released = parameters.read(path)
         config = ConfigDict({**recipe.defaults().to_dict(), **released.about["config"]})
         test, model = recipe.read(config, "test"), recipe.network(config)
         x, y = test.x[:num_test], test.y[:num_test]

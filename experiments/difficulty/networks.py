@@ -1,8 +1,8 @@
 """The networks that the other studies of this folder measure.
 
 Networks of several architectures are trained one after the other, all by the same
-configuration. What they leave, ``<model>-last.npz``, is read by the studies that take
-``--config.networks=`` and this work directory.
+configuration. What they leave, ``<model>-last.safetensors``, is read by the studies
+that take ``--config.networks=`` and this work directory.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from advjax import data, dynamics
 from advjax.types import Array, Batch, Model, Params
 from experiments import checks, figures
-from experiments.training import checkpoints, finished, recipe, testing
+from experiments.training import finished, parameters, recipe, testing
 from experiments.training.classifier import Trained, train_networks
 from experiments.training.finished import Finished
 from experiments.workdir import Workdir
@@ -122,7 +122,7 @@ class Family(Finished):
 
     def networks(self, name: str) -> list[tuple[Params, Params]]:
         """Its parameters and batch statistics, seed by seed."""
-        found = checkpoints.released(self.path / f"{name}-last.npz")
+        found = parameters.read(self.path / f"{name}-last.safetensors")
         return testing.networks(found.params, found.batch_stats)
 
     def images(self, config: ConfigDict) -> Batch:

@@ -41,7 +41,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     start = ""
     if config.clean_epochs:
         train_networks(clean(config), workdir, "clean")
-        start = str(workdir.path / "clean-last.npz")
+        start = str(workdir.path / "clean-last.safetensors")
     names = [f"{config.compared}-{value:g}" for value in config.compared_values]
     trained = [
         train_networks(arm(config, value, start), workdir, name)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from advjax import data, evaluate
 from advjax.types import Batch, Params
 from experiments import checks, devices, figures
-from experiments.training import checkpoints, finished, recipe, testing
+from experiments.training import finished, parameters, recipe, testing
 from experiments.training.classifier import train_networks
 from experiments.training.finished import Finished
 from experiments.workdir import Workdir
@@ -112,7 +112,7 @@ def _accuracies(
     parts["train"] = data.subset(
         parts["train"], config.num_measured, seed=config.subset_seed
     )
-    released = checkpoints.released(workdir.path / f"{training}-last.npz")
+    released = parameters.read(workdir.path / f"{training}-last.safetensors")
     networks = testing.networks(released.params, released.batch_stats)
     attack = recipe.pgd(
         config.norm, config.measured_steps, 2.5 / config.measured_steps, "in_ball"
@@ -165,7 +165,7 @@ class Networks(Finished):
     ) -> list[tuple[Params, Params]]:
         """Parameters and batch statistics, seed by seed; of the end, or of an epoch."""
         name = "last" if epoch is None else f"epoch-{epoch}"
-        found = checkpoints.released(self.path / f"{training}-{name}.npz")
+        found = parameters.read(self.path / f"{training}-{name}.safetensors")
         return testing.networks(found.params, found.batch_stats)
 
     def images(self, split: str, number: int = 0, seed: int = 0) -> Batch:

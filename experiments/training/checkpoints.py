@@ -1,42 +1,44 @@
-"""Checkpoints of runs, by orbax, and released parameters, as one file without pickle.
+"""Checkpoints of runs, by orbax, with digests that are checked when they are read.
 
-A checkpoint appears under its name when it is complete; what a killed process left
-half-written has another name and is ignored.
+One flipped bit would be another network without a word. A checkpoint is complete with
+``<step>.sha256`` beside it, written last, a list as of ``sha256sum``.
 """
 
-import json
+import io
 import logging
 import re
+import shutil
+import sys
+import threading
 from pathlib import Path
-from typing import Any, NamedTuple
-from zipfile import BadZipFile
+from typing import Any, TextIO
 
 import jax
-import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
-from advjax.types import Params
-from experiments.workdir import WorkdirError, dumps, replacing
+from experiments.files import DiskError, FileError, digest, replacing
+from experiments.training import parameters
 
 
 class Checkpoints:
     """The two newest checkpoints of one run; a context manager."""
 
     def __init__(self, path: Path):
-        """Opens or creates the directory.
+        """Opens or creates the directory, and sets aside what is damaged in it.
 
         Raises:
-            WorkdirError: if nothing can be written there.
+            FileError: if nothing can be written there, or no checkpoint is whole.
         """
         import orbax.checkpoint as ocp
 
         # They log the traceback of every error that is raised as well.
-        for name in ("absl", "concurrent.futures"):
+        for name in ("absl", "asyncio", "concurrent.futures"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self._args = ocp.args
         self.path = path.absolute()
         if jax.process_index() == 0:
             _check_writable(self.path)
+            _set_aside_damaged(self.path)
+        _wait_for_all("checkpoints are checked")
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2, enable_async_checkpointing=False
         )
@@ -60,25 +62,46 @@ class Checkpoints:
     def save(self, step: int, tree: Any) -> None:
         """Writes a checkpoint, and then removes the oldest of three.
 
+        One of the same step, such as before its test, is replaced.
+
         Raises:
-            WorkdirError: if it cannot be written; the two before are kept.
+            DiskError: if it cannot be written; the two before are kept.
         """
+        stderr, sys.stderr = sys.stderr, _MainThreadOnly(sys.stderr)
         try:
+            if step in self._manager.all_steps():
+                self._manager.delete(step)
             self._manager.save(step, args=self._args.StandardSave(tree))
+            if jax.process_index() == 0:
+                self._sign(step)
+            sys.stderr = stderr  # but not after an error
         except (OSError, ValueError) as error:
             # tensorstore puts the reason between the names of files and its settings.
             reason = re.sub(r'.*": | \[.*', "", " ".join(str(error).split()))
+            newest = max((s for s in self._manager.all_steps() if s != step), default=0)
             msg = (
                 f"no checkpoint can be written in {self.path}: {reason}; the newest "
-                f"complete one is of step {self._manager.latest_step()}"
+                f"complete one is of step {newest}"
             )
-            raise WorkdirError(msg) from error
+            raise DiskError(msg) from error
+
+    def _sign(self, step: int) -> None:
+        """Writes the digests of a checkpoint, and removes those of others."""
+        lines = [
+            f"{digest(file)}  {file.relative_to(self.path).as_posix()}\n"
+            for file in _files(self.path / str(step))
+        ]
+        with replacing(_signature(self.path, step)) as part:
+            part.write("".join(lines).encode())
+        for signature in self.path.glob("*.sha256"):
+            if not (self.path / signature.stem).is_dir():
+                signature.unlink()
 
     def restore(self, like: Any) -> Any:
         """The newest complete checkpoint, or ``like`` if there is none.
 
         Raises:
-            WorkdirError: if it is not of the shape of ``like``, or cannot be read.
+            FileError: if it is not of the shape of ``like``, or cannot be read.
         """
         if self.is_empty:
             return like
@@ -86,14 +109,33 @@ class Checkpoints:
         path = self.path / str(step)
         try:
             stored = self._manager.item_metadata(step)
-            _check(_shapes(stored), _shapes(like), f"{path} is of another network")
+            parameters.check_shapes(stored, like, f"{path} is of another network")
             return self._manager.restore(step, args=self._args.StandardRestore(like))
-        except WorkdirError:
+        except FileError:
             raise
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             msg = f"{path} is damaged; remove it to go on from the one before: {reason}"
-            raise WorkdirError(msg) from error
+            raise FileError(msg) from error
+
+
+class _MainThreadOnly(io.TextIOBase):
+    """A stream that takes words of the main thread alone.
+
+    After an error, threads of tensorstore report to an event loop that has ended, and
+    each would print a traceback beside the one line about the error.
+    """
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        if threading.current_thread() is threading.main_thread():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
 
 
 def _check_writable(path: Path) -> None:
@@ -104,95 +146,73 @@ def _check_writable(path: Path) -> None:
         trial.unlink()
     except OSError as error:
         msg = f"no checkpoint can be written in {path}: {error.strerror}"
-        raise WorkdirError(msg) from error
+        raise FileError(msg) from error
 
 
-_PARTS = ("params", "batch_stats")
-
-
-class Released(NamedTuple):
-    """Trained networks, one for each of ``r`` runs in the leading axis.
-
-    Attributes:
-        params: parameters.
-        batch_stats: statistics of normalisation layers.
-        about: what they are: configuration, eps and seed of each run, commit.
-    """
-
-    params: Params
-    batch_stats: Params
-    about: dict[str, Any]
-
-
-def release(path: Path, released: Released) -> None:
-    """Writes one ``.npz`` of plain arrays, which NumPy alone can read."""
-    if jax.process_index():
-        return
-    trees = dict(zip(_PARTS, released[:2], strict=True))
-    arrays = jax.device_get(flatten_dict(trees, sep="/"))
-    with replacing(path) as part:
-        np.savez(part, about=np.array(dumps(released.about)), **arrays)
-
-
-def released(path: str | Path) -> Released:
-    """Reads what ``release`` wrote.
+def _set_aside_damaged(path: Path) -> None:
+    """Renames checkpoints that are not whole, from the newest to the first whole one.
 
     Raises:
-        WorkdirError: if the file is missing or holds something else.
+        FileError: if none is left.
     """
-    try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as found:
-            arrays = dict(found)
-        about = json.loads(str(arrays.pop("about")))
-        if not {"config", "eps", "seed", "epoch"} <= {*about}:
-            raise KeyError("about")
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
-        reason = " ".join(str(error).split())
-        msg = f"{path} holds no released parameters: {reason}"
-        raise WorkdirError(msg) from error
-    trees = unflatten_dict(arrays, sep="/")
-    return Released(*(trees.get(name, {}) for name in _PARTS), about)
+    steps = [int(each.name) for each in path.iterdir() if each.name.isdigit()]
+    damaged = []
+    for step in sorted(steps, reverse=True):
+        problem = _problem(path, step)
+        if problem is None:
+            break
+        damaged.append(step)
+        print(f"advjax: checkpoint {path / str(step)}: {problem}", file=sys.stderr)
+    is_any_left = len(damaged) < len(steps)
+    if damaged and not is_any_left and not _is_unfinished(path, damaged):
+        msg = f"no checkpoint in {path} is whole: remove it to start from the beginning"
+        raise FileError(msg)
+    for step in damaged:
+        aside = path / f"damaged-{step}"
+        shutil.rmtree(aside, ignore_errors=True)
+        (path / str(step)).rename(aside)
+        _signature(path, step).unlink(missing_ok=True)
+    if damaged:
+        after = "the one before" if is_any_left else "the beginning"
+        print(f"advjax: set aside as damaged-*; going on from {after}", file=sys.stderr)
 
 
-Network = tuple[Params, Params]
-"""Parameters and batch statistics."""
+def _is_unfinished(path: Path, steps: list[int]) -> bool:
+    """Whether the only checkpoint is one at whose end the process was killed."""
+    return len(steps) == 1 and not _signature(path, steps[0]).exists()
 
 
-def check_network(stored: Network, network: Network) -> None:
-    """Refuses parameters of another network.
-
-    Args:
-        stored: with a leading axis of runs.
-        network: arrays or shapes, without that axis.
-
-    Raises:
-        WorkdirError: naming the first array whose name or shape differs.
-    """
-    trees = dict(zip(_PARTS, stored, strict=True))
-    needed = dict(zip(_PARTS, network, strict=True))
-    there = {name: shape[1:] for name, shape in _shapes(trees).items()}
-    _check(there, _shapes(needed), "the parameters are of another network")
-
-
-def _check(there: dict[str, tuple], wanted: dict[str, tuple], problem: str) -> None:
-    for name in sorted({*there, *wanted}):
-        if there.get(name) != wanted.get(name):
-            stored, needed = there.get(name, "absent"), wanted.get(name, "absent")
-            raise WorkdirError(f"{problem}: {name} is {stored} there, {needed} here")
+def _problem(path: Path, step: int) -> str | None:
+    """What speaks against a checkpoint, or None if it is whole."""
+    signature = _signature(path, step)
+    if not signature.is_file():
+        return "it has no digests, as when a process is killed while it writes"
+    pairs = [
+        line.partition("  ")
+        for line in signature.read_text(errors="replace").split("\n")
+    ]
+    stated = {name: value for value, _, name in pairs if name}
+    there = {
+        file.relative_to(path).as_posix(): file for file in _files(path / str(step))
+    }
+    for name in sorted({*stated, *there}):
+        if name not in there:
+            return f"{name} is missing"
+        if name not in stated or digest(there[name]) != stated[name]:
+            return f"{name} has changed"
+    return None
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """The shape of every array, by its path; of a key, that of its data."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {"/".join(map(_entry, path)): _shape(leaf) for path, leaf in leaves}
+def _signature(path: Path, step: int) -> Path:
+    return path / f"{step}.sha256"
 
 
-def _entry(step: Any) -> str:
-    names = ("key", "name", "idx")
-    return next(str(getattr(step, name)) for name in names if hasattr(step, name))
+def _files(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file())
 
 
-def _shape(leaf: Any) -> tuple[int, ...]:
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.eval_shape(jax.random.key_data, leaf)
-    return tuple(leaf.shape)
+def _wait_for_all(name: str) -> None:
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)

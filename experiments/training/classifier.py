@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import figures, progress
-from experiments.training import checkpoints, recipe
-from experiments.training.checkpoints import Checkpoints, Released
+from experiments import figures, interrupts, progress
+from experiments.provenance import environment
+from experiments.training import parameters, recipe
+from experiments.training.checkpoints import Checkpoints
 from experiments.training.engine import Engine, Watch
-from experiments.workdir import Workdir, environment
+from experiments.training.parameters import Released
+from experiments.workdir import Workdir
 
 validate = recipe.validate
 
@@ -35,8 +37,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
         Exception: as ``run``.
     """
     validate(config)
-    directory = Workdir(workdir, config)
-    content = directory.results() or directory.finish(**run(config, directory))
+    with Workdir(workdir, config) as directory:
+        content = directory.results() or directory.finish(**run(config, directory))
     return content["results"]
 
 
@@ -46,7 +48,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     Args:
         config: with the fields of ``recipe.defaults()``.
         workdir: receives log, checkpoints, figure, report, and the parameters as
-            ``best.npz`` and ``last.npz``.
+            ``best.safetensors`` and ``last.safetensors``.
 
     Returns:
         ``curves[epoch, r]``, the selected epoch, eps and seed of each of ``r`` runs.
@@ -119,10 +121,10 @@ def train_networks(
         config: with the fields of ``recipe.defaults()``.
         workdir: receives log, checkpoints, and the parameters.
         part: of a study that trains several times: the log names it, and its files are
-            ``checkpoints/<part>``, ``<part>-best.npz`` and ``<part>-last.npz``.
+            ``checkpoints/<part>``, ``<part>-best.safetensors`` and the same with last.
         watches: what else to follow over the epochs, by name.
         kept_epochs: after so many epochs networks are released as well, as
-            ``<part>-epoch-<number>.npz``.
+            ``<part>-epoch-<number>.safetensors``.
 
     Raises:
         ConfigError: for a configuration that its data or devices do not admit.
@@ -136,27 +138,43 @@ def train_networks(
     prefix = f"{part}-" if part else ""
 
     def release(name: str, networks, epoch: np.ndarray) -> None:
-        _release(workdir.path / f"{prefix}{name}.npz", config, engine, networks, epoch)
+        _release(
+            workdir.path / f"{prefix}{name}.safetensors",
+            config,
+            engine,
+            networks,
+            epoch,
+        )
 
+    workdir.begin()
     with Checkpoints(workdir.path / "checkpoints" / part) as stored:
         now = stored.restore(engine.start(load=stored.is_empty))
-        first = now.step // engine.steps_per_epoch
-        for epoch in progress.steps(config.num_epochs, label, first=first):
-            begin, share = time.monotonic(), 1 - now.step / engine.steps_per_epoch % 1
-            for reached in engine.epoch(now, epoch):
-                now = reached
-                if now.step % engine.steps_per_epoch and config.checkpoint_steps:
+        try:
+            for epoch in progress.steps(config.num_epochs, label, first=now.num_tested):
+                begin, step = time.monotonic(), now.step
+                with interrupts.deferred():
+                    for reached in engine.epoch(now, epoch):
+                        now = reached
+                        if engine.is_checkpoint(now.step):
+                            stored.save(now.step, now)
+                        if interrupts.is_pending():
+                            break
+                # In the first epoch of a process this counts compilation as well.
+                share = (now.step - step) / engine.steps_per_epoch
+                rate = share * engine.images_per_epoch / (time.monotonic() - begin)
+                tested = engine.test(now, epoch, images_per_second=rate)
+                with interrupts.deferred():
+                    now = tested
+                    row = {name: values[epoch] for name, values in now.history.items()}
+                    workdir.log(**about, epoch=epoch, eps=engine.eps, **row)
+                    if epoch + 1 in kept_epochs:
+                        kept = np.full(engine.eps.size, epoch)
+                        release(f"epoch-{epoch + 1}", now.states, kept)
                     stored.save(now.step, now)
-            # In the first epoch of a process this counts compilation as well.
-            rate = share * engine.images_per_epoch / (time.monotonic() - begin)
-            now = engine.test(now, epoch, images_per_second=rate)
-            row = {name: values[epoch] for name, values in now.history.items()}
-            workdir.log(**about, epoch=epoch, eps=engine.eps, **row)
-            if epoch + 1 in kept_epochs:
-                release(
-                    f"epoch-{epoch + 1}", now.states, np.full(engine.eps.size, epoch)
-                )
+        except interrupts.Interrupted as error:
+            # A second signal ends the process, at whatever it is then.
             stored.save(now.step, now)
+            raise interrupts.Interrupted(error.signum, f"step {now.step}") from error
     best_epoch = np.asarray(now.best.epoch)
     release("best", now.best, best_epoch)
     release("last", now.states, np.full_like(best_epoch, config.num_epochs - 1))
@@ -173,7 +191,7 @@ def _release(path: Path, config, engine: Engine, networks, epoch: np.ndarray) ->
         "commit": environment()["commit"],
     }
     found = Released(networks.params, networks.batch_stats, about)
-    checkpoints.release(path, found)
+    parameters.write(path, found)
 
 
 def _title(config: ConfigDict) -> str:

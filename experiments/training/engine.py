@@ -4,6 +4,7 @@ An engine trains ``r`` networks, one for every radius and seed. How their steps 
 dispatched is decided in ``train.dispatched``, over which devices in ``devices``.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from advjax import evaluate, losses, penalties, train
 from advjax.train import TrainState
 from advjax.types import Array, Aux, Batch, Key, Params
 from experiments import checks, devices
-from experiments.training import checkpoints, recipe, testing
+from experiments.training import parameters, recipe, testing
 
 STEP_METRICS = (
     "objective",
@@ -43,6 +44,11 @@ HISTORY = (*STEP_METRICS, *TEST_METRICS, "learning_rate", "images_per_second")
 Watch = Callable[[tuple[Params, Params], Key, Array], Array]
 """``((params, batch_stats), key, eps) -> []``: a number of one network at the end of an
 epoch. The key is that of the tests, the same in every epoch."""
+
+
+_FIRST_PART, _PART_SECONDS = 8, 1.0
+"""Steps of a loop in Python after which a signal is looked at: first so many, and then
+twice as many while they take less than so many seconds."""
 
 
 class Best(NamedTuple):
@@ -77,6 +83,11 @@ class Progress(NamedTuple):
         """Number of steps done."""
         return int(self.states.step[0])
 
+    @property
+    def num_tested(self) -> int:
+        """Number of epochs done, their tests included."""
+        return int(np.sum(np.isfinite(self.history["test_loss"][:, 0])))
+
 
 class Engine:
     """Trains and tests the networks of a configuration; holds no state of a run."""
@@ -109,6 +120,10 @@ class Engine:
         self._tx = recipe.optimiser(config, self._rate)
         self._key_run, self._key_test = jax.random.split(jax.random.key(config.seed))
         self._run = train.dispatched(self._step(), config.dispatch)
+        is_cpu = jax.default_backend() == "cpu"
+        self._is_looped = config.dispatch == "loop" or (
+            config.dispatch == "auto" and is_cpu
+        )
         self._order = jax.jit(jax.vmap(self._shuffled, (0, None)))
         self._tests = [
             testing.tester(self._model, attack, test_part, mesh, config.test_batch_size)
@@ -153,20 +168,40 @@ class Engine:
         Raises:
             DivergedError: if a training loss is not finite.
         """
-        begin, done = 0, now.step - epoch * self.steps_per_epoch
-        for indices in self._parts(now.states, epoch):
-            end = begin + indices.shape[1]
-            if begin >= done:
-                states, metrics = self._run(now.states, self._train, indices, self.eps)
-                metrics = jax.device_get(metrics)
-                first = epoch * self.steps_per_epoch + begin
-                checks.finite(metrics["loss"].T, first, self._name)
-                steps = {name: values.copy() for name, values in now.steps.items()}
-                for name, values in steps.items():
-                    values[:, begin:end] = metrics[name]
-                now = now._replace(states=states, steps=steps)
-                yield now
-            begin = end
+        first = epoch * self.steps_per_epoch
+        full, rest = map(np.asarray, self._order(now.states, epoch))
+        num_steps = _FIRST_PART if self._is_looped else full.shape[1]
+        while (begin := now.step - first) < self.steps_per_epoch:
+            if begin < full.shape[1]:
+                end = min(begin + num_steps, self._next_stop(begin, full.shape[1]))
+                indices = full[:, begin:end]
+            else:
+                end, indices = begin + 1, rest
+            time_begin = time.monotonic()
+            states, metrics = self._run(now.states, self._train, indices, self.eps)
+            metrics = jax.device_get(metrics)
+            checks.finite(metrics["loss"].T, now.step, self._name)
+            steps = {name: values.copy() for name, values in now.steps.items()}
+            for name, values in steps.items():
+                values[:, begin:end] = metrics[name]
+            now = now._replace(states=states, steps=steps)
+            yield now
+            if time.monotonic() - time_begin < _PART_SECONDS:
+                num_steps *= 2
+
+    def is_checkpoint(self, step: int) -> bool:
+        """Whether a checkpoint is due after a step within an epoch."""
+        done, every = step % self.steps_per_epoch, self._config.checkpoint_steps
+        return done > 0 and every > 0 and done % every == 0
+
+    def _next_stop(self, begin: int, num_full: int) -> int:
+        """Where the present part must end at the latest.
+
+        A compiled loop over steps has one length, and runs to the next checkpoint; a
+        loop in Python may be left at any step.
+        """
+        every = self._config.checkpoint_steps or num_full
+        return min((begin // every + 1) * every, num_full)
 
     def test(self, now: Progress, epoch: int, **row: float) -> Progress:
         """Tests all networks, keeps the better ones, and fills the epoch's row.
@@ -216,10 +251,10 @@ class Engine:
 
         The file holds one network for all runs, one for each seed, or one for each run.
         """
-        found = checkpoints.released(self._config.init_from)
+        found = parameters.read(self._config.init_from)
         trees = (found.params, found.batch_stats)
         one = jax.tree.map(lambda leaf: leaf[0], (states.params, states.batch_stats))
-        checkpoints.check_network(trees, one)
+        parameters.check_network(trees, one)
         number = len(jax.tree.leaves(trees)[0])
         rows = {1: np.zeros_like(self.seeds), self._config.num_seeds: self.seeds}
         rows[self.eps.size] = np.arange(self.eps.size)
@@ -249,13 +284,6 @@ class Engine:
         key = train.shuffle_key(state, epoch)
         sizes = (self.num_train, self._config.batch_size)
         return train.epoch_indices(key, *sizes), train.remainder_indices(key, *sizes)
-
-    def _parts(self, states: TrainState, epoch: int) -> list[np.ndarray]:
-        """The epoch's batches ``[r, t, b]``, parted where checkpoints are due."""
-        full, rest = map(np.asarray, self._order(states, epoch))
-        size = self._config.checkpoint_steps or full.shape[1]
-        parts = [full[:, i : i + size] for i in range(0, full.shape[1], size)]
-        return [*parts, rest] if rest.size and self._config.keep_remainder else parts
 
     def _tested(self, network: tuple[Params, Params], eps: float) -> dict[str, float]:
         pgd, fgsm = (

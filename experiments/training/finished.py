@@ -1,14 +1,14 @@
 """A finished run as what another study starts from."""
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from experiments import checks
+from experiments.files import digest
 from experiments.training import recipe
+from experiments.workdir import complete
 
 
 class Finished(NamedTuple):
@@ -46,28 +46,24 @@ def read(field: str, path: str, experiment: str, wanted: str) -> Finished:
     Raises:
         ConfigError: if the directory holds something else.
     """
+    file = Path(path) / "results.json"
     try:
         if not path:
             raise FileNotFoundError("no directory is given")
-        stored = (Path(path) / "results.json").read_bytes()
-        content = json.loads(stored)
-        config = {**recipe.defaults().to_dict(), **content["config"]}
-        if config["experiment"] != experiment:
-            raise KeyError(config["experiment"])
-    except (OSError, ValueError, KeyError) as error:
+        content = complete(Path(path))
+        config = recipe.restored(content["config"])
+        if config.experiment != experiment:
+            raise ValueError(f"it is a run of {config.experiment}")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         raise checks.ConfigError(
             f"config.{field} = {path!r}: {error}; give the work directory of {wanted}"
         ) from None
-    config = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in config.items()
-    }
     return Finished(
         Path(path),
-        ConfigDict(config),
+        config,
         content["results"],
-        content["environment"]["commit"],
-        hashlib.sha256(stored).hexdigest()[:12],
+        str(content["environment"].get("commit")),
+        digest(file)[:12],
     )
 
 

@@ -5,7 +5,8 @@ differs.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -125,6 +126,30 @@ def defaults() -> ConfigDict:
     # best epoch follows the first drop of the rate, at a half.
     config.select_from = 0.0
     return config
+
+
+def restored(stored: Mapping[str, Any]) -> ConfigDict:
+    """A configuration from its JSON; fields that it does not have are the defaults.
+
+    Raises:
+        ConfigError: for a field of another type than the default.
+    """
+    config = ConfigDict({**defaults().to_dict(), **_tuples(stored)})
+    for field, default in defaults().items():
+        is_number = isinstance(default, float) and type(config[field]) is int
+        if type(config[field]) is not type(default) and not is_number:
+            kind = type(default).__name__
+            msg = f"config.{field} = {config[field]!r}: it is no {kind}"
+            raise checks.ConfigError(msg)
+    return config
+
+
+def _tuples(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no tuples, and configurations no lists."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in stored.items()
+    }
 
 
 def validate(config: ConfigDict) -> None:

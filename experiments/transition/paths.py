@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from advjax import curves, data, losses, objectives, penalties, train
 from advjax.curves import Path
 from advjax.types import Batch, Model, Params
-from experiments import checks, progress
-from experiments.training import checkpoints, recipe
+from experiments import checks, interrupts, progress
+from experiments.training import parameters, recipe
 from experiments.training.checkpoints import Checkpoints
 from experiments.transition.readings import ATTACKED, CLEAN, Grid, read_grid
 from experiments.workdir import Workdir
@@ -69,7 +69,7 @@ def read(config: ConfigDict) -> Setup:
     grid = read_grid(config)
     part = training(config, grid)
     model = recipe.network(part)
-    ends = [checkpoints.released(grid.path / name) for name in (CLEAN, ATTACKED)]
+    ends = [parameters.read(grid.path / name) for name in (CLEAN, ATTACKED)]
     trees = [(end.params, end.batch_stats) for end in ends]
     r = grid.config.num_seeds
     eps, left = (
@@ -114,16 +114,18 @@ def trained(config: ConfigDict, setup: Setup, workdir: Workdir) -> Path:
         np.arange(len(setup.eps)), jax.tree.map(jnp.asarray, setup.paths)
     )
     order = jax.jit(jax.vmap(partial(_order, n, part.batch_size), (0, None)))
+    workdir.begin()
     with Checkpoints(workdir.path / "checkpoints") as stored:
         states = stored.restore(states)
         first = int(states.step[0]) // steps_per_epoch
         for epoch in progress.steps(part.num_epochs, "curves", first=first):
-            indices = np.asarray(order(states, epoch))
-            states, metrics = run_epoch(states, setup.train, indices, setup.eps)
-            loss = np.asarray(metrics["loss"])
-            checks.finite(loss.T, epoch * steps_per_epoch)
-            workdir.log(epoch=epoch, eps=setup.eps, loss=loss.mean(axis=1))
-            stored.save(int(states.step[0]), states)
+            with interrupts.deferred():
+                indices = np.asarray(order(states, epoch))
+                states, metrics = run_epoch(states, setup.train, indices, setup.eps)
+                loss = np.asarray(metrics["loss"])
+                checks.finite(loss.T, epoch * steps_per_epoch)
+                workdir.log(epoch=epoch, eps=setup.eps, loss=loss.mean(axis=1))
+                stored.save(int(states.step[0]), states)
     return jax.device_get(states.params)
 
 

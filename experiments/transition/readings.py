@@ -17,8 +17,8 @@ SIZES = ("paper", "gpu", "smoke")
 """Of grids, which the studies of a grid take as variants too."""
 
 RULES = ("after the first drop", "among all epochs")
-CLEAN = "clean-best.npz"
-ATTACKED = "attacked-best.npz"
+CLEAN = "clean-best.safetensors"
+ATTACKED = "attacked-best.safetensors"
 
 
 class Reading(NamedTuple):

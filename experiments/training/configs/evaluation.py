@@ -3,13 +3,13 @@
 Size: 10 000 test images, PGD-50 from ten starts. Time: 2.5 minutes a network of
 ``mnist.py``.
 
-    advjax evaluate runs/mnist/best.npz
+    advjax evaluate runs/mnist/best.safetensors
 
 Fields are overridden there as everywhere, ``--config.num_restarts=1``. Variant
 ``smoke``, for tests.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from experiments import checks
 
@@ -25,7 +25,7 @@ def get_config(variant=""):
     config.num_test = 0  # a fixed random subset; 0 for all
     config.seed = 0
     config.norm = ""  # of training if empty
-    config.eps = 0.0  # the largest of training if 0
+    config.eps = config_dict.placeholder(float)  # the largest of training if None
     config.num_steps = 50
     config.num_restarts = 10
     config.rel_step_size = 1 / 30  # 0.01 at eps = 0.3, as Wong et al. 2020
