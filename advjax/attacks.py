@@ -240,6 +240,7 @@ def climb(
     admit, step = _moves(norm, rel_step_size)
 
     def climbing(loss_fn, x, y, eps, delta=None):
+        arguments.functions(loss_fn=loss_fn)
         region, outside = regions.region(x, eps, bounds)
         dtype = jnp.asarray(x).dtype
         x = region.x

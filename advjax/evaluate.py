@@ -15,7 +15,16 @@ import numpy as np
 
 from advjax import arguments, criteria, flags, norms, regions
 from advjax.norms import Norm
-from advjax.types import Array, Attack, Key, Loss, LossFn, Predict, example_keys
+from advjax.types import (
+    Array,
+    Attack,
+    AttackInfo,
+    Key,
+    Loss,
+    LossFn,
+    Predict,
+    example_keys,
+)
 
 __all__ = [
     "Estimate",
@@ -136,7 +145,7 @@ def outcome(
     goal = criteria.Goal(
         predict, loss, criteria.misclassified if is_classified else _never
     )
-    x_adv, info = attack(key, goal, x, y, eps)
+    x_adv, info = _attacked(attack, key, goal, x, y, eps)
     attacked = _seen(predict, loss, x_adv, y)
     x_is_finite = _all_finite(x_adv)
     is_defined = clean.defined & attacked.defined & x_is_finite
@@ -151,6 +160,15 @@ def outcome(
         *flags.of(info, undefined=~is_defined),
         clean.probabilities,
     )
+
+
+def _attacked(attack: Attack, *args: Any) -> tuple[Array, AttackInfo]:
+    found = attack(*args)
+    if not isinstance(found, tuple) or len(found) != 2:
+        kind = type(found).__name__
+        msg = f"the attack returns a {kind}: give one that returns (x_adv, AttackInfo)"
+        raise ValueError(msg)
+    return found
 
 
 def _all_finite(x: Array) -> Array:
@@ -264,15 +282,23 @@ def in_batches(
     for first in range(0, n, batch_size):
         rows = np.minimum(np.arange(first, first + batch_size), n - 1)
         part = evaluation(keys[rows], *(each[rows] for each in data))
-        if {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(part)} != {rows.shape}:
-            msg = (
-                f"the evaluation returned shape {jnp.shape(part.loss)} for {len(rows)} "
-                "examples: give one whose results have the examples first, and vmap "
-                "over in_batches' results instead"
-            )
-            raise ValueError(msg)
+        _check_part(part, len(rows))
         parts.append(jax.tree.map(lambda leaf, m=n - first: leaf[:m], part))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+def _check_part(part: Any, n: int) -> None:
+    """An evaluation that is vmapped inside would be cut along the wrong axis."""
+    shapes = {jnp.shape(leaf) for leaf in jax.tree.leaves(part)}
+    is_flat = isinstance(part, Outcome | TargetedOutcome)
+    fits = {shape == (n,) if is_flat else shape[:1] == (n,) for shape in shapes}
+    if fits != {True}:
+        found = ", ".join(map(str, sorted(shapes))) or "nothing"
+        msg = (
+            f"the evaluation returned shapes {found} for {n} examples: give one whose "
+            "results have the examples first, and map over radii outside"
+        )
+        raise ValueError(msg)
 
 
 def _check_outcome(value: Any) -> None:
@@ -451,9 +477,12 @@ def targeted_outcome(
     x, target = jnp.asarray(x), jnp.asarray(target)
     arguments.equal_lengths(x=x, target=target)
     arguments.functions(predict=predict, loss=loss, attack=attack)
-    already = criteria.correct(predict(x), target)
-    x_adv, info = attack(key, criteria.targeted(predict, loss), x, target, eps)
+    clean = predict(x)
+    already = criteria.correct(clean, target)
+    goal = criteria.targeted(predict, loss)
+    x_adv, info = _attacked(attack, key, goal, x, target, eps)
     output, x_is_finite = predict(x_adv), _all_finite(x_adv)
-    is_defined = criteria.defined(output, target) & x_is_finite
+    is_defined = criteria.defined(clean, target) & criteria.defined(output, target)
+    is_defined = is_defined & x_is_finite
     reached = criteria.correct(output, target) & x_is_finite
     return TargetedOutcome(already, reached, *flags.of(info, undefined=~is_defined))

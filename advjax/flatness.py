@@ -265,6 +265,7 @@ def linear(
     With r = θᵀx - y and s = ‖θ‖_*: 2 s (|r| + eps s), and (|r| + eps s)² - r². A
     negative ``eps`` gives nan.
     """
+    theta, x, y = (arguments.single(each) for each in (theta, x, y))
     eps = _radius(norm, x, y, eps)
     r, s = x @ theta - y, norm.dual(theta)
     return Flatness(
@@ -280,10 +281,15 @@ def logistic(
     With u = -y θᵀx, s = ‖θ‖_*: s σ(u + eps s), and softplus(u + eps s) - softplus(u). A
     negative ``eps``, or a label that is neither -1 nor 1, gives nan.
     """
+    theta, x = arguments.single(theta), arguments.single(x)
     eps = _radius(norm, x, y, eps)
     u, s = -losses.signs(y, theta.dtype) * (x @ theta), norm.dual(theta)
-    gradient = s * jax.nn.sigmoid(u + eps * s)
-    return Flatness(gradient, jax.nn.softplus(u + eps * s) - jax.nn.softplus(u))
+    a = eps * s
+    # A difference of two softplus would lose its digits where they are large; the
+    # exponential overflows where a is.
+    small = jnp.log1p(jax.nn.sigmoid(u) * jnp.expm1(jnp.minimum(a, 80)))
+    large = jax.nn.softplus(u + a) - jax.nn.softplus(u)
+    return Flatness(s * jax.nn.sigmoid(u + a), jnp.where(a < 80, small, large))
 
 
 def _radius(norm: Norm, x: Array, y: Array, eps: Array | float) -> Array:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from advjax import arguments, flags, losses, norms, regions
+from advjax import arguments, criteria, flags, losses, norms, regions
 from advjax.flags import Flags
 from advjax.norms import Norm
 from advjax.types import Array, Attack, Key, LossFn, Predict
@@ -100,7 +100,7 @@ def adversarial(attack: Attack) -> MarginSearch:
     arguments.functions(attack=attack)
 
     def least(key, margin, x, y, eps):
-        arguments.functions(margin=margin)
+        _check_margin(margin)
         _, info = attack(key, _negative(margin), x, y, eps)
         value = jnp.minimum(-info.loss, margin(x, y))
         found = flags.of(info, undefined=jnp.isnan(value))
@@ -144,9 +144,10 @@ class BoundarySearch(Protocol):
 def boundary(attack: Attack, norm: Norm, *, num_halvings: int = 10) -> BoundarySearch:
     """The nearest point of another class, by bisecting the radius of an attack.
 
-    The attack is tried at ``eps`` and then in the middle between a radius at which it
-    failed and one at which it succeeded, per example. The result is a point at which
-    the margin is not positive, so the distance is an upper bound, whatever the attack.
+    The attack is tried at ``eps`` and, while it fails, at half of the radius, since it
+    may have overshot; then in the middle between a radius at which it failed and one at
+    which it succeeded, per example. The result is a point at which the margin is not
+    positive, so the distance is an upper bound, whatever the attack.
 
     Args:
         attack: raises the negative margin.
@@ -155,9 +156,10 @@ def boundary(attack: Attack, norm: Norm, *, num_halvings: int = 10) -> BoundaryS
 
     Returns:
         ``(key, margin, x, y, eps) -> Boundary``, a Python loop over one attack, which
-        is compiled once for a margin. Random starts are the same at every radius, but
-        for their length. nan where the margin at the example is nan, and for negative
-        ``eps``.
+        is compiled once a call; jit the search for several calls. Random starts are the
+        same at every radius, but for their length. nan where the margin at the example
+        is nan, and for negative ``eps``. Comparisons find the distance, and no gradient
+        flows through them: it is nan.
 
     Raises:
         ValueError: unless num_halvings is an integer of at least 0, and for what is no
@@ -167,8 +169,7 @@ def boundary(attack: Attack, norm: Norm, *, num_halvings: int = 10) -> BoundaryS
     num_halvings = arguments.count("num_halvings", num_halvings, least=0)
     arguments.functions(attack=attack)
 
-    @partial(jax.jit, static_argnums=1)
-    def tried(key, margin, x, y, eps):
+    def tried(margin, key, x, y, eps):
         x_adv, info = attack(key, _negative(margin), x, y, eps)
         delta = regions.promoted(x_adv) - regions.promoted(x)
         there = margin(x_adv, y)
@@ -177,9 +178,11 @@ def boundary(attack: Attack, norm: Norm, *, num_halvings: int = 10) -> BoundaryS
         return there <= 0, Boundary(jax.vmap(norm.value)(delta), delta, found)
 
     def find(key, margin, x, y, eps):
-        arguments.functions(margin=margin)
-        x, n = jnp.asarray(x), len(x)
-        here = margin(x, y)
+        _check_margin(margin)
+        x, y, n = jnp.asarray(x), jnp.asarray(y), len(x)
+        # A program that is kept would keep the parameters that the margin has now.
+        trial = jax.jit(partial(tried, margin))
+        here = criteria.judge(margin, x, y).loss
         wide = regions.promoted(x)
         succeeded = _radius_of_examples(wide, eps)
         radius, failed = succeeded, jnp.zeros_like(succeeded)
@@ -187,19 +190,22 @@ def boundary(attack: Attack, norm: Norm, *, num_halvings: int = 10) -> BoundaryS
         distance, delta = jnp.full(n, jnp.inf, wide.dtype), jnp.zeros_like(wide)
         seen = []
         for _ in range(num_halvings + 1):
-            has_crossed, new = tried(key, margin, x, y, radius)
+            has_crossed, new = trial(key, x, y, radius)
             seen.append(new.flags)
+            is_between = jnp.isfinite(distance)
+            failed = jnp.where(is_between & ~has_crossed, radius, failed)
             is_nearer = has_crossed & (new.distance < distance)
             distance = jnp.where(is_nearer, new.distance, distance)
             delta = _where(is_nearer, new.delta, delta)
-            failed = jnp.where(has_crossed, failed, radius)
             succeeded = jnp.minimum(succeeded, distance)
-            radius = (failed + succeeded) / 2
+            middle = (failed + succeeded) / 2
+            radius = jnp.where(jnp.isfinite(distance), middle, radius / 2)
         is_wrong = here <= 0
         found = jax.tree.map(lambda *each: jnp.any(jnp.stack(each), axis=0), *seen)
+        distance = jnp.where(is_defined, jnp.where(is_wrong, 0, distance), jnp.nan)
         return Boundary(
-            jnp.where(is_defined, jnp.where(is_wrong, 0, distance), jnp.nan),
-            _where(is_wrong, jnp.zeros_like(wide), delta),
+            _without_gradient(distance),
+            _without_gradient(_where(is_wrong, jnp.zeros_like(wide), delta)),
             found._replace(
                 zero_grad=found.zero_grad & ~is_wrong,
                 undefined=found.undefined | jnp.isnan(here),
@@ -220,7 +226,26 @@ def linear(theta: Array, bias: Array | float, norm: Norm, x: Array, y: Array) ->
     """
     norms.check(norm)
     arguments.per_example(x, y=y)
+    theta, x = arguments.single(theta), arguments.single(x)
     return logit_margin(lambda x: x @ theta + bias)(x, y) / norm.dual(theta)
+
+
+def _check_margin(margin: Any) -> None:
+    arguments.functions(margin=margin)
+    if isinstance(margin, criteria.Goal):
+        msg = "margin is a criteria.Goal: give margins.logit_margin(predict)"
+        raise ValueError(msg)
+
+
+@jax.custom_jvp
+def _without_gradient(x: Array) -> Array:
+    """``x``, with a gradient of nan where zero would pass for one."""
+    return x
+
+
+@_without_gradient.defjvp
+def _(primals, tangents):
+    return primals[0], jnp.nan * tangents[0]
 
 
 def _radius_of_examples(x: Array, eps: Array | float) -> Array:

@@ -74,7 +74,7 @@ class Region(NamedTuple):
         # fooled would be left.
         fixed, delta = jax.lax.stop_gradient((u, delta))
         is_short = (jnp.abs(self.weights * fixed) < jnp.abs(delta)) & ~held
-        outwards = jnp.nextafter(fixed, jnp.inf * jnp.sign(fixed))
+        outwards = jnp.nextafter(fixed, jnp.where(fixed < 0, -jnp.inf, jnp.inf))
         return u + jnp.where(is_short, outwards - fixed, 0)
 
     def box(self) -> tuple[Array, Array] | None:

@@ -108,6 +108,8 @@ def sharded_vmap(
         leaves, structure = jax.tree.flatten(batch)
         key_impls = tuple(_key_impl(leaf) for leaf in leaves)
         leaves = [_unwrapped(leaf) for leaf in leaves]
+        for leaf in jax.tree.leaves(shared):
+            _check_integers(leaf)
         shared = jax.device_put(shared, NamedSharding(mesh, whole))
         parts = []
         for first in range(0, number, size):
@@ -142,11 +144,18 @@ def _key_impl(leaf: Any) -> str:
 
 def _unwrapped(leaf: Any) -> np.ndarray:
     leaf = np.asarray(jax.random.key_data(leaf) if _key_impl(leaf) else leaf)
-    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
-    if leaf.dtype.kind in "iu" and (leaf.astype(dtype) != leaf).any():
-        msg = f"replicates of {leaf.dtype} do not fit into {dtype}: turn on x64"
-        raise ValueError(msg)
+    _check_integers(leaf)
     return leaf
+
+
+def _check_integers(leaf: Any) -> None:
+    if isinstance(leaf, jax.Array) or np.asarray(leaf).dtype.kind not in "iu":
+        return
+    leaf = np.asarray(leaf)
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+    if (leaf.astype(dtype) != leaf).any():
+        msg = f"numbers of {leaf.dtype} do not fit into {dtype}: turn on x64"
+        raise ValueError(msg)
 
 
 def _wrapped(leaf: jax.Array, impl: str) -> jax.Array:

@@ -190,7 +190,14 @@ def _in_own_units(
 
 
 def _root_mean_square(v: Array) -> Array:
-    size = jnp.sqrt(jnp.mean(v**2))
+    mean = jnp.mean(v**2)
+    largest = jnp.max(jnp.abs(v))
+    scaled = v / jnp.where(largest == 0, 1, largest)
+    # In units of the largest entry where squares overflow or underflow.
+    is_safe = (mean > jnp.finfo(v.dtype).tiny / jnp.finfo(v.dtype).eps) & (
+        mean < jnp.inf
+    )
+    size = jnp.where(is_safe, jnp.sqrt(mean), largest * jnp.sqrt(jnp.mean(scaled**2)))
     return jnp.where(size == 0, 1, size)
 
 

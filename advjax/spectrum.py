@@ -352,7 +352,8 @@ def _extended(key, krylov, i, product):
         return new / jnp.linalg.norm(new), jnp.zeros_like(norm)
 
     is_invariant = norm <= 10 * jnp.finfo(norm.dtype).eps * scale
-    following, norm = jax.lax.cond(is_invariant, restart, lambda: (rest / norm, norm))
+    length = jnp.where(norm == 0, 1, norm)
+    following, norm = jax.lax.cond(is_invariant, restart, lambda: (rest / length, norm))
     off_diagonal = off_diagonal.at[i].set(norm)
     return _Krylov(basis.at[i + 1].set(following), diagonal, off_diagonal)
 

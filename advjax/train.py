@@ -512,7 +512,9 @@ def remainder_indices(key: Key, num_examples: int, batch_size: int) -> Array:
         ValueError: unless ``batch_size`` is at least 1, and for what is no single key.
     """
     b = num_examples % arguments.count("batch_size", batch_size)
-    order = jax.random.permutation(single_key(key), num_examples)
+    # The pass has drawn this permutation already, on purpose.
+    key = jax.random.clone(single_key(key))
+    order = jax.random.permutation(key, num_examples)
     return order[num_examples - b :].reshape(min(b, 1), b)
 
 

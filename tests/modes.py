@@ -60,13 +60,52 @@ _RBG = {
     r"eight_devices_give_what_one_gives": _REFUSED,
 }
 
+_MEANT = "nan is what the test is about"
+_NANS = {
+    r"test_criteria.*(largest_output|every_size_are_labels|on_its_side)": _MEANT,
+    r"test_criteria.*(wrong_and_undefined|loss_that_also_judges)": _MEANT,
+    r"indefinite_covariance_is_nan|singular_covariance_is_nan": _MEANT,
+    r"nan_predictions_count|undefined_row_hides|no_class_are_wrong": _MEANT,
+    r"undefined_clean_output_is_shown": _MEANT,
+    r"returns_nan_or_infinity|negative_radii_are_never_robust": _MEANT,
+    r"test_flatness.*(edge_cases|no_signs_have_no_flatness)": _MEANT,
+    r"sides_of_equal_length|negative_xi_gives_nan|negative_numbers_give": _MEANT,
+    r"no_class_give_nan|no_sign_gives_nan|masks_leave_two_classes": _MEANT,
+    r"where_they_had_no_direction|becomes_nan_is_not_far": _MEANT,
+    r"test_margins.*(wrong_arguments|pass_for_one)": _MEANT,
+    r"negative_radii_of_the_memory|not_a_number_stays_visible": _MEANT,
+    r"negative_penalty_gives_nan|freeze_the_other_features": _MEANT,
+    r"radius_that_is_not_a_number": _MEANT,
+    r"holds_anywhere_and_is_tight|what_is_not_finite_shows": _MEANT,
+    r"trace_is_within_its_standard|density_has_the_moments": _MEANT,
+    r"traced_index_that_is_no_example|flags_of_the_attack_are_met": _MEANT,
+    r"single_logits_have_no_accuracy|maps_over_seeds\[crossing": _MEANT,
+    r"nan_loss_stays_visible|negative_radius_is_nan_for_its": _MEANT,
+    r"no_gradient_has_vanished|every_search_raises_them": _MEANT,
+}
+
+_TWICE = "the test draws from a key twice, to compare"
+_REUSE = {
+    r"models_keys_and_radii_equals_a_loop": _TWICE,
+    r"dispatched_runs_equal_single|no_way_of_dispatching": _TWICE,
+    r"ball_and_follow_their_law|states_trains_over_seeds": _TWICE,
+    r"draws_depend_on_the_chunk_are_refused": _TWICE,
+    r"classifier_off_its_shells|certificates_are_below": _TWICE,
+    r"diagnostics\[lazy networks|data_of_numpy_and_counts": _TWICE,
+    r"seeds_make_their_own|same_run\[|no_two_runs_are_the_same": _TWICE,
+    r"input_hessians_of_a_batch|may_be_of_any_generator": _TWICE,
+    r"of_the_whole_hessian|of_the_formula|evaluation_are_the_same": _TWICE,
+    r"integers_of_numpy_are_plain|test_gaussian_design": _TWICE,
+    r"at_its_point_times_its_weight|remainder_completes": _TWICE,
+}
+
 # Mode: the value that turns it on, and {pattern of a test's name: reason}.
 MODES = {
     "jax_enable_x64": (True, _X64),
     "jax_numpy_dtype_promotion": ("strict", _STRICT),
     "jax_default_prng_impl": ("rbg", _RBG),
-    "jax_debug_nans": (True, {}),
-    "jax_debug_key_reuse": (True, {}),
+    "jax_debug_nans": (True, _NANS),
+    "jax_debug_key_reuse": (True, _REUSE),
 }
 
 

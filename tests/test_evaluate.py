@@ -129,8 +129,13 @@ def test_batches_are_cut_along_the_examples_alone(key):
         radii = jnp.array([0.1, 0.2])
         return jax.vmap(lambda eps: _outcome(key, x, y, eps=eps))(radii)
 
-    with pytest.raises(ValueError, match=r"shape \(2, 7\) for 7 examples"):
-        evaluate.in_batches(several, key, X, Y, batch_size=7)
+    for batch_size in (7, 2):  # 2 is the number of radii
+        with pytest.raises(
+            ValueError, match=rf"\(2, {batch_size}\) for {batch_size} ex"
+        ):
+            evaluate.in_batches(several, key, X, Y, batch_size=batch_size)
+    with pytest.raises(ValueError, match="returned shapes nothing"):
+        evaluate.in_batches(lambda *_: None, key, X, Y, batch_size=7)
 
 
 def test_batches_compile_once(key):
@@ -498,3 +503,29 @@ def test_targeted_attacks_have_a_success_rate_of_their_own(key):
         evaluate.targeted_outcome(
             key, _predict, losses.margin, strong, X, jnp.argmax(X @ W, axis=1), 0.0
         ).success_rate()
+
+
+def test_what_is_no_attack_is_one_value_error():
+    climb = attacks.climb(norms.linf, num_steps=1, rel_step_size=1)
+    with pytest.raises(ValueError, match=r"cannot be called as loss_fn\(x, y\)"):
+        _at(X, Y, _predict, 0.1, attack=climb)
+    alone = lambda key, goal, x, y, eps: x  # noqa: E731
+    with pytest.raises(
+        ValueError, match=r"give one that returns \(x_adv, AttackInfo\)"
+    ):
+        _at(X, Y, _predict, 0.1, attack=alone)
+
+
+def test_an_undefined_clean_output_is_shown_of_targeted_attacks_too(key):
+    x = X.at[0].set(0.0)
+
+    def predict(x):
+        return jnp.where(x[:, :1] == 0, jnp.nan, _predict(x))
+
+    start = attacks.in_ball(norms.linf)
+    attack = attacks.pgd(norms.linf, num_steps=2, rel_step_size=0.3, start=start)
+    found = evaluate.targeted_outcome(
+        key, predict, losses.cross_entropy, attack, x, (Y + 1) % 3, 0.5
+    )
+    assert found.undefined[0]
+    assert "not a number" in " ".join(found.caveats())

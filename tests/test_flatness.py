@@ -214,3 +214,17 @@ def test_peaks_of_half_precision_are_where_they_are_said_to_be(dtype, key):
     assert (jnp.abs(peak.delta) <= 0.1).all()
     there = (x.astype(jnp.float32) + peak.delta).astype(dtype)
     np.testing.assert_array_equal(jnp.sum(there, axis=1), peak.value)
+
+
+def test_the_rise_of_large_losses_keeps_its_digits():
+    theta = jnp.array([16.0, 16.0])
+    x = jnp.array([[-500.0, -500.0], [-6e4, -2e4], [0.01, 0.02]])
+    u, s = np.asarray(-(x @ theta), float), 32.0
+    for dtype, eps in ((jnp.float32, 1e-3), (jnp.bfloat16, 0.03), (jnp.float32, 5.0)):
+        found = flatness.logistic(
+            theta.astype(dtype), norms.linf, x.astype(dtype), jnp.ones(3), eps
+        )
+        if dtype == jnp.bfloat16:
+            u = -np.asarray(x.astype(dtype).astype(jnp.float32) @ theta, float)
+        expected = np.logaddexp(0, u + eps * s) - np.logaddexp(0, u)
+        np.testing.assert_allclose(found.rise, expected, rtol=1e-4)

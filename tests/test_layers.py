@@ -41,7 +41,7 @@ ALLOWED = {
     "memorization": {"arguments", "norms"},
     "solvers": {"arguments", "norms", "linear"},
     "flags": set(),
-    "margins": {"arguments", "flags", "norms", "losses", "regions"},
+    "margins": {"arguments", "criteria", "flags", "norms", "losses", "regions"},
     "attacks": {"arguments", "criteria", "norms", "regions"},
     "flatness": {
         "arguments",

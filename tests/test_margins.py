@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advjax import attacks, losses, margins, models, norms
+from advjax import attacks, criteria, losses, margins, models, norms
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 
@@ -161,3 +161,56 @@ def test_wrong_arguments_are_refused(key, problem):
     with pytest.raises(ValueError, match="the model returns a tuple"):
         margins.logit_margin(lambda x: (x, x))(x, y)
     assert jnp.isnan(margins.linear(theta, 0.0, norms.l2, x, 0 * y)).all()
+
+
+def test_the_boundary_is_that_of_the_present_parameters(key):
+    """A program kept for a margin would keep the parameters of its first call."""
+    params = {"bias": 0.0}
+    score = margins.logit_margin(lambda x: x[:, 0] + params["bias"])
+    find = margins.boundary(_pgd(norms.l2), norms.l2, num_halvings=15)
+    x, y = jnp.array([[1.0, 0.0], [2.0, 0.0]]), jnp.ones(2)
+    for bias in (0.0, -0.9, 1.0):
+        params["bias"] = bias
+        found = find(key, score, x, y, 5.0).distance
+        np.testing.assert_allclose(found, x[:, 0] + bias, atol=1e-3)
+
+
+def test_an_attack_that_overshoots_is_tried_at_smaller_radii(key):
+    def ring(x, y):
+        del y
+        r = jnp.linalg.norm(x, axis=-1)
+        return (r - 0.3) * (r - 0.5)  # wrong between
+
+    x, y = jnp.array([[0.05, 0.0], [0.2, 0.0]]), jnp.zeros(2, int)
+    find = margins.boundary(_pgd(norms.l2, keep_best=True), norms.l2, num_halvings=12)
+    for eps in (0.4, 1.0, 5.0):
+        found = find(key, ring, x, y, eps).distance
+        np.testing.assert_allclose(found, [0.25, 0.1], atol=0.01)
+
+
+def test_distances_have_no_gradient_that_would_pass_for_one(key):
+    x, y = jnp.array([[2.0, 0.0]]), jnp.ones(1)
+    find = margins.boundary(_pgd(norms.l2), norms.l2)
+
+    def distance(theta):
+        return find(key, margins.logit_margin(lambda x: x @ theta), x, y, 4.0)[0].sum()
+
+    assert jnp.isnan(jax.grad(distance)(jnp.array([3.0, -4.0]))).all()
+
+
+def test_a_goal_is_no_margin(key, problem):
+    theta, x, y = problem
+    goal = criteria.Goal(lambda x: x @ theta, losses.logistic)
+    for search in (
+        margins.boundary(_pgd(norms.l2), norms.l2),
+        margins.adversarial(_pgd(norms.l2)),
+    ):
+        with pytest.raises(ValueError, match=r"margin is a criteria.Goal"):
+            search(key, goal, x, y, 1.0)
+
+
+def test_margins_of_half_precision_are_those_of_single():
+    theta = jnp.full(3072, 30, jnp.float16)
+    x = jnp.full((1, 3072), 0.5, jnp.float16).at[:, ::2].set(0.45)
+    found = margins.linear(theta, 0.0, norms.linf, x, jnp.array([-1]))
+    np.testing.assert_allclose(found, -0.475, rtol=1e-3)

@@ -358,6 +358,10 @@ class HalfFixed(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
         x = nn.BatchNorm(use_running_average=self.fixed == "batch" or not train)(x)
+        # What else changes does not speak for the statistics.
+        count = self.variable("state", "count", lambda: jnp.zeros(()))
+        if train and not self.is_initializing():
+            count.value += 1
         is_off = self.fixed == "dropout" or not train
         return nn.Dropout(0.5, deterministic=is_off)(x)
 
@@ -398,6 +402,9 @@ def test_a_constructor_that_ignores_its_key_is_refused(constant, wrapped):
         init = adapter(same).init
         with pytest.raises(ValueError, match="does not use its argument"):
             (jax.jit(init) if wrapped else init)(jax.random.key(1), x)
+        meant = adapter(same, seeded=False).init
+        one, two = (meant(jax.random.key(seed), x)[0] for seed in (1, 2))
+        jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
 def test_parameters_that_start_from_zero_need_no_key():

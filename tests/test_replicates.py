@@ -215,3 +215,5 @@ def test_integers_that_jax_would_wrap_are_refused():
     np.testing.assert_array_equal(same(np.arange(3)), [0, 1, 2])
     with pytest.raises(ValueError, match="do not fit into int32"):
         same(np.arange(3) + 2**33)
+    with pytest.raises(ValueError, match="do not fit into int32"):
+        replicates.sharded_vmap(jnp.add)(np.arange(3), np.int64(2**32 + 5))

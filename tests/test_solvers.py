@@ -421,3 +421,14 @@ def test_at_an_infinite_radius_the_minimum_is_zero(name):
         np.testing.assert_array_equal(found.theta, 0)
         np.testing.assert_allclose(found.loss, np.mean(y**2), rtol=1e-6)
         assert found.gap == 0
+
+
+@each_norm
+@pytest.mark.parametrize("scale", [1e-25, 1e18, 1e25])
+def test_large_and_small_data_are_solved_in_their_own_units(name, scale):
+    """Squares of 1e25 overflow; θ = 0 was certified with a gap of 0."""
+    x, y = _diabetes()
+    one = solvers.adversarial(NORMS[name], x, y, 0.1)
+    found = solvers.adversarial(NORMS[name], np.float32(scale) * x, y, 0.1 * scale)
+    np.testing.assert_allclose(found.loss, one.loss, rtol=1e-3)
+    assert found.gap < 0.01 * one.loss

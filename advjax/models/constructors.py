@@ -64,6 +64,7 @@ def check_seeds(construct: Callable[[Any], Any], adapter: str) -> None:
         if any(np.ptp(np.asarray(leaf)) > 0 for leaf in leaves if leaf.size):
             msg = (
                 f"{adapter}: the constructor does not use its argument, so that every "
-                "seed has the same network: construct the module, and its keys, from it"
+                "seed has the same network: construct the module, and its keys, from "
+                "it, or give seeded=False if that is meant"
             )
             raise ValueError(msg)

@@ -19,6 +19,7 @@ def from_equinox(
     *,
     mode: str | None = "auto",
     frozen: Callable[[Any], Any] | None = None,
+    seeded: bool = True,
 ) -> Model:
     """A model from a constructor of Equinox modules, ``lambda key: Net(key)``.
 
@@ -34,6 +35,8 @@ def from_equinox(
             ``from_linen``.
         frozen: ``module -> layers`` that are not trained, such as
             ``lambda net: net.encoder``; see ``eqx.tree_at``.
+        seeded: whether parameters must depend on the key; False for networks that all
+            start from the same ones, such as pretrained ones.
 
     Returns:
         A model whose ``apply`` raises ``ValueError`` where dropout is live in training
@@ -50,7 +53,7 @@ def from_equinox(
     if frozen is not None and not callable(frozen):
         msg = f"frozen = {frozen!r}: give a function, such as lambda net: net.encoder"
         raise ValueError(msg)
-    network = _Network(constructor, mode, frozen)
+    network = _Network(constructor, mode, frozen, seeded)
     return Model(network.init, network.apply)
 
 
@@ -75,6 +78,7 @@ class _Network:
     constructor: Callable[[Any], Any]
     mode: str | None
     frozen: Callable[[Any], Any] | None
+    seeded: bool
 
     def init(self, key, x):
         """See ``types.Init``."""
@@ -82,7 +86,8 @@ class _Network:
         def construct(key):
             return _split(self.constructor(key), self.frozen)[:2]
 
-        constructors.check_seeds(lambda key: construct(key)[0], "from_equinox")
+        if self.seeded:
+            constructors.check_seeds(lambda key: construct(key)[0], "from_equinox")
         variables = jax.jit(construct)(key)
         x = jax.ShapeDtypeStruct(x.shape, jnp.result_type(x))
         for train in (False, True):

@@ -289,7 +289,9 @@ def _probed(network, way, variables, x, train, *, streams=(), mutable=()):
 def _changes(network, way, variables, x):
     """Whether statistics change in training."""
     try:
-        _probed(network, way, variables, x, True, streams=network.rngs)
+        others = set(variables) - {"params", _STATS}
+        options = {"streams": network.rngs, "mutable": others}
+        _probed(network, way, variables, x, True, **options)
     except (errors.ModifyScopeVariableError, *_UNSEEN):
         return True
     return False

@@ -16,7 +16,12 @@ from advjax.types import Key, Model, Params
 __all__ = ["from_nnx", "nnx_state"]
 
 
-def from_nnx(constructor: Callable[[Any], Any], *, mode: str | None = "auto") -> Model:
+def from_nnx(
+    constructor: Callable[[Any], Any],
+    *,
+    mode: str | None = "auto",
+    seeded: bool = True,
+) -> Model:
     """A model from a constructor of NNX modules, ``lambda rngs: Net(rngs)``.
 
     ``init`` constructs a module from ``nnx.Rngs(key)``, also under ``jit`` and
@@ -34,6 +39,8 @@ def from_nnx(constructor: Callable[[Any], Any], *, mode: str | None = "auto") ->
         constructor: ``nnx.Rngs -> module``, where ``module(x[n, ...]) -> output``.
         mode: the argument of ``module.__call__`` that switches layers in addition, as
             in ``from_linen``.
+        seeded: whether parameters must depend on the key; False for networks that all
+            start from the same ones, such as pretrained ones.
 
     Returns:
         A model whose ``apply`` raises ``ValueError`` where a layer draws in training
@@ -49,7 +56,7 @@ def from_nnx(constructor: Callable[[Any], Any], *, mode: str | None = "auto") ->
     from flax import nnx
 
     constructors.check(constructor, nnx.Module, "rngs", "from_nnx")
-    network = _Network(constructor, mode)
+    network = _Network(constructor, mode, seeded)
     return Model(network.init, network.apply)
 
 
@@ -77,6 +84,7 @@ class _Network:
 
     constructor: Callable[[Any], Any]
     mode: str | None
+    seeded: bool
 
     def init(self, key, x):
         """See ``types.Init``."""
@@ -86,7 +94,8 @@ class _Network:
             _, params, _, batch_stats = _split(_construct(self.constructor, key))
             return params, batch_stats
 
-        constructors.check_seeds(lambda key: construct(key)[0], "from_nnx")
+        if self.seeded:
+            constructors.check_seeds(lambda key: construct(key)[0], "from_nnx")
         return jax.jit(construct)(key)
 
     def apply(self, params, batch_stats, x, *, train, key=None):
