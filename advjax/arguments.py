@@ -23,6 +23,8 @@ __all__ = [
     "functions",
     "is_known",
     "model",
+    "nan_where",
+    "not_negative",
     "number",
     "output",
     "per_example",
@@ -133,10 +135,10 @@ def single(x: Array) -> Array:
 
 
 _CALLS = {
-    "attack": ("(key, loss_fn, x, y, eps)", "such as attacks.fgsm(norms.linf)"),
-    "loss": ("(output, y)", "such as losses.cross_entropy"),
-    "loss_fn": ("(x, y)", "such as criteria.Goal(predict, loss)"),
-    "margin": ("(x, y)", "such as margins.logit_margin(predict)"),
+    "attack": ("(key, loss_fn, x, y, eps)", "an attack, such as attacks.fgsm(norm)"),
+    "loss": ("(output, y)", "a loss, such as losses.cross_entropy"),
+    "loss_fn": ("(x, y)", "a loss of inputs, such as criteria.Goal(predict, loss)"),
+    "margin": ("(x, y)", "a margin, such as margins.logit_margin(predict)"),
     "predict": ("(x)", "such as partial(model.predict, params, batch_stats)"),
 }
 
@@ -155,8 +157,8 @@ def functions(**values: Any) -> None:
         try:
             inspect.signature(value).bind(*call.strip("()").split(", "))
         except TypeError:
-            msg = f"{kind} = {value!r} cannot be called as {kind}{call}: give a {kind}"
-            raise ValueError(f"{msg} {such_as}") from None
+            msg = f"{kind} = {value!r} cannot be called as {kind}{call}: give {such_as}"
+            raise ValueError(msg) from None
         except ValueError:  # a builtin, which has no signature
             continue
 
@@ -184,6 +186,21 @@ def model(value: Any) -> None:
         kind = type(value).__name__
         msg = f"model is a {kind}: give what models.make or models.from_linen returns"
         raise ValueError(msg)
+
+
+def nan_where(condition: Array, x: Any) -> Array:
+    """``x``, and nan where ``condition`` holds.
+
+    As ``jnp.where``, but ``jax_debug_nans`` does not take the constant for a result.
+    """
+    x = floating(x)
+    nan = np.nan if x.weak_type else np.asarray(np.nan, x.dtype)
+    return jnp.where(condition, nan, x)
+
+
+def not_negative(value: Any) -> Array:
+    """``value``, and nan where it is negative."""
+    return nan_where(jnp.asarray(value) < 0, value)
 
 
 def per_example(x: Any, **values: Any) -> None:

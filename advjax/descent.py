@@ -56,7 +56,7 @@ def lasso(penalty: Array | float) -> Prox:
 
     A negative penalty gives nan.
     """
-    strength = jnp.where(jnp.asarray(penalty) < 0, jnp.nan, penalty)
+    strength = arguments.not_negative(penalty)
 
     def prox(params, step_size):
         threshold = step_size * strength

@@ -295,4 +295,4 @@ def logistic(
 def _radius(norm: Norm, x: Array, y: Array, eps: Array | float) -> Array:
     norms.check(norm)
     arguments.per_example(x, y=y)
-    return jnp.where(jnp.asarray(eps) < 0, jnp.nan, eps)
+    return arguments.not_negative(eps)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.scipy.special import betainc
 from jax.typing import ArrayLike
 
+from advjax import arguments
 from advjax.types import Array
 
 __all__ = ["p_value", "rank_p_value"]
@@ -77,7 +78,7 @@ def rank_p_value(observed: ArrayLike, replicates: ArrayLike) -> Array:
         jnp.sum(replicates <= observed), jnp.sum(replicates >= observed)
     )
     undefined = jnp.isnan(observed) | jnp.any(jnp.isnan(replicates))
-    return jnp.where(undefined, jnp.nan, jnp.minimum(1.0, 2 * (1 + smaller) / (r + 1)))
+    return arguments.nan_where(undefined, jnp.minimum(1.0, 2 * (1 + smaller) / (r + 1)))
 
 
 def _checked(observed: ArrayLike, replicates: ArrayLike) -> tuple[Array, Array]:

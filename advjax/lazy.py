@@ -101,7 +101,7 @@ def balanced(a: Array) -> Array:
     positive, negative = (norms.l2.value(jnp.maximum(part, 0)) for part in (a, -a))
     ratio = positive / jnp.where(negative == 0, 1, negative)
     rescaled = jnp.where(a < 0, ratio * a, a)
-    return jnp.where((positive > 0) & (negative > 0), rescaled, jnp.nan)
+    return arguments.nan_where((positive == 0) | (negative == 0), rescaled)
 
 
 def init(key: Key, *, num_hidden: int, num_inputs: int, scale: Array | float) -> Array:
@@ -159,7 +159,7 @@ def perturb(
     x, y = _checked(x, y, eps, xi)
     f, pull = jax.vjp(lambda x: predict(theta, network, x), x)
     (g,) = pull(2 * (f - y))
-    radius = jnp.where(jnp.asarray(eps) < 0, jnp.nan, eps)
+    radius = arguments.not_negative(eps)
     if xi is not None:
         radius = radius * jax.vmap(lambda g: norms.surrogate_factor(norm, g, xi))(g)
     return x + radius * jax.vmap(norm.steepest)(g)

@@ -189,7 +189,7 @@ def _check_attack(norm: Norm, eps: Array | float, xi: Array | float | None) -> N
 
 
 def _or_nan(value: Array | float) -> Array:
-    return jnp.where(jnp.asarray(value) < 0, jnp.nan, value)
+    return arguments.not_negative(value)
 
 
 def _direction(r: Array) -> Array:
@@ -335,7 +335,7 @@ def optimal(norm: Norm, population: Population, eps: Array | float) -> Optimum:
     eigvals, basis = jnp.linalg.eigh(cov)
     # Rounding leaves a singular covariance with eigenvalues slightly below zero.
     rounding = eigvals.size * jnp.finfo(eigvals.dtype).eps * jnp.max(jnp.abs(eigvals))
-    eigvals = jnp.where(eigvals < -rounding, jnp.nan, jnp.maximum(eigvals, 0))
+    eigvals = arguments.nan_where(eigvals < -rounding, jnp.maximum(eigvals, 0))
     target = basis.T @ theta0
     scale = jnp.maximum(jnp.mean(eigvals), jnp.finfo(eigvals.dtype).tiny)
 

@@ -120,7 +120,7 @@ def _split(logits: Array, labels: Array) -> tuple[Array, Array]:
         raise ValueError(msg)
     is_label = jax.nn.one_hot(labels, num_classes, dtype=bool)
     own = jnp.sum(jnp.where(is_label, logits, 0), axis=-1)
-    own = jnp.where(jnp.any(is_label, axis=-1), own, jnp.nan)
+    own = arguments.nan_where(~jnp.any(is_label, axis=-1), own)
     return own, jnp.where(is_label, -jnp.inf, logits)
 
 
@@ -133,7 +133,7 @@ def _sign(z: Array, y: Array) -> Array:
 def signs(y: Array, dtype: jnp.dtype) -> Array:
     """``y`` in this dtype; nan where it is neither -1 nor 1."""
     y = jnp.asarray(y).astype(dtype)
-    return jnp.where(jnp.abs(y) == 1, y, jnp.nan)
+    return arguments.nan_where(jnp.abs(y) != 1, y)
 
 
 def _check_shapes(name_a: str, a: Array, name_b: str, b: Array) -> None:
@@ -171,5 +171,5 @@ def dlr(logits: Array, labels: Array) -> Array:
     # In half precision the guard would round to zero.
     logits = arguments.single(logits)
     top = jax.lax.top_k(logits, 3)[0]
-    third = jnp.where(top[..., 2] == -jnp.inf, jnp.nan, top[..., 2])
+    third = arguments.nan_where(top[..., 2] == -jnp.inf, top[..., 2])
     return margin(logits, labels) / (top[..., 0] - third + 1e-12)

@@ -202,7 +202,7 @@ def boundary(attack: Attack, norm: Norm, *, num_halvings: int = 10) -> BoundaryS
             radius = jnp.where(jnp.isfinite(distance), middle, radius / 2)
         is_wrong = here <= 0
         found = jax.tree.map(lambda *each: jnp.any(jnp.stack(each), axis=0), *seen)
-        distance = jnp.where(is_defined, jnp.where(is_wrong, 0, distance), jnp.nan)
+        distance = arguments.nan_where(~is_defined, jnp.where(is_wrong, 0, distance))
         return Boundary(
             _without_gradient(distance),
             _without_gradient(_where(is_wrong, jnp.zeros_like(wide), delta)),

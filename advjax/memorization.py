@@ -93,7 +93,7 @@ def classifier(
         free = jnp.all(inside == 0, axis=1).astype(clean.dtype)
         memorised = jnp.tensordot(inside, targets, axes=1)
         output = memorised + free.reshape(-1, *[1] * (clean.ndim - 1)) * clean
-        return jnp.where(jnp.asarray(eps) < 0, jnp.nan, output)
+        return arguments.nan_where(jnp.asarray(eps) < 0, output)
 
     return predict_adv
 
@@ -119,7 +119,7 @@ def reach(norm: Norm, x: Array, eps: Array | float) -> Array:
     """
     norms.check(norm)
     x = arguments.floating(x)
-    eps = jnp.where(jnp.asarray(eps) < 0, jnp.nan, eps)
+    eps = arguments.not_negative(eps)
     size = jax.vmap(norm.value)(x)
     d = x[0].size
     return eps + jnp.finfo(x.dtype).eps * (4 * size + d**0.5 * eps)
@@ -256,7 +256,7 @@ def certified_margin(
     norms.check(norm)
     params, x = _checked_mixed(params, x)
     y = _one_each("y", y, "x", x)
-    eps = jnp.where(jnp.asarray(eps) < 0, jnp.nan, eps)
+    eps = arguments.not_negative(eps)
     linear = y * (x @ params.w0) - eps * norm.dual(params.w0)
     input_, reach = x @ params.w.T - params.b, eps * jax.vmap(norm.dual)(params.w)
     sign = y[:, None] * params.a[None]

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from advjax import arguments
 from advjax.types import Array, Key
 
 __all__ = [
@@ -128,7 +129,7 @@ def _l1_project(delta: Array, eps: Array) -> Array:
     levels = (jnp.cumsum(descending) - eps) / counts
     num_active = jnp.sum(descending > levels)
     tau = jnp.where(num_active == 0, descending[0], levels[num_active - 1])
-    tau = jnp.where(jnp.isnan(eps), jnp.nan, tau)
+    tau = arguments.nan_where(jnp.isnan(eps), tau)
     return jnp.where(jnp.sum(magnitude) <= eps, delta, soft_threshold(delta, tau))
 
 
@@ -161,7 +162,7 @@ def surrogate_factor(norm: Norm, g: Array, xi: Array | float) -> Array:
     Xing et al., On the generalization properties of adversarial training, 2021.
     """
     check_surrogate(norm)
-    xi = jnp.where(jnp.asarray(xi) < 0, jnp.nan, xi).astype(g.dtype)
+    xi = arguments.not_negative(xi).astype(g.dtype)
     if norm is linf:
         part, whole = jnp.abs(g), jnp.abs(g) + xi
     else:

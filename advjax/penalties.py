@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from advjax import norms
+from advjax import arguments, norms
 from advjax.types import Array, Params
 
 __all__ = ["Where", "everything", "proximal", "selected", "sparsity", "weights"]
@@ -105,7 +105,7 @@ def proximal(
     if np.ndim(penalty) != 0:
         msg = f"penalty has shape {np.shape(penalty)}: give one number, and vmap"
         raise ValueError(msg)
-    strength = jnp.where(jnp.asarray(penalty) < 0, jnp.nan, penalty)
+    strength = arguments.not_negative(penalty)
 
     def update(grads, state, params=None, **extra):
         if params is None:

@@ -169,7 +169,7 @@ def radii(x: Array, eps: Array | float) -> tuple[Array, Array]:
         # An infinite radius is as large as one that has a sum with itself.
         eps = jnp.minimum(eps, jnp.finfo(x.dtype).max / 4)
         radius = jnp.broadcast_to(eps, x.shape[:1])
-        return jnp.where(radius < 0, jnp.nan, radius), ones
+        return arguments.not_negative(radius), ones
     fits = (n in (1, m) for n, m in zip(eps.shape, x.shape, strict=False))
     if eps.ndim != x.ndim or not all(fits):
         msg = (
@@ -177,14 +177,14 @@ def radii(x: Array, eps: Array | float) -> tuple[Array, Array]:
             "example [n], or one per feature, [1, ...] or [n, ...]"
         )
         raise ValueError(msg)
-    eps = jnp.where(eps < 0, jnp.nan, jnp.broadcast_to(eps, x.shape))
+    eps = arguments.not_negative(jnp.broadcast_to(eps, x.shape))
     radius = jnp.max(eps, axis=tuple(range(1, x.ndim)))
     largest = radius.reshape(ones.shape)
     weights = eps / jnp.where(largest == 0, 1, largest)
     # A feature whose share underflows would be held fixed without a word.
     is_lost = (eps > 0) & ~(weights >= jnp.finfo(x.dtype).tiny)
     is_lost = jnp.any(is_lost, axis=tuple(range(1, x.ndim)))
-    return jnp.where(is_lost, jnp.nan, radius), weights
+    return arguments.nan_where(is_lost, radius), weights
 
 
 def inwards(x: Array, x_adv: Array, delta: Array, dtype: jnp.dtype) -> Array:

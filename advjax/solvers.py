@@ -176,10 +176,7 @@ def _in_own_units(
         raise ValueError(msg)
     penalty = 0.0 if penalty is None else penalty
     arguments.scalars(eps=eps, penalty=penalty)
-    radius, weight = (
-        jnp.where(jnp.asarray(v) < 0, jnp.nan, v).astype(x.dtype)
-        for v in (eps, penalty)
-    )
+    radius, weight = (arguments.not_negative(v).astype(x.dtype) for v in (eps, penalty))
     size_x, size_y = (_root_mean_square(v) for v in (x, y))
     # Beyond this θ is 0, and an infinite radius times 0 would be nan.
     largest = jnp.finfo(x.dtype).max ** 0.25

@@ -257,7 +257,7 @@ def smoothed(density: Density, grid: Array, width: Array | float) -> Smoothed:
             f"shapes grid {grid.shape}, width {np.shape(width)}: give grid[g], width[]"
         )
         raise ValueError(msg)
-    width = jnp.where(jnp.asarray(width) > 0, width, jnp.nan).astype(grid.dtype)
+    width = arguments.nan_where(jnp.asarray(width) <= 0, width).astype(grid.dtype)
 
     def curve(nodes, weights):
         z = (grid[:, None] - nodes[None]) / width

@@ -210,7 +210,7 @@ def _accuracy(output: Array, y: Array) -> Array:
     """The share of correct outputs; nan where a label is none, as losses may hide."""
     right, y = criteria.correct(output, y), jnp.asarray(y)
     is_labelled = jnp.all(criteria.labelled(output, y))
-    return jnp.where(is_labelled, jnp.mean(right), jnp.nan)
+    return arguments.nan_where(~is_labelled, jnp.mean(right))
 
 
 def _extra_arguments(tx: Any, **values: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from advjax import arguments
 from advjax.types import Array
 
 __all__ = ["Crossing", "Status", "crossing", "extrapolate"]
@@ -137,4 +138,4 @@ def _not_finite(*values: Array) -> Array:
 
 
 def _crossing(eps_star: Array, status: Array) -> Crossing:
-    return Crossing(jnp.where(status == Status.CROSSES, eps_star, jnp.nan), status)
+    return Crossing(arguments.nan_where(status != Status.CROSSES, eps_star), status)

@@ -358,7 +358,10 @@ def test_a_plain_loss_keeps_the_largest_loss():
             r"rel_step_size has shape \(3,\): give one number",
         ),
         (lambda: attacks.best_of(attacks.pgd, num_restarts=2), "give an attack, such"),
-        (lambda: attacks.best_of("pgd", num_restarts=2), "attack = 'pgd': give an att"),
+        (
+            lambda: attacks.best_of("pgd", num_restarts=2),
+            "attack = 'pgd' cannot be called",
+        ),
         (lambda: _called(x=(X[:4], X[:4])), "x is a tuple: give one array, and close"),
         (lambda: _called(x=X[:4].astype(jnp.uint8)), "x has dtype uint8; convert it"),
         (lambda: _called(loss_fn=lambda x, y: x), r"shape \(4, 3, 2\) for 4 examples"),

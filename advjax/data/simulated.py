@@ -54,7 +54,7 @@ def _root(cov: Array) -> Array:
     """R with RRᵀ = Σ."""
     eigvals, basis = jnp.linalg.eigh(cov)
     rounding = eigvals.size * jnp.finfo(eigvals.dtype).eps * jnp.max(jnp.abs(eigvals))
-    roots = jnp.sqrt(jnp.where(eigvals < -rounding, jnp.nan, jnp.maximum(eigvals, 0)))
+    roots = jnp.sqrt(arguments.nan_where(eigvals < -rounding, jnp.maximum(eigvals, 0)))
     return basis * roots[None]
 
 
