@@ -122,7 +122,7 @@ def _subject(config: ConfigDict) -> Subject:
     return Subject(
         model,
         testing.networks(found.params, found.batch_stats),
-        found.about,
+        found.about | {"config": trained.to_dict()},
         test,
         devices.mesh(config.num_devices or available),
         config.norm or trained.norm,

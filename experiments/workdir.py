@@ -48,7 +48,8 @@ class Workdir:
             WorkdirError: for a cloud path, and if the directory holds another
                 configuration or foreign files.
         """
-        if re.match(r"\w+://", str(path)):
+        # One slash is what is left of two in a ``Path``.
+        if re.match(r"[a-z][a-z0-9]+:/", str(path)):
             msg = (
                 f"workdir {path} is a cloud path, which no process can own: choose a "
                 "local directory, and copy it there"

@@ -1,6 +1,7 @@
 """Faults injected into runs, and what becomes of them.
 
-    python tests/faults.py 200 [SEED]
+    python tests/faults.py 200 [SEED [CASES]]
+    python tests/faults.py pairs 20
 
 Every fault is followed by the same command, twice. The run then *survived*, with the
 results and parameters of an undisturbed one, or was *refused* by one line and status 2.
@@ -60,7 +61,15 @@ class Ended(NamedTuple):
 
 def forked(arguments: list[str], workdir: Path, fault: Callable[[], None]) -> Ended:
     """Runs an experiment in a process of its own, after ``fault()``."""
-    log = workdir.with_suffix(".log")
+    return _waited(*_forked(arguments, workdir, workdir.with_suffix(".log"), fault))
+
+
+def _waited(pid: int, log: Path) -> Ended:
+    _, waited = os.waitpid(pid, 0)
+    return Ended(os.waitstatus_to_exitcode(waited), log.read_text(errors="replace"))
+
+
+def _forked(arguments, workdir: Path, log: Path, fault) -> tuple[int, Path]:
     pid = os.fork()
     if pid == 0:
         with log.open("wb") as file:
@@ -77,8 +86,7 @@ def forked(arguments: list[str], workdir: Path, fault: Callable[[], None]) -> En
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
-    _, waited = os.waitpid(pid, 0)
-    return Ended(os.waitstatus_to_exitcode(waited), log.read_text(errors="replace"))
+    return pid, log
 
 
 def at_event(workdir: Path, number: float, action: Callable[[], None]) -> list[int]:
@@ -218,6 +226,30 @@ class Harness:
             kind, f"{kind}, {case}, {what}", self._after(ended, arguments, path)
         )
 
+    def pair(self, case: str) -> None:
+        """Two processes that start in one directory at the same time."""
+        path, (read, write) = self.place / "faulty", os.pipe()
+        shutil.rmtree(path, ignore_errors=True)
+        started = [
+            _forked(
+                self._arguments(case),
+                path,
+                self.place / f"{i}.log",
+                lambda: (os.close(write), os.read(read, 1)),
+            )
+            for i in range(2)
+        ]
+        os.close(write)  # lets both go
+        os.close(read)
+        first, second = sorted((_waited(*each) for each in started), key=lambda e: e[0])
+        is_told = second.status == 2 and "is in use by process" in second.output
+        verdict = "survived" if is_told else f"crash: {second}"
+        if first.status != 0 or len(second.output.strip().splitlines()) != 1:
+            verdict = f"crash: {first} {second}"
+        elif outcome(path) != outcome(self.place / f"{case}-whole"):
+            verdict = "different"
+        self._judge("pair", f"pair, {case}", verdict)
+
     def _after(self, ended: Ended | None, arguments: list[str], path: Path) -> str:
         """The verdict: survived, refused, different or a crash."""
         ends = [] if ended is None or ended.status == -signal.SIGKILL else [ended]
@@ -250,7 +282,7 @@ KINDS = (
 )
 
 
-def main(number: int, seed: int, cases: list[str]) -> int:
+def main(number: int, num_pairs: int, seed: int, cases: list[str]) -> int:
     """Injects so many faults, and prints how many ended how."""
     generator = np.random.default_rng(seed)
     with contextlib.ExitStack() as stack:
@@ -259,6 +291,8 @@ def main(number: int, seed: int, cases: list[str]) -> int:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         harness = Harness(place, generator, cases)
+        for i in range(num_pairs):
+            harness.pair(cases[i % len(cases)])
         for i in range(number):
             harness.inject(KINDS[i % len(KINDS)], cases[i // len(KINDS) % len(cases)])
     for kind, counts in harness.tally.items():
@@ -269,5 +303,7 @@ def main(number: int, seed: int, cases: list[str]) -> int:
 
 if __name__ == "__main__":
     first, *rest = sys.argv[1:]
+    if first == "pairs":
+        sys.exit(main(0, int(rest[0]), 0, ["training", "simulation"]))
     chosen = rest[1].split(",") if rest[1:] else list(CASES)
-    sys.exit(main(int(first), int(rest[0]) if rest else 0, chosen))
+    sys.exit(main(int(first), 1, int(rest[0]) if rest else 0, chosen))

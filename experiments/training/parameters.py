@@ -123,6 +123,9 @@ def _check_released(about: Any, arrays: dict[str, np.ndarray]) -> None:
         if name.split("/")[0] not in _PARTS or "/" not in name:
             msg = f"{name} is neither of params nor of batch_stats"
             raise ValueError(msg)
+        if any(other.startswith(f"{name}/") for other in arrays):
+            msg = f"{name} is an array, and others are inside of it"
+            raise ValueError(msg)
         if not np.isfinite(array).all():
             msg = f"{name} has entries that are not finite"
             raise ValueError(msg)
