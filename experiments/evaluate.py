@@ -231,7 +231,7 @@ def _report(config, subject, networks, workdir) -> None:
         f"## {about['config']['model']} on {about['config']['dataset']}, attacked at "
         f"ε = {subject.eps:.4g} ({subject.norm})\n\n{n} test images; Wilson's 95 % "
         f"intervals; steps of {config.rel_step_size:.4g} ε; parameters of commit "
-        f"{about['commit']}.\n\n{figures.table(header, rows)}"
+        f"{about.get('commit', 'unknown')}.\n\n{figures.table(header, rows)}"
         f"{_cautions(networks)}{curve}",
     )
 
