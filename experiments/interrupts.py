@@ -50,7 +50,10 @@ class _Signals:
         self.num_deferring = 0
 
     def __call__(self, signum, frame):
-        del frame
+        if frame is not None and frame.f_code.co_name == "_xla_gc_callback":
+            # Python ignores what is raised there.
+            threading.Timer(0.05, os.kill, (os.getpid(), signum)).start()
+            return
         if self.come is not None:
             os._exit(128 + signum)
         self.come = signum
@@ -88,6 +91,11 @@ def deferred() -> Iterator[None]:
         yield
     finally:
         _SIGNALS.num_deferring -= 1
+    check()
+
+
+def check() -> None:
+    """Raises ``Interrupted`` for a signal that waits, unless it is deferred."""
     if _SIGNALS.come is not None and not _SIGNALS.num_deferring:
         raise Interrupted(_SIGNALS.come)
 

@@ -4,6 +4,8 @@ import sys
 import time
 from collections.abc import Iterator
 
+from experiments import interrupts
+
 
 def steps(total: int, label: str, *, first: int = 0) -> Iterator[int]:
     """Yields first … total - 1 and shows how far the loop is.
@@ -11,6 +13,12 @@ def steps(total: int, label: str, *, first: int = 0) -> Iterator[int]:
     Without a terminal a line appears every ten seconds and at the end, so that a log
     file stays short.
     """
+    for i in _shown(total, label, first):
+        yield i
+        interrupts.check()
+
+
+def _shown(total: int, label: str, first: int) -> Iterator[int]:
     if sys.stderr.isatty():
         from tqdm import tqdm
 

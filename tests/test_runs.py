@@ -31,7 +31,7 @@ SMALL = [
 def test_faults_are_survived_or_refused():
     """A few of those that CONTRIBUTING has the command for."""
     done = subprocess.run(
-        [sys.executable, "tests/faults.py", "6", "0", "training"],
+        [sys.executable, "tests/faults.py", "6", "0", "simulation"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -79,16 +79,16 @@ def _finished(process, path):
 
 
 def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(tmp_path):
-    arguments = [*SMALL, "--config.num_epochs=20", "--config.checkpoint_steps=2"]
+    arguments = [*SMALL, "--config.num_epochs=10", "--config.checkpoint_steps=2"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     _finished(_start(arguments, whole), whole)
     generator, reached = np.random.default_rng(0), []
-    for _ in range(2):
+    for _ in range(1):
         process = _start(arguments, parts)
         while (step := _newest(parts)) <= max(reached, default=0):
             assert process.poll() is None, parts.with_suffix(".log").read_text()
             time.sleep(0.01)
-        time.sleep(generator.uniform(0, 0.5))
+        time.sleep(generator.uniform(0, 0.3))
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "finished before it was killed"
         reached.append(step)
@@ -752,4 +752,4 @@ def test_evaluation_refuses_what_it_cannot_evaluate(tmp_path, capsys):
     )
     assert "no.safetensors holds no released parameters" in capsys.readouterr().err
     assert evaluation.main([]) == 2
-    assert "best.safetensors" in capsys.readouterr().out
+    assert "give a .safetensors file" in capsys.readouterr().err
