@@ -129,7 +129,7 @@ def _l1_project(delta: Array, eps: Array) -> Array:
     levels = (jnp.cumsum(descending) - eps) / counts
     num_active = jnp.sum(descending > levels)
     tau = jnp.where(num_active == 0, descending[0], levels[num_active - 1])
-    tau = arguments.nan_where(jnp.isnan(eps), tau)
+    tau = jnp.where(jnp.isnan(eps), eps, tau)
     return jnp.where(jnp.sum(magnitude) <= eps, delta, soft_threshold(delta, tau))
 
 

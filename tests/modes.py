@@ -71,10 +71,10 @@ _NANS = {
     r"test_flatness.*(edge_cases|no_signs_have_no_flatness)": _MEANT,
     r"sides_of_equal_length|negative_xi_gives_nan|negative_numbers_give": _MEANT,
     r"no_class_give_nan|no_sign_gives_nan|masks_leave_two_classes": _MEANT,
-    r"where_they_had_no_direction|becomes_nan_is_not_far": _MEANT,
-    r"test_margins.*(wrong_arguments|pass_for_one)": _MEANT,
+    r"where_they_had_no_direction": _MEANT,
+    r"pass_for_one": _MEANT,
     r"negative_radii_of_the_memory|not_a_number_stays_visible": _MEANT,
-    r"negative_penalty_gives_nan|freeze_the_other_features": _MEANT,
+    r"negative_penalty_gives_nan|freeze_the_other_features.*inf": _MEANT,
     r"radius_that_is_not_a_number": _MEANT,
     r"holds_anywhere_and_is_tight|what_is_not_finite_shows": _MEANT,
     r"trace_is_within_its_standard|density_has_the_moments": _MEANT,
@@ -82,13 +82,16 @@ _NANS = {
     r"single_logits_have_no_accuracy|maps_over_seeds\[crossing": _MEANT,
     r"nan_loss_stays_visible|negative_radius_is_nan_for_its": _MEANT,
     r"give_the_whole_spectrum\[1\]": "no direction is left, and its nan is not used",
-    r"no_gradient_has_vanished|every_search_raises_them": _MEANT,
+    r"every_search_raises_them": _MEANT,
+    r"features_have_radii_of_their_own": _MEANT,
+    r"in_the_ball_and_in_the_box\[float16": _MEANT,
 }
 
 _TWICE = "the test draws from a key twice, to compare"
 _REUSE = {
+    r"not_lost_by_the_weights|alone_and_mapped_for": _TWICE,
     r"models_keys_and_radii_equals_a_loop(?!\[fgsm-l2)": _TWICE,
-    r"dispatched_runs_equal_single|no_way_of_dispatching": _TWICE,
+    r"dispatched_runs_equal_single|no_way_of_dispatching.*loop": _TWICE,
     r"ball_and_follow_their_law|states_trains_over_seeds": _TWICE,
     r"draws_depend_on_the_chunk_are_refused": _TWICE,
     r"classifier_off_its_shells|certificates_are_below": _TWICE,
