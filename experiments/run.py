@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
+from jax.dtypes import TypePromotionError
+from jax.errors import KeyReuseError
 from ml_collections import ConfigDict, config_flags
 
 from advjax import data
@@ -104,6 +106,9 @@ def exit_status(action: Callable[[], Any], *, own_process: bool = False) -> int:
         return _failed(2, f"error: {error}")
     except BrokenPipeError:
         return interrupts.closed_pipe()
+    except (FloatingPointError, TypePromotionError, KeyReuseError) as error:
+        line = str(error).splitlines()[0]
+        return _failed(2, f"error: a check of jax: {type(error).__name__}: {line}")
     except (ImportError, OSError) as error:
         return _failed(2, f"error: {type(error).__name__}: {error}")
     except checks.DivergedError as error:
