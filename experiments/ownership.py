@@ -67,11 +67,12 @@ def _present() -> dict[str, str | int]:
 
 
 def _holder(path: Path) -> str:
-    try:
-        found = json.loads((path / HOLDER).read_text(encoding="utf-8"))
-        return (
-            f"process {found['process']} on {found['host']} since {found['since']}, "
-            f"{found['command']}"
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+    for _ in range(20):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads((path / HOLDER).read_text(encoding="utf-8"))
+            return (
+                f"process {found['process']} on {found['host']} since "
+                f"{found['since']}, {found['command']}"
+            )
+        time.sleep(0.05)  # it may just have taken the lock
+    return "another process"
