@@ -139,7 +139,7 @@ _CALLS = {
     "loss": ("(output, y)", "a loss, such as losses.cross_entropy"),
     "loss_fn": ("(x, y)", "a loss of inputs, such as criteria.Goal(predict, loss)"),
     "margin": ("(x, y)", "a margin, such as margins.logit_margin(predict)"),
-    "predict": ("(x)", "such as partial(model.predict, params, batch_stats)"),
+    "predict": ("(x)", "one, such as partial(model.predict, params, batch_stats)"),
 }
 
 

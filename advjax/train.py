@@ -39,6 +39,7 @@ __all__ = [
     "TrainState",
     "batch_statistics",
     "create",
+    "dispatch_mode",
     "dispatched",
     "epoch_indices",
     "epochs",
@@ -429,12 +430,7 @@ def dispatched(step: Step, mode: str = "auto") -> Run:
     Raises:
         ValueError: for an unknown mode.
     """
-    if mode not in ("auto", "loop", "scan"):
-        msg = f"mode = {mode!r}: choose 'auto', 'loop' or 'scan'"
-        raise ValueError(msg)
-    if mode == "auto":
-        mode = "loop" if jax.default_backend() == "cpu" else "scan"
-    if mode == "scan":
+    if dispatch_mode(mode) == "scan":
         compiled = jax.jit(jax.vmap(scanned(step), (0, None, 0, 0)))
 
         def at_once(states, data, indices, eps):
@@ -455,6 +451,19 @@ def dispatched(step: Step, mode: str = "auto") -> Run:
         return _stacked(jnp, states), _stacked(np, metrics)
 
     return run
+
+
+def dispatch_mode(mode: str) -> str:
+    """Whether a mode of ``dispatched`` is "loop" or "scan" on the present device.
+
+    Raises:
+        ValueError: for an unknown mode.
+    """
+    if mode not in ("auto", "loop", "scan"):
+        msg = f"mode = {mode!r}: choose 'auto', 'loop' or 'scan'"
+        raise ValueError(msg)
+    on_device = "loop" if jax.default_backend() == "cpu" else "scan"
+    return on_device if mode == "auto" else mode
 
 
 def _check_runs(states: TrainState, indices: Array, eps: Array) -> None:

@@ -9,7 +9,6 @@ is out of all test images and has Wilson's 95 % interval. What makes a network o
 robust, such as vanished or undefined gradients, is counted and said beside the number.
 """
 
-import hashlib
 import itertools
 import sys
 from functools import partial
@@ -24,7 +23,7 @@ from ml_collections import ConfigDict
 from advjax import evaluate
 from advjax.evaluate import Outcome
 from advjax.types import Attack, Batch, Model, Params
-from experiments import checks, devices, fields, figures, progress
+from experiments import checks, devices, fields, figures, files, progress
 from experiments import run as command_line
 from experiments.training import parameters, recipe, testing
 from experiments.workdir import Workdir
@@ -55,7 +54,7 @@ def validate(config: ConfigDict) -> None:
     parameters.read(config.checkpoint)
     # Part of the configuration, so that other parameters under the same name do not
     # meet the results of these.
-    digest = hashlib.sha256(Path(config.checkpoint).read_bytes()).hexdigest()[:12]
+    digest = files.digest(Path(config.checkpoint))[:12]
     if config.digest not in ("", digest):
         raise checks.ConfigError(f"config.digest = {config.digest!r}: it is {digest!r}")
     config.digest = digest

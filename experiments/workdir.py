@@ -18,7 +18,7 @@ first result: a run that is refused leaves no directory.
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +139,8 @@ class Workdir:
                 made["arrays"] = files.digest(Path(part.name))
                 # First, so that arrays are never without their digest.
                 self.write_text(f"{_STAGES}/{name}.json", files.signed(made))
-        if files.digest(path) != files.read_signed(path.with_suffix(".json")).get(
-            "arrays"
-        ):
+        stated = files.read_signed(path.with_suffix(".json"))
+        if files.digest(path) != stated.get("arrays"):
             raise files.damaged(path, "it has changed")
         with np.load(path, allow_pickle=False) as stored:
             return unflatten_dict(dict(stored), sep="/")
@@ -219,12 +218,10 @@ class Workdir:
 
     def _digests(self) -> dict[str, str]:
         """Of every file of the run but its checkpoints."""
-        names = {path.relative_to(self.path).as_posix(): path for path in self._files()}
-        return {name: files.digest(path) for name, path in sorted(names.items())}
-
-    def _files(self) -> Iterator[Path]:
-        for pattern in _KEPT:
-            yield from self.path.glob(pattern)
+        kept = sorted(path for each in _KEPT for path in self.path.glob(each))
+        return {
+            path.relative_to(self.path).as_posix(): files.digest(path) for path in kept
+        }
 
 
 _CONFIG, _METRICS, _RESULTS = "config.json", "metrics.jsonl", "results.json"

@@ -273,6 +273,9 @@ HOSTILE = {
     "infinite": _bytes(arrays=_arrays(params__Dense_1__kernel=KERNEL * np.inf)),
     "integers": _bytes(arrays=_arrays(params__Dense_1__kernel=KERNEL.astype(np.int8))),
     "booleans": _bytes(arrays=_arrays(params__Dense_1__kernel=KERNEL > 0)),
+    "double precision": _bytes(
+        arrays=_arrays(params__Dense_1__kernel=KERNEL.astype(np.float64))
+    ),
     "half precision": _bytes(
         arrays=_arrays(params__Dense_1__kernel=KERNEL.astype(np.float16))
     ),

@@ -120,10 +120,7 @@ class Engine:
         self._tx = recipe.optimiser(config, self._rate)
         self._key_run, self._key_test = jax.random.split(jax.random.key(config.seed))
         self._run = train.dispatched(self._step(), config.dispatch)
-        is_cpu = jax.default_backend() == "cpu"
-        self._is_looped = config.dispatch == "loop" or (
-            config.dispatch == "auto" and is_cpu
-        )
+        self._is_looped = train.dispatch_mode(config.dispatch) == "loop"
         self._order = jax.jit(jax.vmap(self._shuffled, (0, None)))
         self._tests = [
             testing.tester(self._model, attack, test_part, mesh, config.test_batch_size)
