@@ -46,4 +46,4 @@ if __name__ == "__main__":
     devices.use_all_cores()
     devices.widen_thread_pool()
     root = Path(*sys.argv[1:2] or ["runs/demo"])
-    sys.exit(exit_status(lambda: main(root)))
+    sys.exit(exit_status(lambda: main(root), own_process=True))

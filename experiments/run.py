@@ -116,7 +116,11 @@ def exit_status(action: Callable[[], Any], *, own_process: bool = False) -> int:
     except interrupts.Interrupted as error:
         after = f" after {error.kept}" if error.kept else ""
         again = "the same command goes on from what is finished"
-        return _failed(error.status, f"stopped by {error.name}{after}: {again}")
+        status = _failed(error.status, f"stopped by {error.name}{after}: {again}")
+        if own_process:
+            # An interrupted compilation may crash jaxlib where Python takes it down.
+            interrupts.leave(status)
+        return status
     return 0
 
 

@@ -190,6 +190,21 @@ def test_ctrl_c_before_the_first_step_is_one_line(tmp_path):
     assert error.count("advjax: stopped by SIGINT") == 1
 
 
+def test_an_interrupted_process_ends_before_python_takes_it_down():
+    """There a compilation that was interrupted crashed jaxlib, at four of eight times."""
+    code = (
+        "import atexit, os, signal, sys; from experiments import run\n"
+        "atexit.register(os.abort)\n"
+        "stop = lambda: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.exit(run.exit_status(stop, own_process=True))"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert process.returncode == 130, process.stderr
+    assert process.stderr.count("stopped by SIGINT") == 1
+
+
 def test_a_closed_pipe_is_quiet():
     code = "import sys; from experiments.command import main; sys.exit(main(['list']))"
     process = subprocess.Popen(
