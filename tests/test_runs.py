@@ -191,7 +191,7 @@ def test_ctrl_c_before_the_first_step_is_one_line(tmp_path):
 
 
 def test_an_interrupted_process_ends_before_python_takes_it_down():
-    """There a compilation that was interrupted crashed jaxlib, at four of eight times."""
+    """There a compilation that was interrupted crashed jaxlib, four of eight times."""
     code = (
         "import atexit, os, signal, sys; from experiments import run\n"
         "atexit.register(os.abort)\n"
