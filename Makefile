@@ -58,8 +58,7 @@ test-setup:
 
 # All committed results as one page.
 report: $(VENV)/installed
-	$(BIN)/python -m experiments.report experiments/results \
-	  --guide=experiments/README.md --output=build/report.html
+	$(BIN)/python -m experiments.report experiments/results --output=build/report.html
 
 docs: $(VENV)/installed
 	$(BIN)/python docs/build.py build/docs

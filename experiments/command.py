@@ -3,9 +3,10 @@
     advjax list [NAME]            experiments, with their figures, sizes and times; with
                                   a name, its commands, its variants and what comes out
     advjax run NAME[:VARIANTS]    runs one, as in
-                                  advjax run transition/digits:l2 --config.num_seeds=5
+                                  advjax run transition/scaling:smoke --config.seed=5
     advjax evaluate FILE.safetensors      attacks trained networks
     advjax report [DIRECTORY]     one page of what is in a directory of runs
+    advjax redraw DIRECTORY ...   reports of finished runs, anew from their values
 
     advjax COMMAND --help         what a command takes
     advjax run NAME --help        an experiment, and all its fields with their defaults
@@ -22,7 +23,7 @@ import sys
 from importlib import metadata, util
 from pathlib import Path
 
-from experiments import fields, interrupts
+from experiments import interrupts, studies, usage
 from experiments.checks import ConfigError, choose, printable
 
 FOLDER = Path(__file__).parent
@@ -31,7 +32,7 @@ FOLDER = Path(__file__).parent
 def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand and returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in fields.HELP:
+    if not argv or argv[0] in usage.HELP:
         print(__doc__)
         return 0 if argv else 2
     if argv == ["--version"]:
@@ -49,14 +50,14 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except BrokenPipeError:
         return interrupts.closed_pipe()
-    except KeyboardInterrupt:
-        return 130
 
 
 def experiments() -> dict[str, Path]:
-    """The configuration file of every experiment, by name: ``transition/digits``."""
-    files = sorted(FOLDER.glob("*/configs/*.py"))
-    return {f"{file.parts[-3]}/{file.stem}": file for file in files}
+    """The configuration file of every experiment, by name: ``transition/scaling``."""
+    presets = {
+        f"{file.parts[-3]}/{file.stem}": file for file in FOLDER.glob("*/configs/*.py")
+    }
+    return dict(sorted((presets | studies.files()).items()))
 
 
 def find(name: str) -> Path:
@@ -94,19 +95,19 @@ def _docstring(file: Path) -> str:
 
 
 def _list(argv: list[str]) -> int:
-    if fields.HELP & {*argv}:
+    if usage.HELP & {*argv}:
         print(_LIST)
         return 0
     if len(argv) > 1:
         raise ConfigError(f"one name at a time, not {' '.join(argv)}")
-    folders = sorted({file.parts[-3] for file in experiments().values()})
+    folders = sorted({name.partition("/")[0] for name in experiments()})
     if argv and argv[0] not in folders:
         print(_docstring(find(argv[0].partition(":")[0])))
         return 0
     for folder in argv or folders:
         print(_docstring(FOLDER / folder / "__init__.py") + "\n")
         for name, file in experiments().items():
-            if file.parts[-3] == folder:
+            if name.startswith(f"{folder}/"):
                 title, size, time = description(file)
                 print(
                     f"  {name}\n      {title}\n      Size: {size}\n      Time: {time}\n"
@@ -117,8 +118,8 @@ def _list(argv: list[str]) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    wants_help = fields.HELP & {*argv}
-    argv = [arg for arg in argv if arg not in fields.HELP]
+    wants_help = usage.HELP & {*argv}
+    argv = [arg for arg in argv if arg not in usage.HELP]
     if not argv and not wants_help:
         raise ConfigError("run what? advjax list shows the experiments")
     if argv and not argv[0].startswith("-"):
@@ -127,7 +128,7 @@ def _run(argv: list[str]) -> int:
         argv[0] = f"--config={file}{colon}{variants}"
     _require_extras()
     if wants_help:
-        print(fields.help_on(argv) or _docstring(FOLDER / "run.py"))
+        print(usage.help_on(argv) or _docstring(FOLDER / "run.py"))
         return 0
     from experiments import run
 
@@ -135,18 +136,17 @@ def _run(argv: list[str]) -> int:
 
 
 def _evaluate(argv: list[str]) -> int:
-    if fields.HELP & {*argv}:
-        text = _docstring(FOLDER / "evaluate.py")
-        print(fields.page(experiments()["training/evaluation"], text=text))
+    if usage.HELP & {*argv}:
+        print(usage.page(experiments()["training/evaluation"]))
         return 0
     _require_extras()
-    from experiments import evaluate
+    from experiments.training import evaluation
 
-    return evaluate.main(argv, own_process=True)
+    return evaluation.main(argv, own_process=True)
 
 
 def _report(argv: list[str]) -> int:
-    if fields.HELP & {*argv}:
+    if usage.HELP & {*argv}:
         print(f"{_docstring(FOLDER / 'report.py')}\n\n{_REPORT_OPTIONS}")
         return 0
     _require_extras()
@@ -158,7 +158,7 @@ def _report(argv: list[str]) -> int:
 _LIST = """\
     advjax list                       every experiment: what it is of, its size and time
     advjax list transition            those of one folder
-    advjax list transition/digits     commands of an experiment, its variants, and what
+    advjax list transition/scaling    commands of an experiment, its variants, and what
                                       comes out; the last part of a name is enough where
                                       no other experiment has it
 
@@ -168,7 +168,6 @@ Options:
 
   DIRECTORY            shows all runs below it, by default those in runs/
   --output=FILE.html   the page, by default report.html in that directory
-  --guide=FILE.md      a Markdown page that links to the reports
 
 Exit status: 0 done, 2 wrong input."""
 
@@ -191,11 +190,22 @@ _EXTRAS = {
     "scipy": "scipy",
     "sklearn": "scikit-learn",
     "tqdm": "tqdm",
+    "xarray": "xarray",
+    "jinja2": "jinja2",
 }
 
 
-_COMMANDS = {"evaluate": _evaluate, "list": _list, "report": _report, "run": _run}
+def _redraw(argv: list[str]) -> int:
+    _require_extras()
+    from experiments import redraw
+
+    return redraw.main(argv)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+_COMMANDS = {
+    "evaluate": _evaluate,
+    "list": _list,
+    "redraw": _redraw,
+    "report": _report,
+    "run": _run,
+}

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -91,6 +92,44 @@ def spread(tree: Any, *sizes: int) -> Any:
 
 
 _AXIS = "data"
+
+
+def number(wanted: int, batch_sizes: Collection[int], *, hosts: bool) -> int:
+    """How many devices share batches of these sizes.
+
+    Args:
+        wanted: 0 for one CPU device, or as many accelerators as divide the batches.
+        batch_sizes: examples in a batch.
+        hosts: whether the devices of all hosts take part.
+
+    Raises:
+        ConfigError: if there are fewer than wanted, or a batch does not divide into
+            them; or for a part of the devices of several hosts.
+    """
+    available = jax.device_count()
+    if not 0 <= wanted <= available:
+        raise checks.ConfigError(
+            f"config.num_devices = {wanted}: choose numbers at least 0 and at most "
+            f"{available}"
+        )
+    if not (wanted or hosts):
+        most = 1 if jax.default_backend() == "cpu" else available
+        choices = range(1, most + 1)
+        return max(n for n in choices if all(size % n == 0 for size in batch_sizes))
+    number = wanted or available
+    if hosts and number != available:
+        raise checks.ConfigError(
+            f"config.num_devices = {number}: with config.hosts all {available} devices "
+            "take part; give 0"
+        )
+    for size in batch_sizes:
+        if size % number:
+            raise checks.ConfigError(
+                f"a batch of {size} examples does not divide into {number} devices; "
+                "change config.batch_size, config.num_devices, or set "
+                "config.keep_remainder=False"
+            )
+    return number
 
 
 def mesh(num_devices: int) -> Mesh:

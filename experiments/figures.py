@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 PALETTE = ("#1b6ca8", "#c8553d", "#3a7d44", "#7a5195", "#8d6e15")
 """Distinct in hue and in lightness, also for the colour-blind."""
@@ -48,31 +49,55 @@ def panels(num_columns: int = 1, num_rows: int = 1, **options: Any):
     return figure, axes.ravel()
 
 
-def band(axis, x, runs, label: str, color: str, marker: str = "o") -> None:
-    """The mean over the last axis of ``runs[x, r]``, within one standard deviation.
+def legend_below(figure, axis) -> None:
+    """The legend of one of the panels below all, where it covers no data."""
+    handles, labels = axis.get_legend_handles_labels()
+    columns = {"ncols": min(len(labels), 6), "fontsize": 9}
+    figure.legend(handles, labels, loc="outside lower center", **columns)
 
-    Of a single run there is no deviation to show.
+
+def band(
+    axis, values: xr.DataArray, x: str, label: str, color: str, marker: str = "o"
+) -> None:
+    """The mean of ``values`` over ``x``, within one standard deviation.
+
+    Both are over all other axes, unless ``values`` has them as ``arrays.moments``. Of a
+    single run there is no deviation to show.
     """
-    mean = np.mean(runs, axis=-1)
-    sd = np.std(runs, axis=-1, ddof=min(1, np.shape(runs)[-1] - 1))
-    axis.plot(x, mean, marker=marker, markersize=4, color=color, label=label)
-    axis.fill_between(x, mean - sd, mean + sd, color=color, alpha=0.2, linewidth=0)
+    mean, sd = _mean_and_sd(values, x)
+    axis.plot(values[x], mean, marker=marker, markersize=4, color=color, label=label)
+    options = {"color": color, "alpha": 0.2, "linewidth": 0}
+    axis.fill_between(values[x], mean - sd, mean + sd, **options)
 
 
-def span(axis, x, runs, label: str, color: str) -> None:
-    """The mean over the last axis of ``runs[x, r]``, between the least and the largest.
+def _mean_and_sd(values: xr.DataArray, x: str) -> tuple[xr.DataArray, xr.DataArray]:
+    if "moment" in values.dims:
+        return values.sel(moment="mean"), values.sel(moment="sd")
+    others = [name for name in values.dims if name != x]
+    number = values.size // values.sizes[x]
+    return values.mean(others), values.std(others, ddof=min(1, number - 1))
+
+
+def span(
+    axis, values: xr.DataArray, x: str, label: str, color: str, marker: str = "o"
+) -> None:
+    """The mean of ``values`` over ``x``, between the least and the largest.
 
     For logarithmic axes, where a deviation may reach below zero.
     """
-    axis.plot(x, np.mean(runs, -1), marker="o", markersize=4, color=color, label=label)
-    ends = np.min(runs, axis=-1), np.max(runs, axis=-1)
-    axis.fill_between(x, *ends, color=color, alpha=0.2, linewidth=0)
+    others = [name for name in values.dims if name != x]
+    mean = values.mean(others)
+    axis.plot(values[x], mean, marker=marker, markersize=4, color=color, label=label)
+    ends = values.min(others), values.max(others)
+    axis.fill_between(values[x], *ends, color=color, alpha=0.2, linewidth=0)
 
 
-def bands(axis, x, runs, labels) -> None:
-    """One ``band`` without markers for each label, of ``runs[r, label, x]``."""
-    for j, (label, color) in enumerate(zip(labels, colors(len(labels)), strict=True)):
-        band(axis, x, np.moveaxis(runs[:, j], 0, -1), label, color, marker="")
+def bands(axis, values: xr.DataArray, x: str, each: str, form: str = "{}") -> None:
+    """One ``band`` without markers for each coordinate of the axis ``each``."""
+    labels = values[each].values
+    for label, color in zip(labels, colors(len(labels)), strict=True):
+        part = values.sel({each: label})
+        band(axis, part, x, form.format(label), color, marker="")
 
 
 def boxes(axis, x, runs, width: float, label: str, color: str) -> None:
@@ -93,17 +118,25 @@ def boxes(axis, x, runs, width: float, label: str, color: str) -> None:
     axis.plot([], [], color=color, linewidth=5, alpha=0.5, label=label)
 
 
-def crossing(axis, eps, losses, threshold, eps_star, label: str) -> None:
-    """Losses ``[k, r]`` against radius, the threshold ``[r]`` and where they meet."""
-    band(axis, eps, losses, label, PALETTE[0])
-    level, sd = np.mean(threshold), np.std(threshold, ddof=min(1, len(threshold) - 1))
+def crossing(
+    axis,
+    losses: xr.DataArray,
+    x: str,
+    threshold: xr.DataArray,
+    eps_star: xr.DataArray,
+    label: str,
+) -> None:
+    """Losses over the radii ``x``, the threshold of each seed, and where they meet."""
+    band(axis, losses, x, label, PALETTE[0])
+    level = float(threshold.mean())
+    sd = float(threshold.std(ddof=min(1, threshold.size - 1)))
     options = {"color": PALETTE[1], "linestyle": "--"}
     axis.axhline(level, **options, label="clean test loss of clean training")
     axis.axhspan(level - sd, level + sd, color=PALETTE[1], alpha=0.15, linewidth=0)
     if np.isfinite(eps_star).any():
         centre = np.nanmean(eps_star)
         axis.axvline(centre, color="0.3", linewidth=0.8, linestyle=":")
-        is_left = centre < np.mean(eps)
+        is_left = centre < float(losses[x].mean())
         axis.annotate(
             f"ε* = {plus_minus(eps_star)}",
             (centre, 0),
@@ -124,17 +157,17 @@ def contours(axis, x, y, values, levels):
     return filled
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
 def plus_minus(values, digits: int = 3, kind: str = "f") -> str:
     """``mean ± sd`` over the runs that are not nan, with their number if not all.
 
-    ``digits`` are decimals, or significant ones with ``kind="g"``.
+    ``digits`` are decimals, or significant ones with ``kind="g"``. The two that
+    ``arrays.moments`` gives are written as they are.
     """
+    if "moment" in getattr(values, "dims", ()):
+        mean, sd = (float(values.sel(moment=name)) for name in ("mean", "sd"))
+        if np.isnan(mean):
+            return "none"
+        return f"{mean:.{digits}{kind}} ± {sd:.{digits}{kind}}"
     every = np.asarray(values, float)
     values = every[np.isfinite(every)]
     if values.size == 0:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,7 +26,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A binary file beside ``path`` that takes its place when all is written."""
     part = path.with_name(path.name + ".part")
     try:
-        with part.open("wb") as file:
+        part.unlink(missing_ok=True)
+        with part.open("xb") as file:
             yield file
         part.replace(path)
     finally:
@@ -53,6 +55,35 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def local(path: str | Path, what: str) -> Path:
+    """The path, if it is one of this machine's.
+
+    Args:
+        path: as a user gave it.
+        what: what it is, for the message.
+
+    Raises:
+        FileError: for a cloud path.
+    """
+    # One slash is what is left of two in a ``Path``.
+    if re.search(r"(^|/)[a-z][a-z0-9+.-]*:/", str(path), re.IGNORECASE):
+        msg = f"{what} {path} is a cloud path: choose a local one, and copy it"
+        raise FileError(msg)
+    return Path(path)
+
+
+def tuples(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration from JSON, which has no tuples, as configurations have no lists.
+
+    Lists within lists are tuples as well.
+    """
+    return {name: _tuple(value) for name, value in config.items()}
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value
 
 
 def digest(path: Path) -> str:

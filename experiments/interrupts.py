@@ -69,8 +69,15 @@ _SIGNALS = _Signals()
 
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
-    """Handles SIGINT and SIGTERM; in threads other than the main one, nothing."""
+    """Handles SIGINT and SIGTERM; in threads other than the main one, nothing.
+
+    Within another ``handled`` it also raises what came, and some import swallowed.
+    """
     if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    if signal.getsignal(signal.SIGINT) is _SIGNALS:
+        check()
         yield
         return
     numbers = (signal.SIGINT, signal.SIGTERM)

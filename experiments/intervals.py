@@ -1,8 +1,10 @@
 """Confidence intervals of means over seeds or replicates."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import xarray as xr
 from scipy import stats
 
 
@@ -25,12 +27,39 @@ def student(values: np.ndarray, confidence: float = 0.95) -> Interval:
     Exact for normal values. Equal values have an interval of no length.
     """
     values = np.asarray(values, float)
-    mean = float(values.mean())
-    if values.size < 2:
-        return Interval(mean, np.nan, np.nan)
-    quantile = stats.t.ppf(0.5 + confidence / 2, values.size - 1)
-    half = float(quantile * values.std(ddof=1) / values.size**0.5)
-    return Interval(mean, mean - half, mean + half)
+    sd = values.std(ddof=1) if values.size > 1 else np.nan
+    return of_moments(values.mean(), sd, values.size, confidence)
+
+
+def of_moments(
+    mean: float, sd: float, number: int, confidence: float = 0.95
+) -> Interval:
+    """Student's interval of so many values of this mean and standard deviation."""
+    if number < 2:
+        return Interval(float(mean), np.nan, np.nan)
+    quantile = stats.t.ppf(0.5 + confidence / 2, number - 1)
+    half = float(quantile * sd / number**0.5)
+    return Interval(float(mean), float(mean - half), float(mean + half))
+
+
+def normal(value: float, standard_error: float) -> Interval:
+    """An estimate within 1.96 of its standard errors, such as one by the bootstrap."""
+    half = 1.96 * float(standard_error)
+    return Interval(float(value), float(value - half), float(value + half))
+
+
+def welch(a: np.ndarray, b: np.ndarray, confidence: float = 0.95) -> Interval:
+    """The difference of means, mean(a) - mean(b), with Welch's interval.
+
+    The ends are nan with less than two values on a side or without any spread, and all
+    is nan if one of the values is.
+    """
+    difference = float(np.mean(a) - np.mean(b))
+    few = min(a.size, b.size) < 2 or a.std() + b.std() == 0
+    if few or np.isnan(difference):
+        return Interval(difference, np.nan, np.nan)
+    test = stats.ttest_ind(a, b, equal_var=False)
+    return Interval(difference, *map(float, test.confidence_interval(confidence)))
 
 
 def ratio(numerators: np.ndarray, denominators: np.ndarray) -> Interval:
@@ -71,3 +100,26 @@ def spearman(a: np.ndarray, b: np.ndarray) -> Interval:
     half = 1.96 * ((1 + value**2 / 2) / (len(a) - 3)) ** 0.5
     centre = np.arctanh(np.clip(value, -1, 1) * (1 - 1e-12))
     return Interval(value, *(float(np.tanh(centre + s * half)) for s in (-1, 1)))
+
+
+def along(
+    axis: str, interval: Callable[..., Interval], *values: xr.DataArray
+) -> xr.DataArray:
+    """An interval of ``values`` along an axis, for every place in the others.
+
+    Returns:
+        With an axis ``bound`` of "mean", "low" and "high" for the one that is gone.
+    """
+    found = xr.apply_ufunc(
+        lambda *each: np.array(interval(*each)),
+        *values,
+        input_core_dims=[[axis]] * len(values),
+        output_core_dims=[["bound"]],
+        vectorize=True,
+    )
+    return found.assign_coords(bound=[*Interval._fields])
+
+
+def at(bounds: xr.DataArray, **place: str | float) -> Interval:
+    """One interval of those that ``along`` found."""
+    return Interval(*map(float, bounds.sel(place)))

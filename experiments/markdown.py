@@ -1,7 +1,8 @@
 """Markdown as a part of the page: its own tags stay text, its images are the page's."""
 
 import html
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 SCROLL = '<div class="scroll" tabindex="0" role="region" aria-label="table">'
@@ -9,23 +10,17 @@ SCROLL = '<div class="scroll" tabindex="0" role="region" aria-label="table">'
 _LONGEST_LABEL = 200
 
 
-def parts(text: str) -> Iterable[tuple[str, str]]:
-    """Titles and texts of the sections of a Markdown page."""
-    for part in text.split("\n## ")[1:]:
-        title, _, content = part.partition("\n")
-        yield title, content
+def folded(text: str) -> tuple[str, list[tuple[str, str]]]:
+    """A report without its sections of the third level, and those with their titles."""
+    head, *others = re.split(r"^### ", text, flags=re.MULTILINE)
+    parts = (part.partition("\n") for part in others)
+    return head, [(title, content) for title, _, content in parts]
 
 
 def images(text: str) -> list[tuple[str, str]]:
     """Source and alternative text of every image, in order."""
     found = (token for token in _inner(text) if token.type == "image")
     return [(str(token.attrGet("src")), token.content) for token in found]
-
-
-def links(text: str) -> list[str]:
-    """Where the links of a text lead."""
-    found = (token for token in _inner(text) if token.type == "link_open")
-    return [str(token.attrGet("href")) for token in found]
 
 
 def rendered(

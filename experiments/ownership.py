@@ -2,7 +2,7 @@
 
 The lock is the operating system's: it goes with the process that holds it, however that
 ends, also on another host where the file system has locks for all hosts, as NFS and
-Lustre have. ``owner.json`` only says who it is.
+Lustre have. ``.advjax-owner.json`` only says who it is.
 """
 
 import contextlib
@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 
 import filelock
+
+from experiments import files
 
 
 class HeldError(ValueError):
@@ -38,7 +40,8 @@ class Owner:
             self._lock.acquire(blocking=False)
         except filelock.Timeout:
             raise HeldError(f"workdir {path} is in use by {_holder(path)}") from None
-        (path / HOLDER).write_text(json.dumps(_present()), encoding="utf-8")
+        with files.replacing(path / HOLDER) as part:
+            part.write(json.dumps(_present()).encode())
 
     def release(self) -> None:
         """Gives it back; a directory with nothing else in it is removed again."""
@@ -51,8 +54,8 @@ class Owner:
         self._lock.release()
 
 
-LOCK = ".lock"
-HOLDER = "owner.json"
+LOCK = ".advjax-lock"
+HOLDER = ".advjax-owner.json"
 FILES = (LOCK, HOLDER)
 """What an owner leaves in the directory; a killed one leaves both."""
 

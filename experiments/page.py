@@ -1,19 +1,21 @@
 """The page of results as HTML, in one file that needs no network."""
 
-import html
-import os
+import collections
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from experiments import checks, markdown
+from experiments import findings, markdown
+from experiments.papers import PAPERS
 from experiments.provenance import environment
-from experiments.record import Environment, Figure, Record, Result
+from experiments.record import Environment, Record, Result, Stage
 
-STYLE = Path(__file__).with_name("report.css")
+FOLDER = Path(__file__).parent
 MARK = '<meta name="generator" content="advjax report">'
+OTHERS = "Other results"
 
 
 class Refused(NamedTuple):
@@ -23,156 +25,97 @@ class Refused(NamedTuple):
     reason: str
 
 
-class Guide(NamedTuple):
-    """A Markdown page that links to reports: its directory and its text."""
+class Shown(NamedTuple):
+    """A result as the page shows it; ``text`` and ``folds`` are HTML."""
 
-    folder: Path
-    text: str
-
-    def target(self, href: str) -> Path:
-        """The directory with the file that a link leads to."""
-        return Path(os.path.realpath(self.folder / href)).parent
+    name: str
+    anchor: str
+    figures: dict[str, Any]
+    text: Any
+    folds: list[tuple[str, Any]]
+    summary: list[str]
+    facts: dict[str, str]
+    config: dict[str, str]
+    stages: dict[str, Stage]
+    verdicts: collections.Counter
 
 
 class Section(NamedTuple):
-    """A part of the page: a title, Markdown of the guide, and results."""
+    """The results of a paper."""
 
     title: str
-    text: str
-    results: list[Result]
+    results: list[Shown]
 
     @property
     def anchor(self) -> str:
         """Where the page shows it."""
         return "section-" + "".join(c if c.isalnum() else "-" for c in self.title)
 
-
-def sections(results: Iterable[Result], guide: Guide | None) -> list[Section]:
-    """The guide's sections, each with the results that it links to first.
-
-    Results that the guide does not mention, or all without one, are a section of their
-    own, and so are texts that mention none.
-    """
-    left, found = {result.path: result for result in results}, []
-    for title, text in markdown.parts(guide.text) if guide else ():
-        linked = dict.fromkeys(map(guide.target, markdown.links(text)))
-        mine = [left.pop(path) for path in linked if path in left]
-        found.append(Section(title, text, mine))
-    if left:
-        title = "Other results" if found else "Results"
-        found.append(Section(title, "", list(left.values())))
-    return found
+    def count(self, verdict: str) -> int:
+        """The number of its findings with a verdict."""
+        return sum(result.verdicts[verdict] for result in self.results)
 
 
-def whole(
-    results: Sequence[Result],
-    guide: Guide | None = None,
-    refused: Sequence[Refused] = (),
-) -> str:
-    """The whole page.
-
-    Raises:
-        ConfigError: for a guide with images.
-    """
-    by_path = {result.path: result for result in results}
-    parts = sections(results, guide)
-    body = [
-        _header(results),
-        '<nav aria-label="Contents">',
-        *map(_contents, parts),
-        _REFUSED_LINK if refused else "",
-        "</nav><main>",
-        *(_section(part, guide, by_path) for part in parts),
-        _refused(refused) if refused else "",
-        "</main>",
+def sections(results: Iterable[Result]) -> list[Section]:
+    """The papers that have results, and the others."""
+    by_paper: dict[str, list[Shown]] = {name: [] for name in (*PAPERS, "")}
+    for result in results:
+        by_paper[result.record.paper].append(_shown(result))
+    return [
+        Section(PAPERS.get(name, OTHERS), shown)
+        for name, shown in by_paper.items()
+        if shown
     ]
-    return "\n".join(
-        [
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            MARK,
-            "<title>advjax: results</title>",
-            f"<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>",
-            *(part for part in body if part),
-            "</body>\n</html>\n",
-        ]
-    )
 
 
-def _header(results: Sequence[Result]) -> str:
-    commits = {commit for result in results for commit in result.record.commits}
+def whole(results: Sequence[Result], refused: Sequence[Refused] = ()) -> str:
+    """The whole page."""
+    import jinja2
+    from markupsafe import Markup
+
     made = environment()
-    return (
-        "<header><h1>advjax: results</h1><p>\n"
-        f"{len(results)} results of {len(commits)} commits, each with its command, \n"
-        "configuration, versions and hardware. Collected by commit \n"
-        f"<code>{html.escape(made['commit'])}</code>, "
-        f"advjax {made['versions']['advjax']}.</p></header>"
+    template = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    ).get_template("page.html.j2")
+    style = (FOLDER / "report.css").read_text(encoding="utf-8")
+    return template.render(
+        mark=Markup(MARK),  # noqa: S704, it is ours
+        style=Markup(style),  # noqa: S704, it is ours
+        number=len(results),
+        num_commits=len({c for result in results for c in result.record.commits}),
+        commit=made["commit"],
+        version=made["versions"]["advjax"],
+        verdicts=findings.VERDICTS,
+        sections=sections(results),
+        refused=refused,
     )
 
 
-def _contents(part: Section) -> str:
-    link = f'<a href="#{part.anchor}">{html.escape(part.title)}</a>'
-    if not part.results:
-        return f"<p>{link}</p>"
-    names = "".join(
-        f'<li><a href="#{result.anchor}">{html.escape(result.name)}</a></li>'
-        for result in part.results
-    )
-    return f"<details><summary>{link}</summary><ul>{names}</ul></details>"
+def _shown(result: Result) -> Shown:
+    """A result; sections of its report below the first are folded."""
+    from markupsafe import Markup
 
+    def rendered(text: str) -> Any:
+        figure = partial(_figure, result)
+        html = markdown.rendered(text, 1, lambda _: ("", ""), figure)
+        return Markup(html)  # noqa: S704, tags of reports are text there
 
-_REFUSED_LINK = '<p><a href="#not-shown">Not shown</a></p>'
-
-
-def _refused(refused: Sequence[Refused]) -> str:
-    items = "".join(
-        f"<li><code>{html.escape(name)}</code>: {html.escape(reason)}</li>"
-        for name, reason in refused
-    )
-    return f'<section id="not-shown"><h2>Not shown</h2><ul>{items}</ul></section>'
-
-
-def _section(part: Section, guide: Guide | None, by_path: dict[Path, Result]) -> str:
-    def link(href: str) -> tuple[str, str]:
-        if href.startswith(("https://", "http://")):
-            return href, ""
-        result = by_path.get(guide.target(href)) if guide else None
-        if result is None:
-            return "", ""
-        return f"#{result.anchor}", ", ".join(result.record.commits)
-
-    text = markdown.rendered(part.text, 1, link, _no_image)
-    return "\n".join(
-        [
-            f'<section id="{part.anchor}"><h2>{html.escape(part.title)}</h2>',
-            f'<div class="gallery">{"".join(map(_thumbnail, part.results))}</div>',
-            f'<div class="guide">{text}</div>',
-            *map(_article, part.results),
-            "</section>",
-        ]
-    )
-
-
-def _no_link(_: str) -> tuple[str, str]:
-    return "", ""
-
-
-def _no_image(source: str) -> tuple[dict[str, str], str]:
-    raise checks.ConfigError(f"the guide shows {source}: only reports have figures")
-
-
-def _article(result: Result) -> str:
-    summary = "".join(
-        f"<li>{html.escape(line)}</li>"
-        for line in result.record.summary
-        if line not in result.report
-    )
-    text = markdown.rendered(result.report, 1, _no_link, partial(_figure, result))
-    return (
-        f'<article id="{result.anchor}"><p class="name">{html.escape(result.name)}</p>'
-        f'{text}<ul class="summary">{summary}</ul>{_provenance(result.record)}'
-        "</article>"
+    head, folds = markdown.folded(result.report)
+    record = result.record
+    return Shown(
+        result.name,
+        result.anchor,
+        result.figures,
+        rendered(head),
+        [(title, rendered(text)) for title, text in folds],
+        [] if record.findings else record.summary,
+        _facts(record),
+        record.config,
+        record.stages,
+        collections.Counter(finding.verdict for finding in record.findings),
     )
 
 
@@ -185,44 +128,19 @@ def _figure(result: Result, source: str) -> tuple[dict[str, str], str]:
     return attributes, f", {result.name}"
 
 
-def _thumbnail(result: Result) -> str:
-    """The first figure of the report, small."""
-    if not result.figures:
-        return ""
-    figure: Figure = next(iter(result.figures.values()))
-    name = html.escape(result.name)
-    return (
-        f'<a href="#{result.anchor}"><img src="{figure.thumbnail}" '
-        f'alt="{html.escape(figure.alt)}, {name}" loading="lazy"><span>{name}</span>'
-        "</a>"
-    )
-
-
-def _provenance(record: Record) -> str:
+def _facts(record: Record) -> dict[str, str]:
+    """What a result depends on beside its configuration."""
     seconds = sum(stage.seconds for stage in record.stages.values())
-    time = f"{seconds:.0f} s of stages" if record.stages else "not recorded by stage"
     made = record.environments
-    rows = {
+    return {
         "command": _distinct(command(part.arguments) for part in made),
         "commit": _distinct(record.commits),
         "seed": record.config.get("seed", "none"),
         "hardware": _distinct(map(_hardware, made)),
-        "time": time,
+        "time": f"{seconds:.0f} s of stages" if record.stages else "not recorded",
         "versions": _distinct(map(_versions, made)),
         "random generator": _distinct(part.generator for part in made),
     }
-    terms = "".join(
-        f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" for name, value in rows.items()
-    )
-    details = _details("configuration", ["field", "value"], record.config.items())
-    if record.stages:
-        stages = (
-            (name, f"{stage.seconds:.1f}", stage.commit, stage.device)
-            for name, stage in record.stages.items()
-        )
-        header = ["stage", "seconds", "commit", "device"]
-        details += _details("stages", header, stages)
-    return f'<dl class="made">{terms}</dl>{details}'
 
 
 def _distinct(values: Iterable[str]) -> str:
@@ -240,23 +158,19 @@ def _versions(made: Environment) -> str:
 
 
 def command(arguments: list[str]) -> str:
-    """What to type for a run that was given these arguments."""
+    """What to type for a run that was given these arguments.
+
+    Earlier runs named the file of their configuration, which has moved since.
+    """
     if arguments and arguments[0] in ("run", "evaluate"):
-        program = "advjax"
-    elif any(argument.startswith("--config=") for argument in arguments):
-        program = "python -m experiments.run"
-    else:
-        program = "python -m experiments.evaluate"
-    return f"{program} {shlex.join(arguments)}"
+        return f"advjax {shlex.join(arguments)}"
+    own = [_CONFIG.fullmatch(argument) for argument in arguments]
+    names = [f"{m['folder']}/{m['name']}{m['variants'] or ''}" for m in own if m]
+    others = [a for a, m in zip(arguments, own, strict=True) if not m]
+    kind = ["run", *names] if names else ["evaluate"]
+    return f"advjax {shlex.join([*kind, *others])}"
 
 
-def _details(title: str, header: list[str], rows: Iterable[Sequence[str]]) -> str:
-    cells = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-        for row in rows
-    )
-    heads = "".join(f'<th scope="col">{name}</th>' for name in header)
-    return (
-        f"<details><summary>{title}</summary>{markdown.SCROLL}<table>"
-        f"<thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table></div></details>"
-    )
+_CONFIG = re.compile(
+    r"--config=(.*/)?(?P<folder>\w+)/(configs/)?(?P<name>\w+)\.py(?P<variants>:.*)?"
+)

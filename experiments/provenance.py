@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,14 @@ from experiments import devices, files
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "advjax")
 
 
+# Settings of jax that change numbers.
+_SETTINGS = (
+    "jax_default_matmul_precision",
+    "jax_enable_x64",
+    "jax_threefry_partitionable",
+)
+
+
 def environment() -> dict[str, Any]:
     """Commit, versions, device, generator and arguments: what a number depends on."""
     return {
@@ -24,6 +33,7 @@ def environment() -> dict[str, Any]:
         "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
         "cores": devices.num_cores(),
         "generator": str(jax.config.jax_default_prng_impl),
+        "settings": {name: str(getattr(jax.config, name)) for name in _SETTINGS},
         "arguments": [arg for arg in sys.argv[1:] if not arg.startswith("--workdir")],
     }
 
@@ -63,6 +73,13 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "unknown"
+
+
+def settings(environment: Mapping[str, Any]) -> dict[str, str]:
+    """What must not change when a run is resumed, as far as it was recorded."""
+    own = environment.get("settings")
+    named = dict(own) if isinstance(own, dict) else {}
+    return named | {"jax_default_prng_impl": environment.get("generator")}
 
 
 def starts(path: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,8 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import markdown
+from experiments import files, findings, markdown, papers, workdir
+from experiments.findings import Finding
 
 _MOST_JSON = 64 * 2**20
 # Parsed in Python, which takes seconds at this size.
@@ -60,12 +61,19 @@ class Record(NamedTuple):
         environments: all that had a part in the run, in order, some of them equal.
         stages: by name.
         summary: lines.
+        findings: what was found; earlier runs have none.
     """
 
     config: dict[str, str]
     environments: list[Environment]
     stages: dict[str, Stage]
     summary: list[str]
+    findings: list[Finding]
+
+    @property
+    def paper(self) -> str:
+        """The folder of the paper's studies, empty for others."""
+        return papers.of(self.config.get("experiment", "").strip('"'))
 
     @property
     def commits(self) -> list[str]:
@@ -122,18 +130,24 @@ def result(folder: Path, name: str) -> Result:
         UnreadableError: for whatever is missing, damaged, too large or elsewhere.
     """
     record = _record(_within(folder, "results.json", _MOST_JSON))
+    _check_digests(folder)
     report = _text(_within(folder, "report.md", _MOST_MARKDOWN), "report.md")
     figures = _figures(folder, markdown.images(report))
     return Result(name, Path(os.path.realpath(folder)), record, report, figures)
 
 
-def guide(path: Path) -> str:
-    """The text of a Markdown page.
+def _check_digests(folder: Path) -> None:
+    """Refuses a run whose files have changed since it was complete.
 
-    Raises:
-        UnreadableError: for whatever is no such page.
+    Results that state no digests, as those of earlier versions, are taken as they are.
     """
-    return _text(_content(path, str(path), _MOST_MARKDOWN), str(path))
+    content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    if not isinstance(content.get("files"), dict):
+        return
+    try:
+        workdir.complete(folder)
+    except files.FileError as error:
+        raise UnreadableError(str(error)) from error
 
 
 def _within(folder: Path, name: str, most: int) -> bytes:
@@ -205,7 +219,18 @@ def checked(content: Any) -> Record:
             for name, stage in stages.items()
         },
         _texts(results, "summary", f"{where}: results"),
+        _findings(results, f"{where}: results"),
     )
+
+
+def _findings(results: dict, where: str) -> list[Finding]:
+    if "findings" not in results:
+        return []
+    try:
+        every = _field(list, results, "findings", where)
+        return [findings.from_json(each) for each in every]
+    except ValueError as error:
+        raise UnreadableError(f"{where}: {error}") from error
 
 
 def _environment(made: Any, where: str) -> Environment:

@@ -1,13 +1,11 @@
 """One page of all results in a directory: figures, tables, and what is behind them.
 
     advjax report runs --output=runs/report.html
-    advjax report experiments/results --guide=experiments/README.md
 
-The page is one file that needs no network. With a guide, a Markdown page that links to
-the reports, its sections order them, and its tables of printed against obtained numbers
-come first. Every result is shown with its command, commit, versions, hardware and full
-configuration, and the times of its stages, as its ``results.json`` has them. A run that
-cannot be shown is named with the reason, and the others are shown.
+The page is one file that needs no network. It opens with what was found, a table over
+papers and verdicts. Every result is shown with its findings and figures; tables, size,
+command, commit, versions, hardware, full configuration and times are folded. A run that
+cannot be shown, or has changed since it was complete, is named with the reason.
 """
 
 import os
@@ -15,8 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments import checks, page, record
-from experiments.files import replacing
+from experiments import checks, files, page, record
 from experiments.run import exit_status
 
 _LONGEST_REASON = 300  # characters
@@ -75,18 +72,6 @@ def _nothing(directory: Path, refused: list[page.Refused]) -> str:
     return f"nothing in {directory} can be shown: {name}: {reason}{more}"
 
 
-def read_guide(path: Path) -> page.Guide:
-    """A Markdown page that links to reports.
-
-    Raises:
-        ConfigError: for a file that is no such page.
-    """
-    try:
-        return page.Guide(path.parent, record.guide(path))
-    except record.UnreadableError as error:
-        raise checks.ConfigError(f"--guide: {error}") from error
-
-
 def write(path: Path, text: str) -> None:
     """Writes the page, over an earlier one only.
 
@@ -96,7 +81,7 @@ def write(path: Path, text: str) -> None:
     if path.exists() and not _is_page(path):
         raise checks.ConfigError(f"{path} is no report of advjax; choose another")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
+    with files.replacing(path) as file:
         # Halves of pairs, which JSON may hold, are no characters of UTF-8.
         file.write(text.encode(errors="replace"))
 
@@ -109,7 +94,7 @@ def _is_page(path: Path) -> bool:
 
 
 def main(argv: list[str]) -> int:
-    """``report [DIRECTORY] [--guide=FILE.md] [--output=FILE.html]``."""
+    """``report [DIRECTORY] [--output=FILE.html]``."""
     if {"-h", "--help"} & {*argv}:
         print(__doc__)
         return 0
@@ -117,20 +102,19 @@ def main(argv: list[str]) -> int:
 
 
 def _main(argv: list[str]) -> None:
-    directory, guide, output = _arguments(argv)
-    guide = read_guide(Path(guide)) if guide else None
+    directory, output = _arguments(argv)
     results, refused = collect(directory)
     for name, reason in refused:
         print(f"advjax: not shown: {name}: {reason}", file=sys.stderr)
     output = Path(output or directory / "report.html")
-    write(output, page.whole(results, guide, refused))
+    write(output, page.whole(results, refused))
     size = output.stat().st_size / 1e6
     print(f"{len(results)} results → {output} ({size:.1f} MB)")
 
 
-def _arguments(argv: list[str]) -> tuple[Path, str, str]:
-    """The directory, and the two options, empty where they are not given."""
-    options = {"--guide": "", "--output": ""}
+def _arguments(argv: list[str]) -> tuple[Path, str]:
+    """The directory, and the file, empty where none is given."""
+    options = {"--output": ""}
     directories = []
     for argument in argv:
         name, _, value = argument.partition("=")
@@ -144,7 +128,7 @@ def _arguments(argv: list[str]) -> tuple[Path, str, str]:
             options[name] = value
     if len(directories) > 1:
         raise checks.ConfigError(f"one directory at a time, not {len(directories)}")
-    return Path(*directories or ["runs"]), options["--guide"], options["--output"]
+    return files.local(*directories or ["runs"], "report of"), options["--output"]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The command line of the experiments.
 
-    advjax run transition/digits:smoke
-    advjax run transition/digits --config.num_seeds=3 --workdir=runs/mine
-    advjax run transition/digits --help
-    python -m experiments.run --config=experiments/transition/configs/digits.py:smoke
+    advjax run transition/scaling:smoke
+    advjax run transition/scaling --config.num_points=9 --workdir=runs/mine
+    advjax run transition/scaling --help
+    python -m experiments.run --config=experiments/transition/scaling.py:smoke
 
 Any field of the configuration can be overridden; help on an experiment lists them. The
 work directory is derived from the configuration when it is not given, and running a
@@ -13,12 +13,11 @@ diverged, 2 wrong input, 130 and 143 stopped by Ctrl-C and by SIGTERM.
 
 import contextlib
 import hashlib
-import importlib
 import json
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,49 +27,10 @@ from jax.errors import KeyReuseError
 from ml_collections import ConfigDict, config_flags
 
 from advjax import data
-from experiments import checks, devices, fields, interrupts
+from experiments import checks, devices, interrupts, studies, usage
 from experiments.files import DiskError, FileError
+from experiments.study import Study
 from experiments.workdir import Workdir, identity
-
-STUDIES = (
-    "difficulty.closed_form",
-    "difficulty.growth",
-    "difficulty.influential",
-    "difficulty.networks",
-    "difficulty.oscillation",
-    "difficulty.weight_effects",
-    "evaluate",
-    "generalization.attack_difference",
-    "generalization.fluctuation",
-    "generalization.interpolation",
-    "generalization.lasso",
-    "generalization.lasso_mnist",
-    "generalization.linf_sensitivity",
-    "generalization.low_dimension",
-    "generalization.sparsity",
-    "generalization.two_layer",
-    "generalization.wide_resnet",
-    "memorization.generalization_gap",
-    "memorization.learning_process",
-    "memorization.networks",
-    "memorization.representation",
-    "memorization.robust_memorization",
-    "memorization.separable",
-    "training.classifier",
-    "transition.catastrophic",
-    "transition.classifier_grid",
-    "transition.comparison",
-    "transition.connectivity",
-    "transition.digits",
-    "transition.fine_tuning",
-    "transition.linear_paths",
-    "transition.moments",
-    "transition.overfitting",
-    "transition.p_values",
-    "transition.published",
-    "transition.scaling",
-    "transition.wide_limit",
-)
 
 
 def main(argv: list[str], *, own_process: bool = False) -> int:
@@ -78,8 +38,8 @@ def main(argv: list[str], *, own_process: bool = False) -> int:
 
     In a process of its own it first makes the devices that the study wants.
     """
-    if fields.HELP & {*argv}:
-        return exit_status(lambda: print(fields.help_on(argv) or __doc__))
+    if usage.HELP & {*argv}:
+        return exit_status(lambda: print(usage.help_on(argv) or __doc__))
 
     def action():
         config, path = parse(["run", *argv])
@@ -133,7 +93,7 @@ def run(config: ConfigDict, path: Path | None = None) -> dict:
     """Runs a configuration in a work directory and returns results.json's content.
 
     Args:
-        config: a configuration with ``config.experiment`` among ``STUDIES``.
+        config: a configuration whose ``experiment`` names a study.
         path: the work directory; derived from the configuration if None.
 
     Raises:
@@ -141,26 +101,29 @@ def run(config: ConfigDict, path: Path | None = None) -> dict:
         FileError: for a directory that holds something else.
         DivergedError: if a loss becomes nan.
     """
-    checks.one_of(config, "experiment", STUDIES)
-    study = importlib.import_module(f"experiments.{config.experiment}")
-    study.validate(config)
-    with Workdir(path or default_path(config), config) as workdir:
+    study = studies.find(config.experiment)
+    config, inputs = study.resolved(config)
+    path = path or default_path(study, config)
+    with Workdir(path, config, study.machine_fields()) as workdir:
         content = workdir.results()
         if content is None:
-            content = workdir.finish(**study.run(config, workdir))
+            results = study.carried_out(config, inputs, workdir)
+            content = workdir.finish(**results)
         else:
             commit = content["environment"]["commit"]
             done = f"{workdir.path} is complete, by commit {commit}"
             print(f"{done}; remove it to run again")
-    print("\n".join([*content["results"]["summary"], f"→ {workdir.path}/report.md"]))
+    for line in content["results"]["summary"]:
+        print(checks.printable(line))
+    print(f"→ {workdir.path}/report.md")
     return content
 
 
-def default_path(config: ConfigDict) -> Path:
-    """``runs/<experiment>-<digest of the configuration>``."""
-    fields = json.dumps(identity(config.to_dict()), sort_keys=True)
-    digest = hashlib.sha256(fields.encode())
-    return Path("runs") / f"{config.experiment}-{digest.hexdigest()[:8]}"
+def default_path(study: Study, config: Mapping[str, Any]) -> Path:
+    """``runs/<study>-<digest of the fields that make the run what it is>``."""
+    own = identity(config, study.machine_fields())
+    digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode())
+    return Path("runs") / f"{study.name}-{digest.hexdigest()[:8]}"
 
 
 def parse(argv: list[str]) -> tuple[ConfigDict, Path | None]:
@@ -181,7 +144,7 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path | None]:
     # The library takes no "None", not even for a field that has it.
     given = [(name, v) for name, v in given if v != "None" or config[name] is not None]
     overrides = [
-        f"--config.{name}={fields.divided(config, name, v)}" for name, v in given
+        f"--config.{name}={usage.divided(config, name, v)}" for name, v in given
     ]
     try:
         return _parse([*plain, *overrides])
@@ -191,7 +154,7 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path | None]:
             with contextlib.suppress(checks.ConfigError):
                 _parse([*plain, override])
                 continue
-            reason = f"config.{name} = {value!r}: {fields.wanted(config, name)}"
+            reason = f"config.{name} = {value!r}: {usage.wanted(config, name)}"
             raise checks.ConfigError(reason) from None
         raise
 

@@ -16,16 +16,17 @@ half of a file, except for the last line of metrics.jsonl. Nothing is written be
 first result: a run that is refused leaves no directory.
 """
 
-import re
+import hashlib
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from experiments import files, ownership, provenance
 
@@ -41,22 +42,26 @@ class Workdir:
     with the same configuration resumes the run.
     """
 
-    def __init__(self, path: str | Path, config: ConfigDict):
+    def __init__(
+        self,
+        path: str | Path,
+        config: ConfigDict | FrozenConfigDict,
+        free: Collection[str] = (),
+    ):
         """Looks at the directory; writes nothing.
+
+        Args:
+            path: the directory.
+            config: the configuration of the run.
+            free: fields that may change when the run is resumed.
 
         Raises:
             WorkdirError: for a cloud path, and if the directory holds another
                 configuration or foreign files.
         """
-        # One slash is what is left of two in a ``Path``.
-        if re.match(r"[a-z][a-z0-9]+:/", str(path)):
-            msg = (
-                f"workdir {path} is a cloud path, which no process can own: choose a "
-                "local directory, and copy it there"
-            )
-            raise WorkdirError(msg)
-        self.path = Path(path)
+        self.path = files.local(path, "workdir")
         self.config = files.plain(config.to_dict())
+        self._free = frozenset(free)
         self._owner: ownership.Owner | None = None
         self._has_begun = False
         # Of several processes, which share the directory, the first writes for all.
@@ -90,11 +95,12 @@ class Workdir:
             return
         config_path = self.path / _CONFIG
         if not self._writes:
-            _wait_for(config_path)
+            _wait_for(config_path, "opened")
             self._check()
             self._has_begun = True
             return
         self._own()
+        self._check_provenance()
         self._has_begun = True
         try:
             if not config_path.exists():
@@ -125,25 +131,32 @@ class Workdir:
             FileError: if what is stored is damaged.
         """
         path = self.path / _STAGES / f"{name}.npz"
-        if not path.exists():
-            begin = time.monotonic()
-            arrays = jax.device_get(flatten_dict(compute(*args), sep="/"))
-            if any(np.asarray(array).dtype.hasobject for array in arrays.values()):
-                msg = f"stage {name} returned objects that are not arrays of numbers"
-                raise ValueError(msg)
-            self.begin()
-            made = {"seconds": time.monotonic() - begin, **provenance.environment()}
-            with files.replacing(path) as part:
-                np.savez(part, **arrays)
-                part.flush()
-                made["arrays"] = files.digest(Path(part.name))
-                # First, so that arrays are never without their digest.
-                self.write_text(f"{_STAGES}/{name}.json", files.signed(made))
+        if not _agreed(path.exists()):
+            self._compute(path, compute, args)
         stated = files.read_signed(path.with_suffix(".json"))
         if files.digest(path) != stated.get("arrays"):
             raise files.damaged(path, "it has changed")
         with np.load(path, allow_pickle=False) as stored:
             return unflatten_dict(dict(stored), sep="/")
+
+    def _compute(self, path: Path, compute: Callable, args: tuple) -> None:
+        """Computes a stage, and writes it; other processes wait for the first one."""
+        begin = time.monotonic()
+        arrays = jax.device_get(flatten_dict(compute(*args), sep="/"))
+        if any(np.asarray(array).dtype.hasobject for array in arrays.values()):
+            msg = f"stage {path.stem} returned objects that are not arrays of numbers"
+            raise ValueError(msg)
+        self.begin()
+        if not self._writes:
+            _wait_for(path, "written")
+            return
+        made = {"seconds": time.monotonic() - begin, **provenance.environment()}
+        with files.replacing(path) as part:
+            np.savez(part, **arrays)
+            part.flush()
+            made["arrays"] = files.digest(Path(part.name))
+            # First, so that arrays are never without their digest.
+            self.write_text(f"{_STAGES}/{path.stem}.json", files.signed(made))
 
     def write_text(self, name: str, text: str) -> Path:
         """Writes a file at once."""
@@ -187,15 +200,40 @@ class Workdir:
             "environments": provenance.starts(self.path / _METRICS),
             "stages": stages,
             "results": results,
-            "files": self._digests(),
+            "files": _digests(self.path),
         }
         self.write_text(_RESULTS, files.signed(content))
         return files.plain(content)
 
+    @property
+    def identity(self) -> str:
+        """A digest of what makes the run what it is."""
+        own = json.dumps(identity(self.config, self._free), sort_keys=True)
+        return hashlib.sha256(own.encode()).hexdigest()
+
+    def _check_provenance(self) -> None:
+        """What was begun goes on with the same settings of jax, and with its log."""
+        metrics = self.path / _METRICS
+        before = provenance.starts(metrics) if metrics.exists() else []
+        work = ("checkpoints/**/*.sha256", f"{_STAGES}/*.npz")
+        if not before and any(any(self.path.glob(each)) for each in work):
+            msg = f"{metrics} is missing, which says how the run was made so far; put "
+            raise WorkdirError(f"{msg}it back, or remove {self.path} to start anew")
+        here = provenance.settings(provenance.environment())
+        for there in map(provenance.settings, before):
+            for name, value in there.items():
+                if here.get(name) != value:
+                    msg = f"workdir {self.path} was begun with {name} = {value}, and "
+                    raise WorkdirError(f"{msg}it is {here.get(name)} now")
+
     def _check(self) -> None:
         config_path = self.path / _CONFIG
+        if self.path.is_dir():
+            _check_regular(self.path)
+        if not config_path.exists() and (self.path / _RESULTS).exists():
+            complete(self.path)
         if config_path.exists():
-            _same_config(config_path, self.config)
+            _same_config(config_path, self.config, self._free)
         elif _is_foreign(self.path):
             msg = f"workdir {self.path} holds files of something else"
             raise WorkdirError(f"{msg}; choose another")
@@ -216,20 +254,22 @@ class Workdir:
             self._owner = None
             raise
 
-    def _digests(self) -> dict[str, str]:
-        """Of every file of the run but its checkpoints."""
-        kept = sorted(path for each in _KEPT for path in self.path.glob(each))
-        return {
-            path.relative_to(self.path).as_posix(): files.digest(path) for path in kept
-        }
-
 
 _CONFIG, _METRICS, _RESULTS = "config.json", "metrics.jsonl", "results.json"
+_REPORT = "report.md"
 _STAGES = "stages"
 _KEPT = (
-    *(_CONFIG, _METRICS, "report.md", "*.png", "*.safetensors"),
+    *(_CONFIG, _METRICS, _REPORT, "*.png", "*.safetensors"),
     *(f"{_STAGES}/*.npz", f"{_STAGES}/*.json"),
 )
+
+
+def _check_regular(path: Path) -> None:
+    """Raises WorkdirError for a link or a pipe, which could lead anywhere."""
+    for file in path.iterdir():
+        is_regular = file.is_file() or file.is_dir()
+        if file.is_symlink() or not is_regular:
+            raise WorkdirError(f"{file} is no regular file; remove it")
 
 
 def complete(path: Path) -> dict[str, Any]:
@@ -243,8 +283,18 @@ def complete(path: Path) -> dict[str, Any]:
     for name in ("config", "environment", "stages", "results", "files"):
         if not isinstance(content.get(name), dict):
             raise files.damaged(results, f"{name} is missing")
+    summary = content["results"].get("summary")
+    is_list = isinstance(summary, list) and all(isinstance(s, str) for s in summary)
+    if not is_list or not isinstance(content["environment"].get("commit"), str):
+        raise files.damaged(results, "it is not as runs write it")
+    # Published results are without configuration, log and stages.
+    wanted = {_REPORT} | {
+        name for name in (_CONFIG, _METRICS) if (path / name).exists()
+    }
+    if not wanted <= {*content["files"]}:
+        raise files.damaged(results, "it does not name the files of the run")
     for name, stated in content["files"].items():
-        file = path / name
+        file = path / name.replace("\0", "")
         is_inside = file.resolve().is_relative_to(path.resolve())
         if not (is_inside and file.is_file()):
             found = "is missing"
@@ -254,7 +304,21 @@ def complete(path: Path) -> dict[str, Any]:
             continue
         msg = f"{file} {found} since the run was complete; remove {results} to make it"
         raise files.FileError(f"{msg} again from what is whole")
+    is_there = _CONFIG in content["files"]
+    if is_there and files.read_json(path / _CONFIG) != content["config"]:
+        raise files.damaged(results, f"it is not of the run of {_CONFIG}")
     return content
+
+
+def resigned(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of ``results.json`` with the digests that its files have now."""
+    return {**content, "files": _digests(path)}
+
+
+def _digests(path: Path) -> dict[str, str]:
+    """Of every file of a run but its checkpoints."""
+    kept = sorted(file for each in _KEPT for file in path.glob(each))
+    return {file.relative_to(path).as_posix(): files.digest(file) for file in kept}
 
 
 def _unwritable(path: Path, error: OSError) -> WorkdirError:
@@ -264,8 +328,8 @@ def _unwritable(path: Path, error: OSError) -> WorkdirError:
 _PATIENCE = 60.0  # seconds
 
 
-def _wait_for(path: Path) -> None:
-    """Until the first process has made the directory its own.
+def _wait_for(path: Path, what: str) -> None:
+    """Until the first process has made a file.
 
     Raises:
         WorkdirError: if it has not in a minute.
@@ -273,9 +337,18 @@ def _wait_for(path: Path) -> None:
     deadline = time.monotonic() + _PATIENCE
     while not path.exists():
         if time.monotonic() > deadline:
-            msg = f"workdir {path.parent} was not opened by the first process"
+            msg = f"workdir {path.parent} was not {what} by the first process"
             raise WorkdirError(msg)
         time.sleep(0.05)
+
+
+def _agreed(condition: bool) -> bool:
+    """What the first of several processes sees; others may see it a moment later."""
+    if jax.process_count() == 1:
+        return condition
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.broadcast_one_to_all(np.array(condition)))
 
 
 def _is_foreign(path: Path) -> bool:
@@ -285,21 +358,15 @@ def _is_foreign(path: Path) -> bool:
     return any(file.name not in ours for file in path.iterdir())
 
 
-# Where and how a run computes, which may change when it is resumed. A grid that it
-# starts from may move: its digest is among the other fields.
-_MACHINE = (
-    *("data_dir", "dispatch", "hosts", "num_devices"),
-    *("grid", "grids", "learning", "networks"),
-)
+def identity(config: Mapping[str, Any], free: Collection[str]) -> dict[str, Any]:
+    """The fields that make a run what it is: all but those that are ``free``."""
+    config = files.plain(dict(config.items()))
+    return {name: value for name, value in config.items() if name not in free}
 
 
-def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that make a run what it is."""
-    return {name: value for name, value in config.items() if name not in _MACHINE}
-
-
-def _same_config(path: Path, config: dict) -> None:
-    stored, config = identity(files.read_json(path)), identity(config)
+def _same_config(path: Path, config: dict, free: Collection[str]) -> None:
+    stored = identity(files.read_json(path), free)
+    config = identity(config, free)
     for field in sorted({*stored, *config}):
         there, here = stored.get(field), config.get(field)
         if there != here:

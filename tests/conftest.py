@@ -5,6 +5,7 @@ import re
 import tempfile
 from pathlib import Path
 
+import filelock
 import jax
 import modes
 import pytest
@@ -68,43 +69,50 @@ def unoptimised():
 
 
 @pytest.fixture(scope="session")
-def grid(tmp_path_factory):
+def finished(tmp_path_factory):
+    """``(name, config, *arguments) -> directory`` of a run that all workers share."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def make(name, config, *arguments):
+        path = root / "finished" / name
+        path.parent.mkdir(exist_ok=True)
+        with filelock.FileLock(root / f"{name}.lock"):
+            if not (path / "results.json").exists():
+                given = [f"--config={ROOT}/experiments/{config}", *arguments]
+                assert run.main([*given, f"--workdir={path}"]) == 0
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def grid(finished):
     """The work directory of a finished grid of networks on the digits."""
-    path = tmp_path_factory.mktemp("grid") / "w"
-    config = ROOT / "experiments/transition/configs/classifier_grid.py"
-    assert run.main([f"--config={config}:digits,smoke", f"--workdir={path}"]) == 0
-    return path
+    return finished("grid", "transition/classifier_grid.py:digits,smoke")
 
 
 @pytest.fixture(scope="session")
-def families(tmp_path_factory):
+def families(finished):
     """Work directories of networks of the difficulty studies on the digits, by task."""
-    config = ROOT / "experiments/difficulty/configs/networks.py"
-    paths = {}
-    for training in ("clean", "adversarial"):
-        paths[training] = tmp_path_factory.mktemp(training) / "w"
-        arguments = [f"--config={config}:{training},table,smoke"]
-        assert run.main([*arguments, f"--workdir={paths[training]}"]) == 0
-    return paths
+    return {
+        training: finished(training, f"difficulty/networks.py:{training},table,smoke")
+        for training in ("clean", "adversarial")
+    }
 
 
 @pytest.fixture(scope="session")
-def memorizers(tmp_path_factory):
+def memorizers(finished):
     """The work directory of networks of the memorization studies on the digits."""
-    path = tmp_path_factory.mktemp("memorizers") / "w"
-    config = ROOT / "experiments/memorization/configs/networks.py"
-    assert run.main([f"--config={config}:smoke", f"--workdir={path}"]) == 0
-    return path
+    return finished("memorizers", "memorization/networks.py:smoke")
 
 
 @pytest.fixture(scope="session")
-def learning(memorizers, tmp_path_factory):
+def learning(finished, memorizers):
     """The work directory of the flatness of these networks over epochs."""
-    path = tmp_path_factory.mktemp("learning") / "w"
-    config = ROOT / "experiments/memorization/configs/learning_process.py"
-    arguments = [f"--config={config}:smoke", f"--config.networks={memorizers}"]
-    assert run.main([*arguments, f"--workdir={path}"]) == 0
-    return path
+    given = f"--config.networks={memorizers}"
+    return finished("learning", "memorization/learning_process.py:smoke", given)
 
 
 @pytest.fixture

@@ -43,10 +43,10 @@ CASES: dict[str, list[str]] = {
         f"--config={_FOLDER}/{_TRAINING}",
         *("--config.num_seeds=1", "--config.eps=(0.1,)", "--config.checkpoint_steps=3"),
     ],
-    "grid": [f"--config={_FOLDER}/transition/configs/classifier_grid.py:digits,smoke"],
-    "simulation": [f"--config={_FOLDER}/transition/configs/moments.py:smoke"],
+    "grid": [f"--config={_FOLDER}/transition/classifier_grid.py:digits,smoke"],
+    "simulation": [f"--config={_FOLDER}/transition/moments.py:smoke"],
     "study": [
-        f"--config={_FOLDER}/transition/configs/fine_tuning.py:digits,smoke",
+        f"--config={_FOLDER}/transition/fine_tuning.py:digits,smoke",
         "--config.grid=GRID",
     ],
 }

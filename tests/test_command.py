@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import command, evaluate, run
+from experiments import command, run, studies
+from experiments.training import evaluation
 
 ROOT = Path(__file__).parents[1]
 
@@ -15,8 +16,10 @@ ROOT = Path(__file__).parents[1]
 def test_the_list_has_every_configuration_with_figures_size_and_time(capsys):
     assert command.main(["list"]) == 0
     printed = capsys.readouterr().out
-    files = sorted((ROOT / "experiments").glob("*/configs/*.py"))
-    assert set(command.experiments().values()) == set(files)
+    presets = (ROOT / "experiments").glob("*/configs/*.py")
+    files = {*presets, *studies.files().values()}
+    assert set(command.experiments().values()) == files
+    assert len(studies.files()) > 30
     for name, file in command.experiments().items():
         title, size, time = command.description(file)
         entry = f"  {name}\n      {title}\n      Size: {size}\n      Time: {time}\n"
@@ -29,10 +32,15 @@ def test_a_docstring_names_its_own_experiment_and_existing_files(capsys):
         assert command.main(["list", name]) == 0
         text = capsys.readouterr().out
         commands = re.findall(r"^    advjax run ([\w/]+)", text, re.MULTILINE)
+        if name == "training/classifier":  # that of its configurations
+            assert {file.stem for file in file.parent.glob("configs/*.py")} == {
+                command.partition("/")[2] for command in commands
+            }
+            continue
         assert set(commands) <= {name}, name
         assert commands or name == "training/evaluation"
         for other in re.findall(r"``(\w+\.py)", text):
-            assert list(file.parent.glob(other)), (name, other)
+            assert list(file.parent.rglob(other)), (name, other)
 
 
 def test_a_folder_and_a_unique_last_part_are_enough(capsys):
@@ -40,8 +48,8 @@ def test_a_folder_and_a_unique_last_part_are_enough(capsys):
     printed = capsys.readouterr().out
     assert "training/mnist" in printed
     assert "transition/" not in printed
-    assert command.main(["list", "transition/digits:l2"]) == 0
-    assert "eps* of an MLP" in capsys.readouterr().out
+    assert command.main(["list", "transition/classifier_grid:digits_l2"]) == 0
+    assert "eps* of networks on images" in capsys.readouterr().out
     assert command.find("p_values") == command.experiments()["transition/p_values"]
 
 
@@ -51,12 +59,12 @@ WRONG = {
         "command 'rum': did you mean run? choose from evaluate",
     ),
     "no such experiment": (
-        ["run", "tansition/digits"],
-        "experiment 'tansition/digits': did you mean transition/digits? advjax list",
+        ["run", "tansition/scaling"],
+        "experiment 'tansition/scaling': did you mean transition/scaling? advjax list",
     ),
     "one of two": (
-        ["run", "digits"],
-        "which one, training/digits or transition/digits?",
+        ["run", "networks"],
+        "which one, difficulty/networks or memorization/networks?",
     ),
     "two names": (["list", "transition", "difficulty"], "one name at a time, not tr"),
     "nothing to run": (["run"], "run what? advjax list shows the experiments"),
@@ -127,23 +135,24 @@ def test_without_arguments_there_is_help(capsys):
 
 
 HELP = {
-    "list": ["advjax list transition/digits", "advjax run NAME --help"],
-    "run": ["advjax run transition/digits --help", "130 and 143"],
-    "run --workdir=w": ["advjax run transition/digits --help"],
-    "run digits.py": ["\n  eps_grid  "],
+    "list": ["advjax list transition/scaling", "advjax run NAME --help"],
+    "run": ["advjax run transition/scaling --help", "130 and 143"],
+    "run --workdir=w": ["advjax run transition/scaling --help"],
+    "run digits.py": ["\n  eps_warmup_epochs  "],
     "run p_values:smoke": [
         "Figures 2 right and 3",
-        "\n  num_replicates   20 ",
-        "clean runs\n",
+        "\n  num_replicates   20   ",
+        "clean runs, of a data set each\n",
         "--workdir=DIRECTORY",
         "Exit status: 0 done, 1 the loss",
     ],
     "evaluate": [
         "advjax evaluate runs/mnist/best.safetensors",
-        "\n  eps            None  ",
+        "\n  eps                None  ",
         "--workdir=DIRECTORY",
     ],
-    "report": ["advjax report runs", "--output=FILE.html", "--guide=FILE.md"],
+    "report": ["advjax report runs", "--output=FILE.html"],
+    "redraw": ["advjax redraw runs/mine", "--to=experiments/results"],
 }
 
 
@@ -152,7 +161,7 @@ HELP = {
 def test_help_is_of_the_command(command_line, flag, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits.py").write_bytes(
-        command.experiments()["transition/digits"].read_bytes()
+        command.experiments()["transition/classifier_grid"].read_bytes()
     )
     assert command.main([*command_line.split(), flag]) == 0
     text = capsys.readouterr().out
@@ -165,7 +174,7 @@ def test_modules_give_the_same_help_as_commands(capsys):
     for module, argv, same in (
         (run, ["--help"], ["run", "--help"]),
         (run, [config, "-h"], ["run", "p_values:smoke", "-h"]),
-        (evaluate, ["--help"], ["evaluate", "--help"]),
+        (evaluation, ["--help"], ["evaluate", "--help"]),
     ):
         assert module.main(argv) == 0
         text = capsys.readouterr().out
@@ -175,19 +184,19 @@ def test_modules_give_the_same_help_as_commands(capsys):
 
 def test_arguments_reach_what_they_are_for(monkeypatch):
     given = []
-    for module in (run, evaluate):
+    for module in (run, evaluation):
         monkeypatch.setattr(module, "main", lambda argv, **_: given.append(argv) or 0)
-    digits = command.experiments()["transition/digits"]
+    digits = command.experiments()["transition/classifier_grid"]
     own = "mine.py"
     for argv in (
-        ["run", "transition/digits:l2,demo", "--config.seed=1"],
+        ["run", "transition/classifier_grid:digits_l2,demo", "--config.seed=1"],
         ["run", own],
         ["run", f"--config={own}"],
         ["evaluate", "best.safetensors"],
     ):
         assert command.main(argv) == 0
     assert given == [
-        [f"--config={digits}:l2,demo", "--config.seed=1"],
+        [f"--config={digits}:digits_l2,demo", "--config.seed=1"],
         [f"--config={own}"],
         [f"--config={own}"],
         ["best.safetensors"],
@@ -203,5 +212,5 @@ def test_the_installed_command_runs_from_any_directory(tmp_path):
         text=True,
         check=True,
     )
-    assert "published tables: 9 of 12 rows" in done.stdout
+    assert "rows of Table 3 that follow" in done.stdout
     assert (tmp_path / "w" / "results.json").exists()

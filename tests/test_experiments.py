@@ -15,16 +15,27 @@ import pytest
 from ml_collections import ConfigDict
 
 from advjax import data
-from experiments import checks, demo, figures, provenance, run
+from experiments import (
+    arrays,
+    checks,
+    command,
+    demo,
+    figures,
+    findings,
+    provenance,
+    run,
+    studies,
+    writing,
+)
 from experiments.files import FileError
-from experiments.transition import digits, published
+from experiments.transition import published
 from experiments.workdir import Workdir
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "experiments").glob("*/configs/*.py"))
-DIGITS = f"--config={ROOT}/experiments/transition/configs/digits.py"
+CONFIGS = command.experiments()
+GRID = f"--config={ROOT}/experiments/transition/classifier_grid.py"
 
 
 def _content(path):
@@ -39,7 +50,7 @@ LONG = ("attack_difference", "closed_form", "growth", "lasso_mnist")
 @pytest.fixture
 def optimised_if_long(request, unoptimised):
     """Compiles the programs of ``LONG`` as users do."""
-    is_long = request.node.callspec.params["path"].stem in LONG
+    is_long = request.node.callspec.params["name"].partition("/")[2] in LONG
     if is_long:
         jax.config.update("jax_disable_most_optimizations", False)
     yield
@@ -48,16 +59,21 @@ def optimised_if_long(request, unoptimised):
 
 
 @pytest.mark.usefixtures("optimised_if_long")
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_runs_at_smoke_size_and_once_only(path, tmp_path, capsys, request):
-    arguments = [f"--config={path}:smoke", f"--workdir={tmp_path}/w"]
-    arguments += _needed(path, tmp_path, request)
+@pytest.mark.parametrize("name", set(CONFIGS) - {"training/classifier"})
+def test_every_study_runs_at_smoke_size_and_once_only(name, tmp_path, capsys, request):
+    arguments = [f"--config={CONFIGS[name]}:smoke", f"--workdir={tmp_path}/w"]
+    arguments += _needed(name, request)
     assert run.main(arguments) == 0
     first = _content(tmp_path / "w")
     names = {file.name for file in first}
     assert {"config.json", "metrics.jsonl", "report.md", "results.json"} <= names
     results = json.loads((tmp_path / "w" / "results.json").read_text())
     assert {"config", "environment", "results", "stages"} <= set(results)
+    values = arrays.restored(results["results"])
+    assert values.sizes
+    assert results["results"]["findings"]
+    for finding in map(findings.from_json, results["results"]["findings"]):
+        assert finding.verdict in findings.VERDICTS
     for stage in results["stages"].values():
         assert stage["commit"]
         assert stage["seconds"] > 0
@@ -79,49 +95,69 @@ def test_every_config_runs_at_smoke_size_and_once_only(path, tmp_path, capsys, r
     }
 
 
-def _needed(path, tmp_path, request):
-    """Arguments for what a configuration starts from; skips without its data."""
-    if path.stem in ("mnist", "cifar10"):
+# What studies need, by the names of fixtures.
+NEEDED = {
+    "transition/catastrophic": ("grid", "grid"),
+    "transition/connectivity": ("grid", "grid"),
+    "transition/fine_tuning": ("grid", "grid"),
+    "transition/overfitting": ("grid", "grid"),
+    "difficulty/closed_form": ("networks", "clean"),
+    "difficulty/growth": ("networks", "clean"),
+    "difficulty/influential": ("networks", "adversarial"),
+    "difficulty/weight_effects": ("networks", "adversarial"),
+    "memorization/learning_process": ("networks", "memorizers"),
+    "memorization/representation": ("networks", "memorizers"),
+    "memorization/robust_memorization": ("networks", "memorizers"),
+    "memorization/generalization_gap": ("learning", "learning"),
+}
+
+
+def _needed(name, request):
+    """Arguments for what a study starts from; skips without its data."""
+    stem = name.partition("/")[2]
+    if stem in ("mnist", "cifar10"):
         try:
-            data.load(path.stem, split="test")
+            data.load(stem, split="test")
         except data.DataError as error:
             pytest.skip(str(error))
-    if path.stem == "evaluation":
-        trained = f"--config={path.with_name('digits.py')}:smoke"
-        assert run.main([trained, f"--workdir={tmp_path}/trained"]) == 0
-        return [f"--config.checkpoint={tmp_path}/trained/best.safetensors"]
-    if path.stem in ("catastrophic", "connectivity", "fine_tuning", "overfitting"):
-        return [f"--config.grid={request.getfixturevalue('grid')}"]
-    if path.stem in ("closed_form", "growth", "influential", "weight_effects"):
-        binary = path.stem in ("influential", "weight_effects")
-        families = request.getfixturevalue("families")
-        return [f"--config.networks={families['adversarial' if binary else 'clean']}"]
-    if path.stem in ("learning_process", "representation", "robust_memorization"):
-        return [f"--config.networks={request.getfixturevalue('memorizers')}"]
-    if path.stem == "generalization_gap":
-        return [f"--config.learning={request.getfixturevalue('learning')}"]
-    if path.stem == "comparison":
+    if name == "training/evaluation":
+        made = request.getfixturevalue("finished")
+        trained = made("digits", "training/configs/digits.py:smoke")
+        return [f"--config.checkpoint={trained}/best.safetensors"]
+    if name == "transition/comparison":
         grid = request.getfixturevalue("grid")
         return [f"--config.grids=('{grid}', '{grid}')"]
-    return []
+    if name not in NEEDED:
+        return []
+    field, fixture = NEEDED[name]
+    if fixture in ("clean", "adversarial"):
+        path = request.getfixturevalue("families")[fixture]
+    else:
+        path = request.getfixturevalue(fixture)
+    return [f"--config.{field}={path}"]
 
 
 def test_an_interrupted_run_resumes_and_gives_the_same_result(tmp_path, monkeypatch):
-    arguments = [f"{DIGITS}:smoke", "--config.hidden=(16,)"]
+    arguments = [f"--config={CONFIGS['transition/scaling']}:smoke"]
     assert run.main([*arguments, f"--workdir={tmp_path}/whole"]) == 0
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(digits, "_estimates", interrupted)
+        patch.setattr(
+            studies.find("transition.scaling").values.__globals__["xr"],
+            "concat",
+            interrupted,
+        )
         with pytest.raises(KeyboardInterrupt):
             run.main([*arguments, f"--workdir={tmp_path}/parts"])
     assert not (tmp_path / "parts" / "results.json").exists()
-    (tmp_path / "parts" / "stages" / "fgm.npz").unlink()
-    before = (tmp_path / "parts" / "stages" / "scratch.npz").stat().st_mtime_ns
+    first, last = sorted((tmp_path / "parts" / "stages").glob("*.npz"))[::5]
+    last.unlink()
+    before = first.stat().st_mtime_ns
     assert run.main([*arguments, f"--workdir={tmp_path}/parts"]) == 0
-    assert (tmp_path / "parts" / "stages" / "scratch.npz").stat().st_mtime_ns == before
+    assert first.stat().st_mtime_ns == before
     whole, parts = (
         json.loads((tmp_path / name / "results.json").read_text())["results"]
         for name in ("whole", "parts")
@@ -131,40 +167,40 @@ def test_an_interrupted_run_resumes_and_gives_the_same_result(tmp_path, monkeypa
 
 BAD = {
     "misspelt field": (
-        ["--config.epz_grid=(0.,1.)"],
-        ["config.epz_grid", "did you mean eps_grid?", "num_seeds"],
+        ["--config.epz=(0.,1.)"],
+        ["config.epz", "did you mean eps?", "num_seeds"],
     ),
     "mistyped number": (
         ["--config.num_epochs=many"],
         ["config.num_epochs = 'many'", "of type int, as in 4"],
     ),
     "mistyped tuple": (
-        ["--config.eps_grid=(0.1"],
-        ["config.eps_grid = ('(0.1',)", "'(0.1' is not a finite number"],
+        ["--config.eps=(0.1"],
+        ["config.eps = ('(0.1',)", "'(0.1' is not a finite number"],
     ),
     "fractional count": (["--config.num_epochs=1.5"], ["config.num_epochs = '1.5'"]),
     "words for numbers": (
-        ["--config.eps_grid=('a','b')"],
-        ["config.eps_grid = ('a', 'b')", "'a' is not a finite number"],
+        ["--config.eps=('a','b')"],
+        ["config.eps = ('a', 'b')", "'a' is not a finite number"],
     ),
     "unknown norm": (
         ["--config.norm=l3"],
         ["config.norm = 'l3'", "choose from l1, l2, linf"],
     ),
     "negative radius": (
-        ["--config.eps_grid=(-0.1,0.1)"],
-        ["config.eps_grid = (-0.1, 0.1)", "choose numbers at least 0"],
+        ["--config.eps=(-0.1,0.1)"],
+        ["config.eps = (-0.1, 0.1)", "choose numbers at least 0"],
     ),
     "empty grid": (
-        ["--config.eps_grid=()"],
-        ["config.eps_grid = ()", "give at least one number"],
+        ["--config.eps=()"],
+        ["config.eps = ()", "give a tuple of at least 2 values"],
     ),
     "grid without clean training": (
-        ["--config.eps_grid=(0.1,0.2)"],
-        ["config.eps_grid = (0.1, 0.2)", "begin with 0"],
+        ["--config.eps=(0.1,0.2)"],
+        ["config.eps = (0.1, 0.2)", "begin with 0"],
     ),
     "grid that falls": (
-        ["--config.eps_grid=(0.,0.2,0.1)"],
+        ["--config.eps=(0.,0.2,0.1)"],
         ["give increasing numbers"],
     ),
     "unknown data set": (
@@ -173,7 +209,7 @@ BAD = {
     ),
     "batch larger than the data": (
         ["--config.batch_size=5000"],
-        ["config.batch_size = 5000", "at most 1437"],
+        ["config.batch_size = 5000", "at most 32"],
     ),
     "no epochs": (["--config.num_epochs=0"], ["config.num_epochs = 0", "at least 1"]),
     "another study": (
@@ -181,18 +217,17 @@ BAD = {
         ["config.experiment: no such field"],
     ),
     "infinite radius": (
-        ["--config.eps_grid=(0.,1e400)"],
-        ["config.eps_grid = (0.0, inf)", "inf is not a finite number"],
+        ["--config.eps=(0.,1e400)"],
+        ["config.eps = (0.0, inf)", "inf is not a finite number"],
     ),
     "huge seed": (["--config.seed=99999999999"], ["at most 2.14748e+09"]),
-    "one seed": (["--config.num_seeds=1"], ["config.num_seeds = 1", "at least 2"]),
-    "fine-tuning at zero": (
-        ["--config.fine_tune_eps=(0.,)"],
-        ["config.fine_tune_eps = (0.0,)", "above 0"],
-    ),
     "knots that fall": (
-        ["--config.fine_tune_knots=(0.,.5,.1)"],
-        ["config.fine_tune_knots", "increasing"],
+        ["--config.schedule_knots=(.5,.1)"],
+        ["config.schedule_knots", "increasing"],
+    ),
+    "fields apart": (
+        ["--config.schedule_knots=(.2,.5)"],
+        ["config.select_from = 0.5", "config.schedule_knots[0] = 0.2"],
     ),
     "value apart": (["--config.seed", "3"], ["write it as --config.seed=VALUE"]),
     "stray argument": (["digits"], ["unknown argument 'digits'"]),
@@ -204,7 +239,7 @@ BAD = {
 def test_wrong_input_is_one_clear_line_and_writes_nothing(name, tmp_path, capsys):
     arguments, wanted = BAD[name]
     path = tmp_path / "w"
-    assert run.main([f"{DIGITS}:smoke", *arguments, f"--workdir={path}"]) == 2
+    assert run.main([f"{GRID}:digits,smoke", *arguments, f"--workdir={path}"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("advjax: error: ")
     assert error.count("\n") == 1
@@ -218,7 +253,7 @@ def test_wrong_input_is_one_clear_line_and_writes_nothing(name, tmp_path, capsys
     [
         ([], "--config=FILE.py is missing"),
         (["--config=nowhere.py"], "nowhere.py"),
-        ([f"{DIGITS}:smokey"], "variant 'smokey' of config: did you mean smoke?"),
+        ([f"{GRID}:smokey"], "variant 'smokey' of config: did you mean smoke?"),
     ],
 )
 def test_a_wrong_config_file_is_one_clear_line(arguments, words, capsys):
@@ -230,7 +265,7 @@ def test_a_wrong_config_file_is_one_clear_line(arguments, words, capsys):
 
 def test_the_command_line_exits_with_the_status(tmp_path):
     environment = os.environ | {"PYTHONWARNINGS": "error"}
-    command = [sys.executable, "-m", "experiments.run", f"{DIGITS}:smoke"]
+    command = [sys.executable, "-m", "experiments.run", f"{GRID}:digits,smoke"]
     done = subprocess.run(
         [*command, "--config.norm=l3", f"--workdir={tmp_path}/w"],
         cwd=ROOT,
@@ -250,7 +285,7 @@ def _config(**fields):
 
 
 def test_a_workdir_of_another_run_is_left_alone(tmp_path, capsys):
-    arguments = [f"{DIGITS}:smoke", f"--workdir={tmp_path}/w"]
+    arguments = [f"{GRID}:digits,smoke", f"--workdir={tmp_path}/w"]
     with Workdir(tmp_path / "w", run.parse(["run", *arguments])[0]) as opened:
         opened.begin()
     before = _content(tmp_path)
@@ -274,7 +309,7 @@ def test_a_workdir_of_another_run_is_left_alone(tmp_path, capsys):
 
 
 def test_a_loss_that_becomes_nan_stops_the_run_with_its_step(tmp_path, capsys):
-    arguments = [f"{DIGITS}:smoke", f"--workdir={tmp_path}"]
+    arguments = [f"{GRID}:digits,smoke", f"--workdir={tmp_path}"]
     assert run.main([*arguments, "--config.learning_rate=1e30"]) == 1
     error = capsys.readouterr().err
     assert re.search(r"the loss of eps = \S+, seed \d is (nan|inf) at step \d+", error)
@@ -398,7 +433,7 @@ def test_published_tables_are_rederived():
 
 def test_a_table_is_markdown():
     assert (
-        figures.table(["a", "b"], [["1", "2"]])
+        writing.table(["a", "b"], [["1", "2"]])
         == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
     )
     assert figures.plus_minus([1.0, 2.0], 2) == "1.50 ± 0.71"

@@ -1,7 +1,5 @@
 """The surrogate attack and LASSO in networks on images: configurations and studies."""
 
-import csv
-import importlib.util
 import json
 from pathlib import Path
 
@@ -9,101 +7,76 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 from scipy import stats
 
 from advjax import attacks, data, evaluate, losses, norms
 from advjax.types import Batch
-from experiments import checks, intervals, run
-from experiments.generalization import lasso_mnist, wide_resnet
+from experiments import arrays, checks, intervals, run
+from experiments.generalization import attack_difference, lasso_mnist, wide_resnet
 from experiments.training import parameters, recipe
-from experiments.transition import published
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 
-CONFIGS = Path(__file__).parents[1] / "experiments" / "generalization" / "configs"
+FOLDER = Path(wide_resnet.__file__).parent
+SIZES = ("paper", "gpu", "cpu", "smoke")
 
 
-def _module(name):
-    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-WIDE, LASSO, DIFFERENCE = map(
-    _module, ("wide_resnet", "lasso_mnist", "attack_difference")
-)
-
-
-def _table(name):
-    path = published.TABLES / f"generalization_{name}.csv"
-    with path.open() as file:
-        return list(csv.DictReader(file))
-
-
-@pytest.mark.parametrize("row", WIDE.ROWS)
+@pytest.mark.parametrize("row", wide_resnet.ROWS)
 def test_every_row_is_valid_at_every_size(row):
-    for size in WIDE.SIZES:
+    for size in SIZES:
         if size == "cpu" and row.startswith("lasso"):
             with pytest.raises(checks.ConfigError, match="surrogate only"):
-                WIDE.get_config(f"{row},{size}")
+                wide_resnet.get_config(f"{row},{size}")
             continue
-        wide_resnet.validate(WIDE.get_config(f"{row},{size}"))
+        config = wide_resnet.get_config(f"{row},{size}")
+        resolved, _ = wide_resnet.STUDY.resolved(config)
+        assert resolved.row == row
 
 
-def test_the_protocols_of_the_surrogate():
-    for row, epochs, knots, clean in (
-        ("surrogate", 100, (0.75, 0.9), 0),
-        ("surrogate_200", 200, (0.5, 0.75), 0),
-        ("surrogate_clean", 100, (0.75, 0.9), 50),
-    ):
-        config = WIDE.get_config(row)
-        assert (config.dataset, config.model, config.width) == (
-            *("cifar10", "wideresnet34", 1),
-        )
-        assert (config.norm, config.eps) == ("l2", (3.0,))
-        assert (config.num_steps, config.rel_step_size) == (5, 0.4)
-        assert (config.test_num_steps, config.test_rel_step_size) == (20, 0.1)
-        assert config.activation == "relu_softplus"
-        assert (config.num_epochs, config.schedule_knots) == (epochs, knots)
-        assert (config.clean_epochs, config.learning_rate) == (clean, 0.1)
-        assert (config.compared, config.compared_values) == ("xi", (0.0, 1e-3))
-        xi = recipe.surrogate(wide_resnet.arm(config, 1e-3), 100)
-        last = 100 * epochs - 1
-        drops = [round(knot * 100 * epochs) for knot in knots]
-        steps = (0, drops[0] - 2, drops[0], drops[1], last)
-        found = [xi(jnp.array(step)) for step in steps]
+def test_xi_falls_with_the_rate():
+    for row in ("surrogate", "surrogate_200", "surrogate_clean"):
+        config = wide_resnet.get_config(row)
+        part = wide_resnet.arm(config, 1e-3)
+        num_steps = 100 * config.num_epochs
+        rate = recipe.schedule(part, num_steps)
+        drops = [round(knot * num_steps) for knot in config.schedule_knots]
+        steps = (0, drops[0] - 2, drops[0], drops[1], num_steps - 1)
+        found = [recipe.xi(part, rate(jnp.array(step))) for step in steps]
         np.testing.assert_allclose(found, [1e-3, 1e-3, 1e-4, 1e-5, 1e-5], rtol=1e-5)
 
 
-def test_printed_accuracies_are_those_of_the_tables():
-    names = ["std_acc", "std_acc_sd", "adv_acc", "adv_acc_sd"]
-    seen = 0
-    for line in _table("surrogate_cifar10_wideresnet34_1"):
-        row = "surrogate_clean" if "clean" in line["setting"] else "surrogate"
-        printed = [float(line[name]) for name in names]
-        if printed[0] < printed[2]:  # printed in the other order
-            printed = printed[2:] + printed[:2]
-        assert ("xi", float(line["xi"]), *printed) in WIDE.get_config(row).printed
-        seen += 1
-    for line in _table("tables_1_2_lasso_cifar10_wideresnet34_10"):
-        config = WIDE.get_config(f"lasso_{line['norm']}")
-        assert config.eps == ({"0.5": 0.5, "8/255": 8 / 255}[line["eps"]],)
-        assert (config.model, config.width) == ("wideresnet34", 10)
-        printed = [float(line[name]) for name in names]
-        assert ("l1_penalty", float(line["l1"]), *printed) in config.printed
-        seen += 1
-    assert seen == sum(len(WIDE.get_config(row).printed) for row in WIDE.ROWS)
+@pytest.mark.parametrize(
+    ("row", "compared", "value", "clean", "adversarial"),
+    [
+        ("surrogate", "xi", 0.0, (33.637, 0.724), (17.806, 0.241)),
+        # Printed in the other order.
+        ("surrogate_clean", "xi", 1e-3, (29.762, 2.767), (10.313, 0.532)),
+        ("lasso_l2", "l1_penalty", 1e-5, (86.568, 0.214), (63.072, 0.292)),
+        ("lasso_linf", "l1_penalty", 0.0, (82.870, 0.131), (50.338, 0.315)),
+    ],
+)
+def test_printed_accuracies_are_those_of_the_tables(
+    row, compared, value, clean, adversarial
+):
+    found = wide_resnet.published(row, compared, value)
+    assert found == {"test_accuracy": clean, "test_robust_accuracy": adversarial}
+
+
+def test_what_is_not_printed_has_no_numbers():
+    for row in ("", "surrogate_200"):
+        assert wide_resnet.published(row, "xi", 0.0) == {}
+    assert wide_resnet.published("surrogate", "xi", 1e-3) == {}
+    assert wide_resnet.published("surrogate", "l1_penalty", 0.0) == {}
 
 
 def test_clean_epochs_end_where_the_compared_runs_begin(tmp_path):
-    config = WIDE.get_config("surrogate_clean,smoke").copy_and_resolve_references()
-    with config.unlocked():
-        config.compared_values = (0.0, 0.01)
-        config.num_epochs, config.clean_epochs = 1, 3
-        # The clean epochs are at the first rate, and the others take almost no step.
-        config.schedule, config.schedule_knots = "linear", (0.0, 1.0)
-        config.schedule_values = (1e-9, 1e-9)
+    config = wide_resnet.get_config("surrogate_clean,smoke")
+    config.compared_values = (0.0, 0.01)
+    config.num_epochs, config.clean_epochs = 1, 3
+    # The clean epochs are at the first rate, and the others take almost no step.
+    config.schedule, config.schedule_knots = "linear", (0.0, 1.0)
+    config.schedule_values = (1e-9, 1e-9)
     results = _run(config, tmp_path)
     start = parameters.read(str(tmp_path / "clean-last.safetensors"))
     other = jax.tree.leaves(start.params)[0]
@@ -115,19 +88,27 @@ def test_clean_epochs_end_where_the_compared_runs_begin(tmp_path):
             *(start.params, end.params),
         )
     log = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    clean = [row for row in map(json.loads, log) if row.get("part") == "clean"]
+    parts = {part: [] for part in ("clean", "xi-0", "xi-0.01")}
+    for row in map(json.loads, log):
+        if "part" in row:
+            parts[row["part"]].append(row)
+    assert ["factor" in rows[-1] for rows in parts.values()] == [False, False, True]
+    clean = parts["clean"]
     assert clean[-1]["loss"][0] < clean[0]["loss"][0] - 0.1  # it has moved
-    assert ["factor" in curves for curves in results["curves"]] == [False, True]
-    last = np.array(results["last"]["test_robust_accuracy"])
-    for i, gain in enumerate(results["gains"]["test_robust_accuracy"], start=1):
-        expected = stats.ttest_rel(last[i], last[0])
-        assert gain[0] == pytest.approx(np.mean(last[i] - last[0]))
-        if np.ptp(last[i] - last[0]):
-            interval = expected.confidence_interval(0.95)
-            np.testing.assert_allclose(gain[1:], interval, rtol=1e-4)
+    factor = arrays.restored(results)["factor"]
+    assert (factor.sel(value=0.0) == 1).all()
     report = (tmp_path / "report.md").read_text()
-    assert "33.35 (1.26), 17.29 (0.24)" in report
-    assert "| ξ = 0.01 |" in report
+    assert "| 33.35 % ± 1.26 |" in report
+    assert "| 17.29 % ± 0.24 |" in report
+    assert "ξ = 0.01" in report
+
+
+def test_gains_over_the_first_value_are_paired():
+    last = np.array([[10.0, 20.0, 31.0], [12.0, 23.0, 33.0]])
+    found = wide_resnet.gains(xr.DataArray(last, dims=("value", "seed")))
+    expected = stats.ttest_rel(last[1], last[0]).confidence_interval(0.95)
+    np.testing.assert_allclose(found[1], [7 / 3, *expected])
+    np.testing.assert_array_equal(found[0], 0)
 
 
 def _run(config, path):
@@ -135,7 +116,7 @@ def _run(config, path):
 
 
 def test_training_sets_are_random_and_hold_both_digits():
-    config = LASSO.get_config().copy_and_resolve_references().unlock()
+    config = lasso_mnist.get_config().copy_and_resolve_references().unlock()
     config.num_repetitions = 40
     y = np.repeat([0, 1], [95, 5])
     rows = lasso_mnist.training_sets(config, 10, y)
@@ -153,10 +134,10 @@ def small():
 
     Twelve examples in batches of eight: the last batch is smaller.
     """
-    config = LASSO.get_config("smoke").copy_and_resolve_references().unlock()
+    config = lasso_mnist.get_config("smoke").copy_and_resolve_references().unlock()
     config.num_epochs, config.xi = 30, (0.3,)
     config.norms, config.eps, config.rel_path = ("l2",), (1.0,), (2.0,)
-    lasso_mnist.validate(config)
+    lasso_mnist.STUDY.resolved(config)
     parts = [
         jax.tree.map(jnp.asarray, recipe.read(config, split))
         for split in ("train", "test")
@@ -164,7 +145,7 @@ def small():
     keys = jax.random.split(jax.random.key(0), 2)
     (setting,) = lasso_mnist.settings(config)
     rows = lasso_mnist.training_sets(config, 12, np.asarray(parts[0].y))
-    found = lasso_mnist._tested(config, setting, 12, parts, keys)
+    found = lasso_mnist.tested(config, setting, 12, parts, keys)
     return config, setting, parts, keys, rows, found
 
 
@@ -202,7 +183,7 @@ def test_metrics_are_means_over_examples(small):
     setting = setting._replace(eps=0.0)
     arm = lasso_mnist.arms(config)[0]
     state, metrics = lasso_mnist.trained(still, setting, arm, keys[0], chosen)
-    logits = lasso_mnist._network(config).predict(state.params, {}, chosen.x)
+    logits = lasso_mnist.network(config).predict(state.params, {}, chosen.x)
     loss = losses.cross_entropy(logits, chosen.y).mean()
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
 
@@ -213,7 +194,7 @@ def test_a_repetition_is_tested_by_the_attack_without_surrogate(small):
     key_train, key_test = jax.random.split(keys[0])
     arm = lasso_mnist.arms(config)[0]
     state, _ = lasso_mnist.trained(config, setting, arm, key_train, chosen)
-    model = lasso_mnist._network(config)
+    model = lasso_mnist.network(config)
     attack = attacks.pgd(
         norms.l2,
         num_steps=config.test_num_steps,
@@ -238,25 +219,31 @@ def test_a_repetition_is_tested_by_the_attack_without_surrogate(small):
     np.testing.assert_allclose(found["test_accuracy"][0, 0], clean, atol=5e-3)
 
 
-def test_gains_are_paired(small):
-    found = small[-1] | {"test_robust_accuracy": np.array([[0.5, 0.7], [0.6, 0.65]])}
-    gain = lasso_mnist._gain(found, 1)
+def test_gains_are_paired():
+    accuracy = xr.DataArray(
+        [[0.5, 0.7], [0.6, 0.65]],
+        {"arm": [lasso_mnist.NO_PENALTY, lasso_mnist.LASSO]},
+        ("repetition", "arm"),
+    )
+    gain = lasso_mnist.gain(accuracy, lasso_mnist.LASSO)
     expected = stats.ttest_rel([70, 65], [50, 60]).confidence_interval(0.95)
     np.testing.assert_allclose(gain, [12.5, *expected])
 
 
 def test_the_difference_of_attacks_is_followed(tmp_path):
-    config = DIFFERENCE.get_config("smoke")
-    results = _run(config, tmp_path)
-    few, _ = results["by_steps"]
-    found = np.array(few["attack_difference"])  # [epoch, radius, seed]
-    assert found.shape == (2, 2, 2)
-    assert ((found > 0) & (found <= 2 * np.array([[0.5], [3.0]]))).all()
-    growth = found[-1, 1] - found[0, 1]
+    found = arrays.restored(_run(attack_difference.get_config("smoke"), tmp_path))
+    few = found.isel(num_steps=0)
+    difference = few["difference"].transpose("epoch", "eps", "seed")
+    assert difference.shape == (2, 2, 2)
+    assert ((difference > 0) & (difference <= 2 * difference["eps"])).all()
+    values = difference.values
+    growth = values[-1, 1] - values[0, 1]
     t = stats.ttest_1samp(growth, 0).confidence_interval(0.95)
-    np.testing.assert_allclose(few["growth"][1], [growth.mean(), *t], rtol=1e-4)
-    contrast = (found[-1, 1] / 3 - found[-1, 0] / 0.5).mean()
-    np.testing.assert_allclose(few["relative_contrast"][0], contrast, rtol=1e-4)
+    expected = [growth.mean(), *t]
+    np.testing.assert_allclose(few["growth"].sel(eps=3.0), expected, rtol=1e-4)
+    contrast = (values[-1, 1] / 3 - values[-1, 0] / 0.5).mean()
+    relative = few["relative_contrast"].sel(bound="mean")
+    np.testing.assert_allclose(relative, contrast, rtol=1e-4)
 
 
 BAD = {
@@ -290,7 +277,7 @@ BAD = {
     ),
     "the same setting twice": (
         ("lasso_mnist:smoke", "--config.xi=(0.1,0.1)"),
-        "give every norm, eps and xi once",
+        "config.xi = (0.1, 0.1): one is repeated",
     ),
     "a class missing in the pool": (
         ("lasso_mnist:smoke", "--config.num_train=2", "--config.n=(2,)"),
@@ -310,7 +297,7 @@ BAD = {
     ),
     "several radii": (
         ("wide_resnet:smoke", "--config.eps=(0.5,1.0)"),
-        "give one radius",
+        "config.eps = (0.5, 1.0): give 1 at most",
     ),
 }
 
@@ -319,7 +306,7 @@ BAD = {
 def test_wrong_input_is_one_clear_line(name, tmp_path, capsys):
     (config, *arguments), words = BAD[name]
     file, _, variant = config.partition(":")
-    path = f"--config={CONFIGS / file}.py:{variant}"
+    path = f"--config={FOLDER / file}.py:{variant}"
     assert run.main([path, *arguments, f"--workdir={tmp_path}/w"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("advjax: error: ")

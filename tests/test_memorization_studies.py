@@ -1,172 +1,243 @@
 """The studies of robust memorization."""
 
-import json
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 from ml_collections import ConfigDict
 
 from advjax import losses
-from experiments import intervals, run
-from experiments.memorization import networks, representation
-from experiments.training import finished, parameters, recipe
+from experiments import arrays, findings, intervals, run
+from experiments.finished import Finished, Networks
+from experiments.memorization import (
+    generalization_gap,
+    learning_process,
+    networks,
+    representation,
+    robust_memorization,
+    separable,
+)
+from experiments.training import parameters
+
+FOLDER = Path(networks.__file__).parent
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 
-ROOT = Path(__file__).parents[1]
-CONFIGS = ROOT / "experiments/memorization/configs"
+
+def _values(study, path, **fields):
+    """What a study finds at smoke size, and its report."""
+    config = study.get_config("smoke")
+    config.update({name: str(value) for name, value in fields.items()})
+    content = run.run(config, path)
+    return arrays.restored(content["results"]), content["results"]
 
 
-def _results(arguments, path):
-    assert run.main([*arguments, f"--workdir={path}"]) == 0
-    return json.loads((path / "results.json").read_text())["results"]
+@pytest.fixture(scope="module")
+def family(memorizers):
+    found = Finished.read("networks", str(memorizers), "memorization.networks")
+    return Networks.of(found, ConfigDict())
 
 
-def _family(path):
-    return networks.Networks(
-        *finished.read("networks", str(path), "memorization.networks", "")
-    )
-
-
-def test_networks_are_kept_at_the_epochs_asked_for(memorizers):
-    family = _family(memorizers)
+def test_networks_are_kept_at_the_epochs_asked_for(memorizers, family):
     assert family.config.kept_epochs == (1, 2)
-    for training in networks.TRAININGS:
-        last, second = family.of(training), family.of(training, 2)
+    for part in networks.TRAININGS:
+        last, second = family.networks(part), family.networks(part, "epoch-2")
         jax.tree.map(np.testing.assert_array_equal, last, second)
-        first = jax.tree.leaves(family.of(training, 1)[0])
+        first = jax.tree.leaves(family.networks(part, "epoch-1")[0])
         pairs = zip(first, jax.tree.leaves(last[0]), strict=True)
         assert any((a != b).any() for a, b in pairs)
-        about = parameters.read(memorizers / f"{training}-epoch-1.safetensors").about
+        about = parameters.read(memorizers / f"{part}-epoch-1.safetensors").about
         assert about["epoch"] == [0, 0]
     assert len(family.images("train").y) == 60
     assert len(family.images("test", 5).y) == 5
 
 
-def test_the_table_has_the_accuracies_of_the_last_networks(memorizers):
-    family = _family(memorizers)
-    cells = family.results["accuracies"]["standard"]
-    assert set(cells) == set(networks.CELLS)
-    model = recipe.network(family.config)
-    test = family.images("test")
-    for network, cell in zip(family.of("standard"), cells["clean test"], strict=True):
+def test_the_table_has_the_accuracies_of_the_last_networks(family):
+    model, test = family.model(), family.images("test")
+    cells = family.values["clean_accuracy"].sel(training="standard", split="test")
+    for network, cell in zip(family.networks("standard"), cells, strict=True):
         logits = model.predict(*network, test.x)
         expected = 100 * np.mean(np.argmax(logits, axis=1) == test.y)
         np.testing.assert_allclose(cell, expected, atol=1e-9)
-    for split in ("train", "test"):
-        robust, clean = (
-            np.array(cells[f"{kind} {split}"]) for kind in ("robust", "clean")
-        )
-        assert (robust <= clean).all()
+    assert (family.values["robust_accuracy"] <= family.values["clean_accuracy"]).all()
+
+
+def test_the_seeds_of_a_gap_are_paired_and_only_memorisers_are_judged():
+    """Networks of 100 % on attacked training images, and of 80 %."""
+    config = networks.get_config("cifar10,cpu")
+    axes = ("training", "split", "seed")
+    robust = np.array([[[100, 100, 100], [50, 47, 44]], [[1, 2, 3], [0, 1, 2]]], float)
+    clean = np.array([[[100, 100, 99], [90, 90, 89]], [[99, 99, 99], [9, 8, 9]]], float)
+    coords = {"training": [*networks.TRAININGS], "split": [*networks.SPLITS]}
+    values = arrays.dataset(
+        {"robust_accuracy": (axes, robust), "clean_accuracy": (axes, clean)},
+        coords,
+        num_train=5000,
+    )
+    gap, excess = networks.gap_findings(config, values)
+    expected = intervals.student(np.array([50.0, 53, 56]))
+    assert gap.interval == f"[{expected.low:+.1f}, {expected.high:+.1f}]"
+    assert gap.printed == "+54.2 points"
+    expected = intervals.student(np.array([40.0, 43, 46]))
+    assert excess.interval == f"[{expected.low:+.1f}, {expected.high:+.1f}]"
+    assert {gap.verdict, excess.verdict} == {findings.AGREES}
+    poorly = values.assign(robust_accuracy=values["robust_accuracy"] - 20)
+    found = networks.gap_findings(config, poorly)
+    assert {each.verdict for each in found} == {findings.UNDECIDED}
 
 
 def test_profiles_start_at_the_gradient_of_the_image_and_do_not_fall(
-    memorizers, tmp_path
+    memorizers, family, tmp_path
 ):
-    arguments = [f"--config={CONFIGS}/robust_memorization.py:smoke"]
-    arguments += [f"--config.networks={memorizers}"]
-    found = _results(arguments, tmp_path / "w")
-    family = _family(memorizers)
-    model, images = recipe.network(family.config), family.images("train", 10)
-    for training, curves in found["curves"].items():
-        gradient, rise = (np.array(curves[kind]) for kind in ("gradient", "rise"))
-        assert (np.diff(gradient, axis=1) >= 0).all()
-        assert (np.diff(rise, axis=1) > 0).all()
-        np.testing.assert_array_equal(rise[:, 0], 0)
-        for i, network in enumerate(family.of(training)):
+    found, _ = _values(robust_memorization, tmp_path / "w", networks=memorizers)
+    gradient, rise = found["gradient"], found["rise"]
+    assert (gradient.diff("radius") >= 0).all()
+    assert (rise.diff("radius") > 0).all()
+    np.testing.assert_array_equal(rise.sel(radius=0), 0)
+    model, images = family.model(), family.images("train", 10)
+    for part in networks.TRAININGS:
+        for i, network in enumerate(family.networks(part)):
             slopes = jax.grad(
                 lambda x, network=network: jnp.sum(
                     losses.cross_entropy(model.predict(*network, x), images.y)
                 )
             )(images.x)
             expected = np.abs(slopes).sum(axis=(1, 2, 3)).mean()
-            np.testing.assert_allclose(gradient[i, 0], expected, rtol=1e-4)
+            own = gradient.sel(training=part, seed=i, radius=0)
+            np.testing.assert_allclose(own, expected, rtol=1e-4)
     # Beyond the cube of images there is more to find.
-    beyond = _results([*arguments, "--config.bounded=False"], tmp_path / "beyond")
-    for training, curves in found["curves"].items():
-        more = np.array(beyond["curves"][training]["rise"])
-        assert (more[:, 1:] >= np.array(curves["rise"])[:, 1:]).all()
+    config = robust_memorization.get_config("smoke")
+    config.networks, config.bounded = str(memorizers), False
+    beyond = arrays.restored(run.run(config, tmp_path / "beyond")["results"])
+    assert (beyond["rise"].sel(radius=[1, 2]) >= rise.sel(radius=[1, 2])).all()
+
+
+def test_ratios_of_gradients_are_geometric_means_over_seeds():
+    gradient = np.array([[[1.0, 2, 8], [1, 4, 16]], [[1.0, 2, 4], [1, 2, 2]]])
+    found = robust_memorization.ratios(
+        xr.DataArray(
+            gradient,
+            {"training": [*networks.TRAININGS], "radius": [0.0, 1.0, 2.0]},
+            ("training", "seed", "radius"),
+        )
+    )
+    growth, over = found["growth"], found["growth_over_clean"].sel(bound="mean")
+    mean = growth.sel(training="adversarial", bound="mean")
+    np.testing.assert_allclose(mean, [8**0.5, 4])
+    np.testing.assert_allclose(over, (2 * 4) ** 0.5)  # 4 / 2 and 4 / 1
+    without = robust_memorization.ratios(
+        xr.DataArray(
+            gradient[..., :2],
+            {"training": [*networks.TRAININGS], "radius": [0.0, 1.0]},
+            ("training", "seed", "radius"),
+        )
+    )
+    assert "growth_over_clean" not in without
+
+
+def test_curves_are_judged_by_what_the_paper_says_of_the_data_set():
+    axes = ("split", "radius", "bound")
+    change = [[[0.5, 0.4, 0.6]], [[2.0, 1.5, 2.5]]]
+    values = arrays.dataset(
+        {"change": (axes, change), "num_images": (("split",), [5, 5])},
+        {
+            "split": [*networks.SPLITS],
+            "radius": [1.0],
+            "bound": ["mean", "low", "high"],
+            "epoch": [1, 9],
+            "seed": [0],
+        },
+        dataset="cifar10",
+        memorised=99.0,
+    )
+    train, test = (learning_process.finding(values, s) for s in networks.SPLITS)
+    assert (train.verdict, test.verdict) == (findings.AGREES, findings.AGREES)
+    mnist = values.assign_attrs(dataset="mnist")
+    assert learning_process.finding(mnist, "test").verdict == findings.CONTRADICTED
+    few = mnist.assign_attrs(memorised=50.0)
+    assert learning_process.finding(few, "test").verdict == findings.UNDECIDED
 
 
 def test_the_gap_is_that_of_the_learning_process(learning, tmp_path):
-    arguments = [f"--config={CONFIGS}/generalization_gap.py"]
-    arguments += [f"--config.learning={learning}"]
-    numbers = _results(arguments, tmp_path / "w")["numbers"]
-    results = json.loads((learning / "results.json").read_text())["results"]
-    curves = jax.tree.map(
-        np.array, results["curves"], is_leaf=lambda v: type(v) is list
-    )
-    train, test = curves["train"], curves["test"]
-    at = 1  # of the radii 0, 1, 2
-    np.testing.assert_allclose(numbers["global flatness"], test["gradient"][..., at])
-    gap = test["loss"][..., at] - train["loss"][..., at]
-    np.testing.assert_allclose(numbers["gap in loss"], gap, atol=1e-9)
-    assert (test["error"][..., at] >= test["error"][..., 0]).all()
-    np.testing.assert_allclose(numbers["factor"], 60 ** (-1 / 66))
+    found, _ = _values(generalization_gap, tmp_path / "w", learning=learning)
+    run_of = Finished.read("learning", str(learning), "memorization.learning_process")
+    train, test = (run_of.values.sel(split=split) for split in networks.SPLITS)
+    at = {"radius": 1}
+    flatness = found["global_flatness"]
+    np.testing.assert_allclose(flatness, test["gradient"].sel(at))
+    gap = test["loss"].sel(at) - train["loss"].sel(at)
+    np.testing.assert_allclose(found["loss_gap"], gap, atol=1e-9)
+    assert (test["error"].sel(at) >= test["error"].sel(radius=0)).all()
+    np.testing.assert_allclose(found["factor"], 60 ** (-1 / 66))
+    np.testing.assert_allclose(found["bound"], 60 ** (-1 / 66) * flatness)
     # To first order an attack raises the loss by δ ‖∇ₓL‖₁; the box takes some of it.
-    ratio = np.array(numbers["rise over first order"])
+    ratio = found["rise_over_first_order"]
     assert ((ratio > 0.3) & (ratio < 1.5)).all()
 
 
 def test_theorems_4_1_and_4_2_hold_on_separable_data(tmp_path):
-    arguments = [f"--config={CONFIGS}/separable.py:smoke"]
-    found = _results(arguments, tmp_path / "w")
-    assert min(found["cosine"]) > 0.98
-    errors = found["errors"]
-    assert max(errors["robust training error, certified at most"]) == 0
-    assert max(errors["clean test error, small margin"]) == 0
-    assert min(errors["robust test error, small margin, at least"]) == 1
-    assert max(errors["robust test error, large margin, at most"]) == 0
+    found, results = _values(separable, tmp_path / "w")
+    assert found["cosine"].isel(step=-1).min() > 0.98
+    assert found["step"].values[-1] == 100
+    assert found["robust_train_most"].max() == 0
+    assert found["clean_test_small"].max() == 0
+    assert found["robust_test_small_least"].min() == 1
+    assert found["robust_test_large_most"].max() == 0
+    verdicts = [finding["verdict"] for finding in results["findings"]]
+    assert verdicts == ["undecided", "agrees", "no claim", "agrees"]
 
 
 def test_f_adv_keeps_its_promises_on_images(memorizers, tmp_path):
-    arguments = [f"--config={CONFIGS}/representation.py:smoke"]
-    arguments += [f"--config.networks={memorizers}"]
-    results = _results(arguments, tmp_path / "w")
-    found, percent = results["found"], results["found"]["percent"]
-    assert max(percent["robust training error, f_adv"]) == 0
-    assert max(percent["robust training error, points memorised for"]) == 0
-    assert min(percent["small margins, μ"]) > 0
-    assert percent["clean test error, f_adv"] == percent["clean test error, f_clean"]
-    assert min(percent["robust test error, f_adv"]) > 0
-    assert min(found["separation"]) > 0.2
-    for name in ("products", "gates"):
-        assert max(found[name]["error off shells"]) < 1e-3
-        assert max(found[name]["error on shells"]) > 0.1
-        assert min(found[name]["points on shells"]) > 0
-    relu = found["relu"]
-    assert max(relu["robust training error"]) == 0
-    assert relu["clean test error"] == percent["clean test error, f_clean"]
-    assert min(relu["robust test error"]) > 0
-    pairs = zip(found["products"]["parameters"], results["bounds"], strict=True)
-    assert all(count <= bound for count, bound in pairs)
-    assert "above 2δ = 0.200 (f_adv) and above 2.5δ" in results["summary"][1]
-    assert "NOT above 2δ" in representation._condition(
-        ConfigDict({"shell": 1.5}), 0.1, 0.19
-    )
+    found, results = _values(representation, tmp_path / "w", networks=memorizers)
+    assert found["robust_train_error"].max() == 0
+    assert found["own_train_error"].max() == 0
+    assert found["small_share"].min() > 0
+    assert (found["clean_test_error"] == found["clean_test_error_of_clean"]).all()
+    assert found["robust_test_error"].min() > 0
+    assert found["separation"].min() > 0.2
+    difference = found["difference"]
+    assert difference.sel(side="off").max() < 1e-3
+    assert (difference.sel(side="on").max("seed") > 0.1).all()
+    assert found["num_points"].sel(side="on").min() > 0
+    assert found["relu_robust_train_error"].max() == 0
+    assert (found["relu_clean_test_error"] == found["clean_test_error"]).all()
+    assert found["relu_robust_test_error"].min() > 0
+    products = found["parameters"].sel(multiplication="products")
+    assert (products <= found["parameter_bound"]).all()
+    conditions = [each for each in results["findings"] if each["claim"][:2] == "R:"]
+    assert [each["printed"] for each in conditions] == [
+        "above 2δ = 0.200",
+        "above 2.5δ = 0.250",
+    ]
+    assert {each["verdict"] for each in conditions} == {"agrees"}
+    # Balls that meet contradict it.
+    config = representation.get_config("smoke")
+    near = found.assign(separation=found["separation"] * 0 + 0.19)
+    report = representation.STUDY.report(config, near)
+    assert report.findings[0].verdict == findings.CONTRADICTED
 
 
 @pytest.mark.parametrize(
     ("config", "argument", "message"),
     [
         ("networks", "kept_epochs=(1,3)", "kept_epochs"),
-        ("networks", "eps=(0.1,0.2)", "give one radius"),
+        ("networks", "eps=(0.1,0.2)", "give 1 at most"),
         ("networks", "num_measured=61", "num_measured"),
-        ("robust_memorization", "networks=nowhere", "trained networks, see"),
+        ("robust_memorization", "networks=nowhere", "memorization/networks"),
         ("robust_memorization", "radii=(0.0,0.5)", "have 1 among them"),
         ("learning_process", "num_images=61", "num_images = 61"),
         ("representation", "shell=1.0", "above 1"),
-        ("generalization_gap", "learning=nowhere", "learning_process.py"),
+        ("generalization_gap", "learning=nowhere", "memorization/learning_process"),
         ("separable", "small_share=1.5", "at most 1"),
     ],
 )
 def test_wrong_input_is_one_line(
     config, argument, message, memorizers, tmp_path, capsys
 ):
-    arguments = [f"--config={CONFIGS}/{config}.py:smoke"]
+    arguments = [f"--config={FOLDER}/{config}.py:smoke"]
     if config in ("robust_memorization", "learning_process", "representation"):
         arguments += [f"--config.networks={memorizers}"]
     arguments += [f"--config.{argument}", f"--workdir={tmp_path}/w"]

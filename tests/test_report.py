@@ -1,8 +1,8 @@
 """The page of results is whole, self-contained, safe, and readable at any width."""
 
+import collections
 import copy
 import io
-import itertools
 import json
 import os
 import re
@@ -15,12 +15,26 @@ from pathlib import Path
 from zlib import crc32
 
 import pytest
+from matplotlib import pyplot as plt
+from ml_collections import ConfigDict
 from PIL import Image
 
-from experiments import checks, page, record, report, run
+from experiments import (
+    checks,
+    command,
+    findings,
+    index,
+    page,
+    papers,
+    record,
+    redraw,
+    report,
+    run,
+    writing,
+)
+from experiments.workdir import Workdir
 
 ROOT = Path(__file__).parents[1]
-GUIDE = ROOT / "experiments" / "README.md"
 
 
 class Page(HTMLParser):
@@ -53,7 +67,7 @@ def stored():
 @pytest.fixture(scope="module")
 def text(stored):
     """The page of the results of the repository."""
-    return page.whole(stored, report.read_guide(GUIDE))
+    return page.whole(stored)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +82,7 @@ ENVIRONMENT = {
     "versions": {"jax": "1"},
     "cores": 2,
     "device": "1 × cpu",
-    "arguments": ["--config=a.py"],
+    "arguments": ["--config=a/b.py"],
 }
 
 
@@ -100,8 +114,7 @@ def _page_of(path):
 
 
 def _collected(path):
-    results, refused = report.collect(path)
-    return results, None, refused
+    return report.collect(path)
 
 
 def test_every_result_is_there_with_what_is_behind_it(stored, shown):
@@ -133,11 +146,41 @@ def test_contents_lead_to_sections_and_results(stored, shown):
     assert {result.anchor for result in stored} <= targets
 
 
-def test_the_guide_names_all_results_of_the_repository(stored):
-    guide = report.read_guide(GUIDE)
-    titles = [part.title for part in page.sections(stored, guide)]
-    assert titles[0].startswith("Phase transition")
-    assert "Other results" not in titles
+def test_the_page_opens_with_verdicts_by_paper(stored, shown):
+    titles = [part.title for part in page.sections(stored)]
+    assert titles == [*papers.PAPERS.values()]
+    found = [finding for result in stored for finding in result.record.findings]
+    assert len(found) > 150
+    counts = collections.Counter(finding.verdict for finding in found)
+    by_page = {
+        verdict: sum(part.count(verdict) for part in page.sections(stored))
+        for verdict in findings.VERDICTS
+    }
+    assert by_page == {verdict: counts[verdict] for verdict in findings.VERDICTS}
+    assert shown.all("section")[0] == {"id": "found"}
+
+
+def test_cells_of_findings_are_short(stored):
+    for result in stored:
+        for finding in result.record.findings:
+            assert max(map(len, finding)) <= findings.LONGEST, (result.name, finding)
+
+
+def test_committed_reports_are_what_the_code_makes_of_their_values(stored):
+    """Texts, numbers and figures; nothing is computed but what a report computes."""
+    for result in stored:
+        again = redraw.report(result.path)
+        assert writing.markdown(again) == result.report, result.name
+        content = json.loads((result.path / "results.json").read_text())["results"]
+        made = writing.results(again)
+        assert made == {name: content[name] for name in made}, result.name
+        for drawn in again.figures:
+            assert (result.path / f"{drawn.name}.png").exists()
+        plt.close("all")
+
+
+def test_the_index_is_made_of_the_findings():
+    assert (ROOT / "experiments" / "README.md").read_text() == index.text()
 
 
 def test_nothing_is_loaded_from_elsewhere(text, shown):
@@ -156,10 +199,10 @@ def test_images_have_alternative_texts(shown):
 
 
 def test_printed_numbers_stand_beside_ours(shown):
-    for number in ("26.1/255", "48.0/255", "33.637 (0.724) and 17.806 (0.241) %"):
+    for number in ("26.1/255", "48.0/255"):
         assert number in shown.text
     labels = {cell.get("data-label") for cell in shown.all("td")}
-    assert {"printed", "here", "size and hardware", "report"} <= labels
+    assert {"claim", "printed", "ours", "interval", "size", "verdict"} <= labels
 
 
 def test_markup_in_results_stays_text(tmp_path):
@@ -179,25 +222,28 @@ def test_markup_in_results_stays_text(tmp_path):
 def test_commands_of_the_page_can_be_typed(stored):
     for result in stored:
         typed = shlex.split(page.command(result.record.environments[-1].arguments))
-        program = [*itertools.takewhile(lambda word: word[:2] != "--", typed)]
-        if "evaluate" in result.name or result.name.endswith("evaluation"):
-            assert program[:3] == ["python", "-m", "experiments.evaluate"]
-        else:
-            assert program == ["python", "-m", "experiments.run"]
-            arguments = [word for word in typed[3:] if "=runs/" not in word]
-            assert run.parse(["run", *arguments])[0].experiment
-    mine = ["run", "transition/digits:l2", "--config.models=('mlp',)"]
+        assert typed[0] == "advjax"
+        if result.name.endswith("evaluation"):
+            assert typed[1] == "evaluate"
+            continue
+        kind, name, *overrides = typed[1:]
+        assert kind == "run"
+        file = command.find(name.partition(":")[0])
+        given = [word for word in overrides if "=runs/" not in word]
+        config = f"--config={file}:{name.partition(':')[2]}".removesuffix(":")
+        assert run.parse(["run", config, *given])[0].experiment
+    mine = ["run", "transition/scaling:smoke", "--config.models=('mlp',)"]
     assert shlex.split(page.command(mine)) == ["advjax", *mine]
 
 
-def test_runs_below_runs_and_without_a_guide(tmp_path):
+def test_runs_below_runs(tmp_path):
     _made(tmp_path, "demo/one")
     _made(tmp_path, "demo-one")
     _made(tmp_path, "two")
     found, _ = report.collect(tmp_path)
     assert [result.name for result in found] == ["demo/one", "demo-one", "two"]
     assert len({result.anchor for result in found}) == 3
-    assert [part.title for part in page.sections(found, None)] == ["Results"]
+    assert [part.title for part in page.sections(found)] == [page.OTHERS]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +251,8 @@ def test_runs_below_runs_and_without_a_guide(tmp_path):
     [
         (["nowhere"], "nowhere holds no results.json of a finished run"),
         (["a", "b"], "one directory at a time, not 2"),
-        (["--gide=x"], "--gide: did you mean --guide?"),
+        (["--outptu=x"], "--outptu: did you mean --output?"),
+        (["gs://bucket/runs"], "report of gs://bucket/runs is a cloud path"),
         (["--output"], "write it as --output=FILE"),
     ],
 )
@@ -229,21 +276,6 @@ def test_foreign_files_are_left_alone(tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe")
     assert report.main([str(tmp_path / "runs"), f"--output={tmp_path}/pipe"]) == 2
     assert "is no report of advjax" in capsys.readouterr().err
-
-
-def test_a_guide_that_is_none_is_one_line(tmp_path, capsys):
-    _made(tmp_path / "runs")
-    (tmp_path / "bytes.md").write_bytes(b"\xff")
-    (tmp_path / "image.md").write_text("\n## a\n\n![b](c.png)")
-    os.mkfifo(tmp_path / "pipe.md")
-    reasons = {"bytes": "is not UTF-8", "image": "only reports have figures"}
-    reasons |= {"pipe": "is not a regular file", "none": "is missing"}
-    for name, reason in reasons.items():
-        arguments = [str(tmp_path / "runs"), f"--guide={tmp_path / name}.md"]
-        assert report.main(arguments) == 2
-        error = capsys.readouterr().err
-        assert reason in error
-        assert error.count("\n") == 1
 
 
 # Runs that cannot be shown: what is wrong with the directory of one, and the reason.
@@ -323,6 +355,18 @@ def _secret(path):
 
 PASSWORDS = "/etc/passwd"
 IS_LIST = "is a list, not an object"
+IS_OBJECT = "findings is an object, not a list"
+
+
+def _forged(folder):
+    """A run that was complete, and whose report somebody changed."""
+    shutil.rmtree(folder)
+    with Workdir(folder, ConfigDict({"seed": 7})) as workdir:
+        workdir.write_text("report.md", "fine")
+        workdir.finish(summary=[])
+    (folder / "report.md").write_text("forged")
+
+
 ODD = {
     "empty": (_bytes("results.json", b""), "results.json is not JSON"),
     "half": (_bytes("results.json", b'{"config": {'), "results.json is not JSON"),
@@ -401,6 +445,12 @@ ODD = {
         _json(lambda c: c["results"].update(summary=[["a"]])),
         "entry of summary is a list, not text",
     ),
+    "findings": (_json(lambda c: c["results"].update(findings={})), IS_OBJECT),
+    "finding": (
+        _json(lambda c: c["results"].update(findings=[{"claim": "a"}])),
+        "no finding: {'claim': 'a'}",
+    ),
+    "forged": (_forged, "report.md has changed since the run was complete"),
     "no-report": (_instead("report.md", lambda path: None), "report.md is missing"),
     "pipe-report": (_instead("report.md", os.mkfifo), "is not a regular file"),
     "folder-report": (_instead("report.md", Path.mkdir), "is not a regular file"),
@@ -539,14 +589,14 @@ def test_figures_however_they_are_written(text, number, tmp_path):
 def test_environments_that_had_a_part_are_shown_once_each(tmp_path):
     other = {"commit": "def", "python": "4", "versions": {"jax": "2"}}
     other |= {"device": "8 × TPU", "cores": 96, "generator": "rbg"}
-    other["arguments"] = ["--config=a.py", "--config.hosts=8"]
+    other["arguments"] = ["--config=a/b.py", "--config.hosts=8"]
     content = _content()
     content["environments"] = [ENVIRONMENT | other, ENVIRONMENT, ENVIRONMENT]
     folder = _made(tmp_path)
     (folder / "results.json").write_text(json.dumps(content))
     text = _page_of(tmp_path).text
     assert "1 results of 2 commits" in text
-    program = "python -m experiments.run --config=a.py"
+    program = "advjax run a/b"
     for part in (
         f"command{program} --config.hosts=8; {program}commit",
         "commitdef; abcseed",
@@ -555,9 +605,6 @@ def test_environments_that_had_a_part_are_shown_once_each(tmp_path):
         "generatorrbg; threefry2x32configuration",
     ):
         assert part in text
-    guide = page.Guide(tmp_path, "\n## A\n\n[one](one/report.md)")
-    results, _ = report.collect(tmp_path)
-    assert '<small class="commit">def, abc</small>' in page.whole(results, guide)
 
 
 def test_an_earlier_result_has_one_environment():

@@ -2,22 +2,23 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from safetensors.numpy import save
 
-from experiments import evaluate as evaluation
-from experiments import ownership, provenance, run
+from experiments import files, ownership, provenance, run
 from experiments.files import FileError
-from experiments.training import parameters
+from experiments.training import evaluation, parameters
 from experiments.workdir import Workdir, complete
 
 ROOT = Path(__file__).parents[1]
@@ -70,12 +71,18 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     assert (tmp_path / "w" / ownership.HOLDER).exists()
     with Workdir(tmp_path / "w", _config()) as workdir:
+        workdir.write_text("report.md", "fine")
         workdir.finish(summary=[])
     assert complete(tmp_path / "w")["results"] == {"summary": []}
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--config.batch_size=100000"], ["--config.model=lenet5_classic"]]
+    "arguments",
+    [
+        ["--config.batch_size=100000"],
+        ["--config.model=lenet5_classic"],
+        ["--config.init_from=nowhere.safetensors"],
+    ],
 )
 def test_a_refused_command_leaves_nothing(arguments, tmp_path, capsys):
     path = tmp_path / "deep" / "w"
@@ -90,7 +97,110 @@ def test_cloud_paths_are_refused_by_name(capsys):
     assert not Path("gs:").exists()
 
 
+def test_parameters_of_another_network_leave_nothing_either(finished, tmp_path, capsys):
+    made = finished("digits", "training/configs/digits.py:smoke")
+    start = f"--config.init_from={made}/best.safetensors"
+    for other in (["--config.hidden=(5,)"], ["--config.num_seeds=5"]):
+        arguments = [*SMALL, start, *other, f"--workdir={tmp_path}/w"]
+        assert run.main(arguments) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "report.md.part", "results.json", "config.json", "stages"]
+)
+def test_links_in_a_directory_lead_nowhere(name, tmp_path):
+    mine = tmp_path / "thesis.tex"
+    mine.write_text("mine")
+    with Workdir(tmp_path / "w", _config()) as workdir:
+        workdir.begin()
+    file = tmp_path / "w" / name
+    shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
+    file.symlink_to(mine)
+    with pytest.raises(FileError, match="is no regular file"):
+        Workdir(tmp_path / "w", _config())
+    assert mine.read_text() == "mine"
+
+
+def test_a_pipe_in_a_directory_is_not_waited_for(tmp_path):
+    (tmp_path / "w").mkdir()
+    os.mkfifo(tmp_path / "w" / "results.json")
+    with pytest.raises(FileError, match="is no regular file"):
+        Workdir(tmp_path / "w", _config())
+
+
+def test_a_file_of_ones_own_is_not_taken_for_a_lock(tmp_path):
+    for name in (".lock", "owner.json"):
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(FileError, match="holds files of something else"):
+            Workdir(tmp_path, _config())
+        assert (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).unlink()
+
+
 # --- what is stored ---
+
+
+def test_a_run_goes_on_with_the_same_settings_of_jax(tmp_path):
+    with Workdir(tmp_path / "w", _config()) as workdir:
+        workdir.log(loss=1.0)
+    before = jax.config.jax_threefry_partitionable
+    jax.config.update("jax_threefry_partitionable", not before)
+    try:
+        with (
+            Workdir(tmp_path / "w", _config()) as workdir,
+            pytest.raises(FileError, match="begun with jax_threefry_partitionable ="),
+        ):
+            workdir.log(loss=2.0)
+    finally:
+        jax.config.update("jax_threefry_partitionable", before)
+
+
+def test_a_run_without_the_log_of_its_starts_does_not_go_on(tmp_path):
+    with Workdir(tmp_path / "w", _config()) as workdir:
+        workdir.stage("one", lambda: {"a": jnp.ones(3)})
+    (tmp_path / "w" / "metrics.jsonl").unlink()
+    with (
+        Workdir(tmp_path / "w", _config()) as workdir,
+        pytest.raises(FileError, match=r"metrics\.jsonl is missing, which says how"),
+    ):
+        workdir.begin()
+
+
+def _finished(path):
+    with Workdir(path, _config()) as workdir:
+        workdir.write_text("report.md", "fine")
+        workdir.finish(summary=[])
+
+
+FORGED = {
+    "no summary": lambda c: c["results"].pop("summary"),
+    "odd summary": lambda c: c["results"].update(summary=[1]),
+    "no commit": lambda c: c["environment"].pop("commit"),
+    "no files": lambda c: c.update(files={}),
+    "odd name": lambda c: c["files"].update({"a\0b": "c"}),
+    "outside": lambda c: c["files"].update({"../../etc/passwd": "c"}),
+    "another run": lambda c: c["config"].update(seed=5),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_results_that_were_signed_again_are_looked_at(name, tmp_path):
+    _finished(tmp_path / "w")
+    path = tmp_path / "w" / "results.json"
+    content = files.unsigned(json.loads(path.read_text()))
+    FORGED[name](content)
+    path.write_text(files.signed(content))
+    with pytest.raises(FileError):
+        complete(tmp_path / "w")
+
+
+def test_a_complete_run_without_its_configuration_is_named(tmp_path):
+    _finished(tmp_path / "w")
+    (tmp_path / "w" / "config.json").unlink()
+    with pytest.raises(FileError, match=r"config\.json is missing since the run was"):
+        Workdir(tmp_path / "w", _config())
 
 
 def test_a_complete_run_is_looked_at_file_by_file(tmp_path):
@@ -134,6 +244,7 @@ def test_every_environment_that_had_a_part_is_listed(tmp_path, monkeypatch):
         with Workdir(tmp_path / "w", _config()) as workdir:
             workdir.log(loss=1.0)
             if start is starts[-1]:
+                workdir.write_text("report.md", "fine")
                 workdir.finish(summary=[])
             else:
                 with (tmp_path / "w" / "metrics.jsonl").open("a") as file:
@@ -175,7 +286,8 @@ def test_a_signal_stops_after_a_step_and_the_run_goes_on(tmp_path):
     assert line.startswith("advjax: stopped by SIGTERM after step ")
     assert "Traceback" not in error
     step = int(line.split("after step ")[1].split(":")[0])
-    assert (tmp_path / f"w/checkpoints/{step}.sha256").exists()
+    numbers = (2 * step, 2 * step + 1)  # before and after the test of an epoch
+    assert any((tmp_path / f"w/checkpoints/{i}.sha256").exists() for i in numbers)
 
 
 def test_ctrl_c_before_the_first_step_is_one_line(tmp_path):
@@ -281,6 +393,15 @@ HOSTILE = {
     "eps a number": _bytes(_about(eps=0.1)),
     "eps of words": _bytes(_about(eps=["a"])),
     "eps nan": _bytes(_about(eps=[float("nan")])),
+    "eps below zero": _bytes(_about(eps=[-1.0])),
+    "eps without end": _bytes(_about(eps=[float("inf")])),
+    "eps of many digits": _bytes(_about(eps=[10**400])),
+    "a seed of many digits": _bytes(_about(seed=[10**4000])),
+    "an epoch below zero": _bytes(_about(epoch=[-5])),
+    "a field with a dot": _bytes(_about(config={"dataset": "digits", "a.b": 1})),
+    "a network of very many layers": _bytes(
+        _about(config={"dataset": "digits", "hidden": [1] * 3000})
+    ),
     "seeds of halves": _bytes(_about(seed=[0.5])),
     "an epoch that is true": _bytes(_about(epoch=[True])),
     "two radii for one network": _bytes(_about(eps=[0.1, 0.2])),

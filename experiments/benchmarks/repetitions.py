@@ -12,11 +12,9 @@ epoch agree but roughly. Needs the extra ``benchmarks``.
 """
 
 import argparse
-import importlib.util
 from collections.abc import Callable
 from functools import partial
 from importlib import metadata
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -30,15 +28,10 @@ from experiments import devices
 from experiments.benchmarks.training_throughput import alternating
 from experiments.generalization import lasso_mnist
 
-CONFIG = Path(__file__).parents[1] / "generalization" / "configs" / "lasso_mnist.py"
-
 
 def configuration(num_epochs: int, num_repetitions: int) -> ConfigDict:
     """That of the study on CPU, but for its length."""
-    spec = importlib.util.spec_from_file_location("lasso_mnist_config", CONFIG)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config().unlock()
+    config = lasso_mnist.get_config()
     config.num_epochs, config.num_repetitions = num_epochs, num_repetitions
     return config
 

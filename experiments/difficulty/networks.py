@@ -1,255 +1,251 @@
-"""The networks that the other studies of this folder measure.
+"""The networks that the studies of this folder measure.
 
-Networks of several architectures are trained one after the other, all by the same
-configuration. What they leave, ``<model>-last.safetensors``, is read by the studies
-that take ``--config.networks=`` and this work directory.
+Size: 1000 to 5000 images, 4 or 6 epochs, 1 seed. Time: 4 to 20 minutes a family.
+
+    advjax run difficulty/networks:clean --workdir=runs/difficulty-clean
+
+A training, a family, a data set and a size, joined by commas. Trainings: ``clean``, of
+ten classes; ``adversarial``, of a binary task, odd against even digits, by PGD at eps =
+0.1. Families: ``table``, the ten networks of Tables 1 and 2; ``deep``, AlexNet, VGG-11
+and a ResNet, 18 layers deep for ``clean`` and 50 for ``adversarial``. Data sets:
+``mnist``; ``cifar10``, for ``deep`` and ``adversarial``, AlexNet alone on vehicles
+against animals at eps = 8/255. Sizes: ``cpu``, few images and epochs; ``paper``, all
+images and 20 epochs; ``smoke``, seconds long, small networks on the digits, for tests.
+
+All are trained by one configuration, one after the other. The paper says which networks
+and data it took, and for the ten networks whose settings it followed; their widths, and
+how they were trained, are our choice.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 from ml_collections import ConfigDict
 
-from advjax import data, dynamics
-from advjax.types import Array, Batch, Model, Params
-from experiments import checks, figures
-from experiments.training import finished, parameters, recipe, testing
-from experiments.training.classifier import Trained, train_networks
-from experiments.training.finished import Finished
-from experiments.workdir import Workdir
+from experiments import arrays, checks, figures, findings, usage
+from experiments.fields import Field, with_defaults, words
+from experiments.study import Config, Setup, Study
+from experiments.training import recipe
+from experiments.training.parts import Training
+from experiments.writing import Drawn, Report, Table
+
+TABLE = (
+    *("mlp3", "mlp4", "mlp5", "cnn3", "cnn4", "cnn5"),
+    *("rescnn3", "rescnn4", "rescnn5", "rescnn10"),
+)
 
 
-def validate(config: ConfigDict) -> None:
-    """Raises ConfigError for a field that is wrong."""
-    checks.tuples(config, "models")
-    if len(set(config.models)) < len(config.models):
-        raise checks.ConfigError(f"config.models = {config.models!r}: one is repeated")
-    checks.tuples(config, "eps")
-    if len(config.eps) > 1:
-        raise checks.ConfigError(f"config.eps = {config.eps!r}: give one radius")
-    for model in config.models:
-        recipe.validate(_part(config, model))
+# --- several networks by one configuration ---
 
 
-def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
-    """Trains all networks, and reports how accurate they are."""
-    trained = {
-        model: train_networks(_part(config, model), workdir, model)
-        for model in config.models
-    }
-    rows = [
-        [model, *(figures.plus_minus(value, 1) for value in _accuracies(each))]
-        for model, each in trained.items()
-    ]
-    first = next(iter(trained.values()))
-    attack = f"PGD-{config.test_num_steps} at ε = {config.eps[0]:g} ({config.norm})"
-    task = "classes"
-    if config.positive_classes:
-        task = f"{config.positive_classes} against the other classes"
-    workdir.write_text(
-        "report.md",
-        f"## Networks: {setting(config)}\n\nAccuracy in % after {config.num_epochs} "
-        f"epochs on {first.num_train} images of {config.dataset} ({task}), tested on "
-        f"{first.num_test}; mean ± sd over {config.num_seeds} seeds.\n\n"
-        + figures.table(["network", "training", "clean test", attack], rows),
+def fields(models: tuple[str, ...], **defaults: Any) -> dict[str, Field]:
+    """Fields of a study that trains several networks at one radius."""
+    given = {k: field for k, field in recipe.FIELDS.items() if k != "model"}
+    given["eps"] = recipe.RADIUS
+    given = with_defaults(
+        given, eps=(0.1,), augment=False, schedule="constant", **defaults
     )
-    return {
-        "summary": [
-            f"{setting(config)}, {model}: clean {clean} %, {attack} {robust} %"
-            for model, _, clean, robust in rows
-        ],
-        "num_train": first.num_train,
-        "num_test": first.num_test,
-        "accuracies": {model: _accuracies(each) for model, each in trained.items()},
-        "curves": {
-            model: {name: np.float32(value) for name, value in each.curves.items()}
-            for model, each in trained.items()
-        },
-    }
+    return given | {"models": words(models, "names of the networks in advjax.models")}
 
 
-def _part(config: ConfigDict, model: str) -> ConfigDict:
-    part = ConfigDict(config.to_dict())
-    part.model = model
-    return part
+def part(config: Config | ConfigDict, model: str, **changes: Any) -> ConfigDict:
+    """The configuration of one of the networks."""
+    return ConfigDict({**config.to_dict(), "model": model, **changes})
 
 
-def _accuracies(trained: Trained) -> list[np.ndarray]:
-    """Of training, of the clean and of the attacked test, in %, ``[seed]`` each."""
-    names = ("accuracy", "test_accuracy", "test_robust_accuracy")
-    return [100 * trained.curves[name][-1].astype(float) for name in names]
+def trainings(parts: Mapping[str, ConfigDict]) -> dict[str, Training]:
+    """Trainings on the same data, which are read once."""
+    first = next(iter(parts.values()))
+    batches = [recipe.read(first, split) for split in ("train", "test")]
+    return {name: recipe.training(each, *batches) for name, each in parts.items()}
 
 
-def setting(config: ConfigDict) -> str:
+def setting(config: Config | ConfigDict) -> str:
     """Data, task and training, in words."""
     task = " (binary)" if config.positive_classes else ""
     training = "clean training"
     if config.objective != "standard":
-        training = f"PGD-{config.num_steps} training at eps = {config.eps[0]:g}"
+        training = (
+            f"PGD-{config.num_steps} training at ε = {usage.written(config.eps[0])}"
+        )
     return f"{config.dataset}{task}, {training}"
 
 
-FIELDS = {
-    "networks": "",
-    "networks_digest": "",
-    "models": (),
-    "data_dir": "",
-    "num_images": 0,
-    "subset_seed": 0,
-    "num_devices": 0,
+# --- the study ---
+
+
+def _parts(config: Config) -> dict[str, ConfigDict]:
+    return {model: part(config, model) for model in config.models}
+
+
+def _check(config: Config, inputs: Mapping[str, Any]) -> None:
+    del inputs
+    for each in _parts(config).values():
+        recipe.check(each)
+
+
+MEASURED = {
+    "training": "accuracy",
+    "clean test": "test_accuracy",
+    "attacked test": "test_robust_accuracy",
 }
-"""Fields of a study of trained networks: their work directory, what was found there,
-which of them to take (all if empty), how many random test images (all if 0), and where
-and on what to find and do that."""
+"""Accuracies by the curves whose ends they are."""
 
 
-class Family(Finished):
-    """Networks that were trained by one configuration."""
-
-    __slots__ = ()
-
-    @property
-    def setting(self) -> str:
-        """As ``setting``."""
-        return setting(self.config)
-
-    def model(self, name: str, **options: Any) -> Model:
-        """An architecture."""
-        return recipe.network(_part(self.config, name), **options)
-
-    def networks(self, name: str) -> list[tuple[Params, Params]]:
-        """Its parameters and batch statistics, seed by seed."""
-        found = parameters.read(self.path / f"{name}-last.safetensors")
-        return testing.networks(found.params, found.batch_stats)
-
-    def images(self, config: ConfigDict) -> Batch:
-        """Test images, ``config.num_images`` of them, with pixels in [0, 1].
-
-        Raises:
-            ConfigError: if there are not so many.
-            DataError: if they cannot be read.
-        """
-        part = ConfigDict(self.config.to_dict())
-        part.num_test, part.subset_seed = config.num_images, config.subset_seed
-        test = recipe.read(part, "test")
-        return Batch(np.asarray(data.as_float(test.x)), test.y)
+def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    """Curves over ``network``, ``epoch`` and ``seed``, and accuracies at their ends."""
+    del found
+    curves = arrays.stacked(setup.trained, "network").isel(eps=0, drop=True)
+    ends = [100 * curves[name].isel(epoch=-1, drop=True) for name in MEASURED.values()]
+    accuracy = xr.concat(ends, "measured").assign_coords(measured=[*MEASURED])
+    return (
+        curves.drop_vars("best_epoch")
+        .astype(np.float32)
+        .assign(accuracy_percent=accuracy.rename("accuracy_percent"))
+    )
 
 
-def read(config: ConfigDict) -> Family:
-    """The networks that a study starts from, by ``config.networks``.
-
-    Sets ``config.networks_digest``, so that other networks under the same name do not
-    meet the results of these, and ``config.models`` where it is empty.
-
-    Raises:
-        ConfigError: unless the directory holds finished networks, of that digest if one
-            is given, and of those names.
-    """
-    wanted = "trained networks, see experiments/difficulty/configs/networks.py"
-    where = ("networks", config.networks, "difficulty.networks", wanted)
-    family = Family(*finished.read(*where))
-    finished.set_digest(config, "networks_digest", family.digest)
-    family.config.data_dir = config.data_dir or family.config.data_dir
-    trained = family.config.models
-    for model in config.models:
-        if model not in trained:
-            raise checks.ConfigError(
-                f"config.models: no {model!r} in {family.path}, which has "
-                f"{', '.join(trained)}"
-            )
-    config.models = config.models or trained
-    checks.integers(config, "num_images", "subset_seed", least=0)
-    checks.single(config, "num_images", "subset_seed")
-    return family
+def _report(config: Config, values: xr.Dataset) -> Report:
+    sizes = values.attrs
+    task = "all classes"
+    if config.positive_classes:
+        classes = ", ".join(map(str, config.positive_classes))
+        task = f"classes {classes} against the others"
+    return Report(
+        f"Networks: {setting(config)}",
+        "How accurate are the networks that the other studies measure?",
+        [
+            _finding(config, values, "clean test", "accuracy on clean test images"),
+            _finding(
+                config, values, "attacked test", f"accuracy under {_attack(config)}"
+            ),
+        ],
+        [Drawn("accuracies", _figure(config, values), "accuracies of the networks")],
+        [_table(config, values)],
+        f"{config.num_epochs} epochs on {sizes['num_train']} images of "
+        f"{config.dataset}, {task}, tested on {sizes['num_test']}; seeds: "
+        f"{config.num_seeds}. Accuracies in training are means over the last epoch, of "
+        "attacked images where training is adversarial.",
+    )
 
 
-def read_binary(config: ConfigDict) -> Family:
-    """As ``read``, for studies of networks with one logit.
-
-    Raises:
-        ConfigError: also if the networks have more.
-    """
-    family = read(config)
-    if not family.config.positive_classes:
-        raise checks.ConfigError("config.networks: give those of a binary task")
-    return family
+def _attack(config: Config) -> str:
+    radius = usage.written(config.eps[0])
+    return f"PGD-{config.test_num_steps} at ε = {radius} ({config.norm})"
 
 
-def measured(
-    config: ConfigDict, family: Family, workdir: Workdir, measure: Callable
-) -> dict[str, dict[str, np.ndarray]]:
-    """``measure(config, family, name)`` of every network, each in a stage, by name."""
-    return {
-        name: workdir.stage(name, measure, config, family, name)
-        for name in config.models
-    }
+def _finding(
+    config: Config, values: xr.Dataset, measured: str, claim: str
+) -> findings.Finding:
+    means = values["accuracy_percent"].sel(measured=measured).mean("seed")
+    low, high = float(means.min()), float(means.max())
+    number = means.size
+    sizes = f"{values.attrs['num_train']} images, {config.num_epochs} epochs"
+    return findings.finding(
+        claim,
+        f"{low:.1f} to {high:.1f} %" if number > 1 else f"{low:.1f} %",
+        size=f"{number} networks, {sizes}" if number > 1 else f"one network, {sizes}",
+    )
 
 
-def predict(model: Model, network: tuple[Params, Params], x: Array) -> Array:
-    """The logits of one image."""
-    return model.predict(*network, x[None])[0]
+def _table(config: Config, values: xr.Dataset) -> Table:
+    rows = [
+        [name, *(_text(each) for each in values["accuracy_percent"].sel(network=name))]
+        for name in values["network"].values
+    ]
+    header = ["network", "training", "clean test", _attack(config)]
+    return Table("Accuracies in %, mean ± sd over seeds", header, rows)
 
 
-def reduced(predict: Callable, x: Array) -> tuple[Array, Array]:
-    """Logits at an image, and R of W̃ = QR.
-
-    In the coordinates of Q the network with fixed gates is logits + Rᵀx, from 0;
-    lengths and angles are what they are.
-    """
-    logits, jacobian = dynamics.logit_jacobian(predict, x)
-    return logits, jnp.linalg.qr(jacobian.reshape(logits.size, -1).T, mode="r")
+def _text(accuracies: xr.DataArray) -> str:
+    if accuracies.size == 1:
+        return f"{float(accuracies.squeeze()):.1f}"
+    return figures.plus_minus(accuracies, 1)
 
 
-def compiled(function: Callable) -> Callable:
-    """``(batch_size, *arrays[n, ...])``: ``function`` in parts, results on the host."""
-    function = jax.jit(function)
-
-    def in_parts(batch_size: int, *arrays: np.ndarray):
-        parts = []
-        for first in range(0, len(arrays[0]), batch_size):
-            rows = slice(first, first + batch_size)
-            parts.append(jax.device_get(function(*(array[rows] for array in arrays))))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-
-    return in_parts
-
-
-def in_batches(function: Callable, batch_size: int, *arrays: np.ndarray) -> Any:
-    """``compiled``, once."""
-    return compiled(function)(batch_size, *arrays)
+def _figure(config: Config, values: xr.Dataset) -> Any:
+    figure, (axis,) = figures.panels()
+    labels = ("training", "clean test", f"under {_attack(config)}")
+    styles = zip(MEASURED, labels, "^os", figures.colors(3), strict=True)
+    for measured, label, marker, color in styles:
+        accuracy = values["accuracy_percent"].sel(measured=measured)
+        options = {"marker": marker, "linestyle": "none", "color": color}
+        for i in accuracy["seed"].values:
+            axis.plot(accuracy["network"], accuracy.sel(seed=i), **options, label=label)
+            label = None
+    axis.set(ylabel="accuracy in %", ylim=(-3, 103))
+    axis.tick_params(axis="x", rotation=30)
+    axis.margins(x=0.1)
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), fontsize=8, ncols=3)
+    return figure
 
 
-# --- binary tasks ---
+# --- variants ---
 
 
-def signs(labels: np.ndarray) -> np.ndarray:
-    """Labels 0 and 1 as -1.0 and 1.0."""
-    return 2.0 * labels - 1.0
+def _deep(config: ConfigDict) -> None:
+    last = "resnet50" if config.positive_classes else "resnet18"
+    config.models = ("alexnet", "vgg11", last)
 
 
-def logit(model: Model, network: tuple[Params, Params], x: Array) -> Array:
-    """The logit of one image: the second output minus the first."""
-    first, second = predict(model, network, x)
-    return second - first
+def _cifar10(config: ConfigDict) -> None:
+    if not config.positive_classes or config.models == TABLE:
+        raise checks.ConfigError("cifar10 is for adversarial,deep")
+    config.dataset = "cifar10"
+    config.models = ("alexnet",)
+    config.eps = (8 / 255,)
+    config.positive_classes = (0, 1, 8, 9)
 
 
-def first_layer(params: Params) -> Params:
-    """The first layer's parameters."""
-    return params[_first(params)]
+def _cpu(config: ConfigDict) -> None:
+    # SGD at one rate is too slow for AlexNet, which has no normalisation, and too fast
+    # for the sums of ResCNN-10.
+    config.optimiser, config.learning_rate, config.weight_decay = "adam", 5e-4, 0.0
+    if config.models == TABLE:
+        config.num_train, config.num_test = 5000, 1000
+        config.num_epochs, config.eps_warmup_epochs = 6, 3.0
+        return
+    config.batch_size = 25
+    config.num_epochs, config.eps_warmup_epochs = 4, 2.0
+    config.num_train = 1000 if config.positive_classes else 3000
+    config.num_test = 200
+    config.num_steps, config.rel_step_size = 3, 0.5
+    config.test_num_steps, config.test_rel_step_size = 3, 0.5
 
 
-def first_layer_logit(model: Model, params: Params, stats: Params) -> Callable:
-    """``(w, x[...]) -> []``: one image's logit as a function of the first layer."""
-    name = _first(params)
+def _smoke(config: ConfigDict) -> None:
+    config.dataset = "digits"
+    config.models = ("cnn3", "mlp3") if config.models == TABLE else ("cnn_wong", "cnn3")
+    if config.positive_classes:
+        config.models = config.models[:1]
+    config.num_train, config.num_test = 200, 50
+    config.num_epochs = 1
+    config.batch_size = 50
+    config.num_steps = config.test_num_steps = 2
 
-    def z(w, x):
-        return logit(model, ({**params, name: w}, stats), x)
 
-    return z
-
-
-def _first(params: Params) -> str:
-    return "Conv_0" if "Conv_0" in params else "Dense_0"
+_ODD = {"objective": "adversarial", "positive_classes": (1, 3, 5, 7, 9)}
+STUDY = Study(
+    "difficulty.networks",
+    fields(
+        TABLE,
+        dataset="mnist",
+        objective="standard",
+        num_epochs=20,
+        learning_rate=0.01,
+    ),
+    _report,
+    variants=(
+        {"clean": {}, "adversarial": _ODD},
+        {"table": {}, "deep": _deep},
+        {"mnist": {}, "cifar10": _cifar10},
+        {"cpu": _cpu, "paper": {}, "smoke": _smoke},
+    ),
+    needs=recipe.NEEDS,
+    check=_check,
+    trains=lambda config, _: trainings(_parts(config)),
+    values=_values,
+)
+get_config = STUDY.config

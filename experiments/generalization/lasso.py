@@ -1,63 +1,67 @@
-"""LASSO makes adversarial training consistent where d ≫ n and θ0 is sparse (Theorem 9).
+"""LASSO makes adversarial training consistent where d ≫ n and θ0 is sparse: Theorem 9.
+
+Size: d = 1000, n to 1000, 100 replicates. Time: 26 seconds.
+
+    advjax run generalization/lasso
+
+Variants: ``smoke``, seconds long, for tests. The design is that of Figure 3.
 
 Proximal gradient descent on the adversarial loss plus λ‖θ‖₁, λ = c v √(s log d / n),
 against the same descent without penalty, as n grows at fixed sparsity s: excess
 adversarial risk over R*(ε), and ‖θ̂ - θ*‖₁/λ. A lower bound on the minimum certifies
 where the penalised descent stops.
+
+The excess risk at n = 50 to 1000 is 5.86, 4.76, 2.80, 0.83 and 0.34, without penalty
+7.18, 7.55, 7.83, 7.22 and 4.08.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
+import xarray as xr
 
-from advjax import data, descent, linear, norms, replicates, solvers
-from experiments import checks, figures
-from experiments.workdir import Workdir
+from advjax import data, descent, linear, norms, solvers
+from experiments import arrays, figures, findings, intervals, simulations
+from experiments.fields import count, counts, number
+from experiments.intervals import Interval
+from experiments.study import Config, Setup, Study
+from experiments.writing import Drawn, Report, Table
 
 PENALTIES = ("no penalty", "LASSO")
 
 
-def validate(config: ConfigDict) -> None:
-    """Raises ConfigError for a field that is wrong."""
-    checks.seed(config)
-    checks.integers(config, "num_replicates", least=2)
-    checks.integers(config, "num_steps", "chunk_size")
-    checks.integers(config, "d", least=2)
-    checks.single(config, "d", "num_active", "eps", "penalty_factor", "sigma")
-    checks.integers(config, "num_active", most=config.d)
-    checks.increasing(config, "n")
-    checks.integers(config, "n")
-    checks.numbers(config, "eps", above=0)
-    checks.numbers(config, "penalty_factor", above=0)
-    checks.numbers(config, "sigma", above=0)
+def _check(config: Config, inputs: Mapping[str, Any]) -> None:
+    del inputs
+    simulations.at_most(config, "num_active", config.d)
 
 
-def run(config: ConfigDict, workdir: Workdir) -> dict:
-    """Trains every replicate at every n and writes figure and report."""
-    keys = jax.random.split(jax.random.key(config.seed), config.num_replicates)
-    runs = []
-    for n in config.n:
-        result = workdir.stage(f"n{n}", _fits, config, n, keys)
-        checks.descended(
-            np.moveaxis(result["objective"], -1, 0),
-            lambda r, j, n=n: f"n = {n}, replicate {r}, {PENALTIES[j]}",
-        )
-        runs.append(result)
-    _figure(config, runs, workdir)
-    return _report(config, runs, workdir)
+def _sizes(setup: Setup) -> dict[str, tuple[int]]:
+    return {f"n{n}": (n,) for n in setup.config.n}
 
 
-def _penalty(config, n) -> float:
-    v = (config.num_active + config.sigma**2) ** 0.5
+def _penalty(config: Config, n: int) -> float:
+    v = _null(config) ** 0.5
     rate = (config.num_active * np.log(config.d) / n) ** 0.5
     return float(config.penalty_factor * v * rate)
 
 
-def _fits(config, n, keys) -> dict:
-    """Risks and distances of both descents, ``[replicate, penalty]``."""
+def _null(config: Config) -> float:
+    """The risk of θ = 0, v²."""
+    return config.num_active + config.sigma**2
+
+
+def _population(config: Config) -> linear.Population:
     theta0 = data.sparse_coefficients(config.d, num_active=config.num_active)
-    population = linear.Population(theta0, None, config.sigma)
+    return linear.Population(theta0, None, config.sigma)
+
+
+def _measured(setup: Setup, n: int) -> xr.Dataset:
+    """Risks and distances of both descents, over replicates and penalties."""
+    config = setup.config
+    population = _population(config)
     optimum = linear.optimal(norms.l2, population, config.eps)
     # The largest curvature, if sgn(r) and ‖θ‖ were constant.
     curvature = 2 * (1 + (config.d / n) ** 0.5 + config.eps) ** 2
@@ -87,113 +91,201 @@ def _fits(config, n, keys) -> dict:
         }
 
     def replicate(key):
-        x, y = data.gaussian(key, n, theta0, None, config.sigma)
+        x, y = data.gaussian(key, n, population.theta0, None, config.sigma)
         penalties = jnp.array([0.0, _penalty(config, n)])
         return jax.vmap(lambda penalty: fit(x, y, penalty))(penalties)
 
-    return replicates.sharded_vmap(replicate, chunk_size=config.chunk_size)(keys)
-
-
-def _interval(runs) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and half of the 95 % interval, over replicates."""
-    return runs.mean(axis=0), 1.96 * runs.std(axis=0, ddof=1) / len(runs) ** 0.5
-
-
-def _figure(config, runs, workdir) -> None:
-    figure, axes = figures.panels(2)
-    for j, (name, color) in enumerate(zip(PENALTIES, figures.colors(2), strict=True)):
-        mean, half = np.transpose([_interval(run["excess"][:, j]) for run in runs])
-        axes[0].errorbar(config.n, mean, half, color=color, marker="o", label=name)
-        distances = [
-            run["distance"][:, j] / _penalty(config, n)
-            for n, run in zip(config.n, runs, strict=True)
-        ]
-        mean, half = np.transpose([_interval(runs) for runs in distances])
-        axes[1].errorbar(config.n, mean, half, color=color, marker="o", label=name)
-    null = config.num_active + config.sigma**2
-    least = linear.optimal(
-        norms.l2,
-        linear.Population(
-            data.sparse_coefficients(config.d, num_active=config.num_active),
-            None,
-            config.sigma,
-        ),
-        config.eps,
-    ).risk
-    axes[0].axhline(
-        null - least, color="0.3", linestyle=":", linewidth=1, label="θ = 0"
+    fits = simulations.replicated(
+        config, replicate, axes=("penalty", "end"), coords={"penalty": PENALTIES}
     )
-    axes[0].set_ylabel("excess adversarial risk")
-    axes[1].set_ylabel("‖θ̂ − θ*‖₁ / λ")
+    simulations.check_descent(fits["objective"], f"n = {n}", over="end")
+    return fits
+
+
+def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    """Over n and penalties; moments are over replicates, whose gains are paired."""
+    config = setup.config
+    fits = xr.concat(found.values(), "n").assign_coords(n=np.array(config.n))
+    strengths = xr.DataArray([_penalty(config, n) for n in config.n], dims="n")
+    excess = fits["excess"]
+    gains = excess.sel(penalty="no penalty") - excess.sel(penalty="LASSO")
+    gain = arrays.moments(gains)
+    optimum = linear.optimal(norms.l2, _population(config), config.eps)
+    return xr.Dataset(
+        {
+            "strength": strengths,
+            "excess": arrays.moments(excess),
+            "gain": gain.sel(moment="mean", drop=True),
+            "gain_95": ("n", _half(config, gain.sel(moment="sd"))),
+            "distance_over_strength": arrays.moments(fits["distance"] / strengths),
+            "nonzero": fits["nonzero"].mean("replicate"),
+            "largest_gap": fits["gap"].sel(penalty="LASSO", drop=True).max("replicate"),
+            "null_excess": _null(config) - optimum.risk,
+        }
+    )
+
+
+def _half(config: Config, sd: xr.DataArray) -> list[float]:
+    """Half the length of the 95 % intervals of means over replicates, over n."""
+    errors = sd.values / config.num_replicates**0.5
+    return [intervals.normal(0.0, error).high for error in errors]
+
+
+def _report(config: Config, values: xr.Dataset) -> Report:
+    is_drawn = "null_excess" in values
+    return Report(
+        "LASSO and consistency in high dimension (Theorem 9)",
+        "Does a LASSO penalty make adversarial training consistent where d ≫ n?",
+        _findings(config, values),
+        [
+            Drawn(
+                "lasso",
+                _figure(config, values) if is_drawn else None,
+                "excess risk and distance over n",
+            )
+        ],
+        [_table(values)],
+        f"d = {config.d}, θ0 of {config.num_active} ones, ε = {config.eps:g}, "
+        f"{config.num_steps} proximal steps; mean ± sd over {config.num_replicates} "
+        "replicates, gains paired. Nonzero: mean number of entries that LASSO keeps. "
+        "Gap: a bound on how far the penalised objective is above its minimum, relative"
+        " to it. Without penalty the same steps are taken; where they end is not "
+        "certified.",
+    )
+
+
+def _findings(config: Config, values: xr.Dataset) -> list[findings.Finding]:
+    size = f"d = {config.d}, ε = {config.eps:g}, {config.num_replicates} replicates"
+    found = []
+    for n in values["n"].values:
+        at = values.sel(n=n)
+        mean, half = float(at["gain"]), float(at["gain_95"])
+        gain = Interval(mean, mean - half, mean + half)
+        found.append(
+            findings.finding(
+                f"n = {n}: LASSO lowers the excess adversarial risk, by",
+                gain,
+                size=size,
+                form=".3f",
+                verdict=findings.above(gain),
+            )
+        )
+    lasso = values.sel(penalty="LASSO")
+    excess, distance = (
+        [intervals.of_moments(*each, config.num_replicates) for each in lasso[name]]
+        for name in ("excess", "distance_over_strength")
+    )
+    largest = max(range(len(distance)), key=lambda i: distance[i].mean)
+    return [
+        *found,
+        findings.finding(
+            f"with LASSO the excess risk falls from n = {config.n[0]}, "
+            f"{excess[0].mean:.3f}, to n = {config.n[-1]}",
+            excess[-1],
+            size=size,
+            form=".3f",
+            # Of intervals that do not meet.
+            verdict=findings.below(excess[-1], excess[0].low),
+        ),
+        findings.finding(
+            "with LASSO ‖θ̂ − θ*‖₁/λ is bounded, the constant not given: largest, "
+            f"at n = {config.n[largest]}",
+            distance[largest],
+            size=size,
+            verdict=findings.UNDECIDED,
+        ),
+    ]
+
+
+def _table(values: xr.Dataset) -> Table:
+    rows = []
+    for n in values["n"].values:
+        at = values.sel(n=n)
+        lasso = at.sel(penalty="LASSO")
+        excess = (
+            figures.plus_minus(at["excess"].sel(penalty=name)) for name in PENALTIES
+        )
+        row = [
+            f"{n}",
+            f"{float(at['strength']):.2f}",
+            *excess,
+            f"{float(at['gain']):.3f} ± {float(at['gain_95']):.3f}",
+            figures.plus_minus(lasso["distance_over_strength"], 1),
+            f"{float(lasso['nonzero']):.0f}",
+            f"{float(at['largest_gap']):.1%}",
+        ]
+        rows.append(row)
+    header = ["n", "λ", "excess risk, no penalty", "LASSO", "gain (95 % interval)"]
+    header += ["‖θ̂ − θ*‖₁/λ", "nonzero", "largest gap"]
+    return Table("Excess risk and distance", header, rows)
+
+
+def _figure(config: Config, values: xr.Dataset) -> Any:
+    figure, axes = figures.panels(2)
+    labels = {
+        "excess": "excess adversarial risk",
+        "distance_over_strength": "‖θ̂ − θ*‖₁ / λ",
+    }
+    for axis, (name, label) in zip(axes, labels.items(), strict=True):
+        for penalty, color in zip(PENALTIES, figures.colors(2), strict=True):
+            mean, sd = values[name].sel(penalty=penalty).transpose("moment", "n")
+            options = {"color": color, "marker": "o", "label": penalty}
+            axis.errorbar(values["n"], mean, _half(config, sd), **options)
+        axis.set(xscale="log", xlabel="training examples n", ylabel=label)
+        axis.set_xticks(values["n"].values, [str(n) for n in values["n"].values])
+        axis.minorticks_off()
+    null = float(values["null_excess"])
+    axes[0].axhline(null, color="0.3", linestyle=":", linewidth=1, label="θ = 0")
     axes[1].set_yscale("log")
     for axis in axes:
-        axis.set_xscale("log")
-        axis.set_xticks(config.n, [str(n) for n in config.n])
-        axis.minorticks_off()
-        axis.set_xlabel("examples n")
         axis.legend()
     figure.suptitle(
         f"d = {config.d}, s = {config.num_active}, ε = {config.eps:g}, "
         f"{config.num_replicates} replicates: mean and its 95 % interval",
         fontsize=10,
     )
-    workdir.save_figure(figure, "lasso")
+    return figure
 
 
-def _report(config, runs, workdir) -> dict:
-    rows, results = [], []
-    for n, run in zip(config.n, runs, strict=True):
-        excess, penalty = run["excess"], _penalty(config, n)
-        gain = excess[:, 0] - excess[:, 1]
-        distance = run["distance"][:, 1] / penalty
-        rows.append(
-            [
-                f"{n}",
-                f"{penalty:.2f}",
-                figures.plus_minus(excess[:, 0]),
-                figures.plus_minus(excess[:, 1]),
-                f"{gain.mean():.3f} ± {_interval(gain)[1]:.3f}",
-                figures.plus_minus(distance, 1),
-                f"{run['nonzero'][:, 1].mean():.0f}",
-                f"{run['gap'][:, 1].max():.1%}",
-            ]
-        )
-        results.append(
-            {
-                "n": n,
-                "penalty": penalty,
-                "excess": {"mean": excess.mean(0), "sd": excess.std(0, ddof=1)},
-                "gain": {"mean": gain.mean(), "interval_95": _interval(gain)[1]},
-                "distance_over_penalty": {
-                    "mean": distance.mean(),
-                    "sd": distance.std(ddof=1),
-                },
-                "nonzero": run["nonzero"].mean(0),
-                "largest_relative_gap": run["gap"][:, 1].max(),
-            }
-        )
-    header = ["n", "λ", "excess risk, no penalty", "LASSO", "gain (95 % interval)"]
-    header += ["‖θ̂ − θ*‖₁/λ", "nonzero", "largest gap"]
-    workdir.write_text(
-        "report.md",
-        "## LASSO and consistency in high dimension (Theorem 9)\n\n"
-        "![excess risk and distance against n](lasso.png)\n\n"
-        f"d = {config.d}, θ0 of {config.num_active} ones, ε = {config.eps:g}, "
-        f"{config.num_steps} proximal steps; mean ± sd over {config.num_replicates} "
-        "replicates, gains paired. Nonzero: mean number of entries that LASSO keeps. "
-        "Gap: a bound on how far the penalised objective is above its minimum, relative"
-        " to it. Without penalty the same steps are taken; where they end is not "
-        "certified.\n\n" + figures.table(header, rows),
-    )
-    means = np.array([run["excess"].mean(axis=0) for run in runs])
-    summary = (
-        f"LASSO, d = {config.d}, eps = {config.eps:g}: excess adversarial risk at n = "
-        f"{' / '.join(map(str, config.n))} is "
-        f"{' / '.join(f'{mean:.2f}' for mean in means[:, 1])}, without penalty "
-        f"{' / '.join(f'{mean:.2f}' for mean in means[:, 0])}"
-    )
-    return {
-        "summary": [summary],
-        "num_replicates": config.num_replicates,
-        "by_n": results,
-    }
+STUDY = Study(
+    "generalization.lasso",
+    {
+        **simulations.fields(
+            num_replicates=100,
+            chunk_size=10,
+            num_steps=300,
+            num_active=10,
+            sigma=1.0,
+        ),
+        "d": count(1000, "dimension of the inputs", least=2),
+        "n": counts(
+            (50, 100, 200, 500, 1000),
+            "numbers of training examples, increasing",
+            increasing=True,
+        ),
+        "eps": number(0.5, "radius of the l2 attack", above=0),
+        # The theorem asks for a large constant; from 0.2 to 0.4 the risk hardly changes
+        # at n = 1000, and more shrinks everything at n = 50.
+        "penalty_factor": number(
+            0.4, "c in the LASSO penalty c v sqrt(s log(d)/n)", above=0
+        ),
+    },
+    _report,
+    variants=(
+        {
+            "full": {},
+            "smoke": {
+                "num_replicates": 3,
+                "d": 50,
+                "num_active": 3,
+                "n": (20, 40),
+                "num_steps": 20,
+            },
+        },
+    ),
+    check=_check,
+    cases=_sizes,
+    measure=_measured,
+    values=_values,
+)
+get_config = STUDY.config

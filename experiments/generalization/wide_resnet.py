@@ -1,65 +1,70 @@
 """The surrogate attack, or LASSO, in deep networks: Figures 2 and 7, Tables 1 and 2.
 
+Size: ``surrogate,cpu``: 5000 images of CIFAR-10, a small network, 5 seeds. Time: 10
+minutes; the others need an accelerator and have not been run.
+
+    advjax run generalization/wide_resnet:surrogate,gpu
+    advjax run generalization/wide_resnet:lasso_linf,gpu
+
 Networks of the same seeds are trained with several values of one field, ``config.xi``
 or ``config.l1_penalty``, from the same start: fresh, or after epochs on clean images.
+
+A row and a size, joined by a comma. Rows: ``surrogate``, Figure 2, WideResNet34-1 at
+eps = 3 of l2 with xi = 0 and 0.001, which falls with the rate; ``surrogate_200``,
+Figure 7, the same over 200 epochs; ``surrogate_clean``, appendix A.3, after 50 clean
+epochs; ``lasso_l2`` and ``lasso_linf``, Tables 1 and 2, WideResNet34-10 with and
+without a penalty of 1e-5 on weights. Sizes: ``paper``; ``gpu``, for one accelerator, a
+fifth of the epochs, in bfloat16, and of WideResNet34-10 on 10 000 images; ``cpu``, of
+the surrogate only, Wong et al.'s small network on 5000 images; ``smoke``, seconds long,
+an MLP on the digits, for tests.
+
+LASSO is by subgradient, as in the paper; ``--config.l1_proximal=True`` for exact zeros.
+
+``surrogate,cpu`` ends at 38.6 % clean and 17.0 % adversarial accuracy with either xi.
+Of the others WideResNet34-1 has trained for a few steps only.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
+import xarray as xr
 from ml_collections import ConfigDict
 
-from experiments import checks, figures, intervals
+from experiments import checks, figures, findings, intervals, printed
+from experiments.fields import count, numbers, one_of, with_defaults
+from experiments.study import Config, Setup, Study
 from experiments.training import recipe
-from experiments.training.classifier import Trained, train_networks
-from experiments.workdir import Workdir
+from experiments.training.parts import Training
+from experiments.writing import Drawn, Report, Table
 
 COMPARED = {"xi": "ξ", "l1_penalty": "λ"}
+ACCURACIES = {
+    "test_accuracy": "clean test accuracy",
+    "test_robust_accuracy": "adversarial test accuracy",
+    "accuracy": "training accuracy under the training attack",
+}
 
 
-def validate(config: ConfigDict) -> None:
-    """Raises ConfigError for a field that is wrong."""
-    checks.one_of(config, "compared", COMPARED)
-    checks.integers(config, "num_epochs")
-    checks.increasing(config, "compared_values")
-    checks.tuples(config, "eps")
-    if len(config.eps) != 1:
-        msg = f"config.eps = {config.eps!r}: give one radius"
-        raise checks.ConfigError(msg)
-    checks.single(config, "clean_epochs", "show_from")
-    checks.integers(config, "clean_epochs", least=0)
-    checks.integers(config, "show_from", least=0, most=config.num_epochs - 1)
+def _check(config: Config, inputs: Mapping[str, Any]) -> None:
+    del inputs
+    if config.show_from >= config.num_epochs:
+        raise checks.ConfigError(
+            f"config.show_from = {config.show_from}: choose numbers below "
+            f"config.num_epochs = {config.num_epochs}"
+        )
     for value in config.compared_values:
         recipe.validate(arm(config, value))
     if config.clean_epochs:
         recipe.validate(clean(config))
 
 
-def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
-    """Trains with every value, and compares what the last networks reach."""
-    start = ""
-    if config.clean_epochs:
-        train_networks(clean(config), workdir, "clean")
-        start = str(workdir.path / "clean-last.safetensors")
-    names = [f"{config.compared}-{value:g}" for value in config.compared_values]
-    trained = [
-        train_networks(arm(config, value, start), workdir, name)
-        for value, name in zip(config.compared_values, names, strict=True)
-    ]
-    _figure(config, trained, workdir)
-    return _report(config, trained, workdir)
+def arm(config: Config, value: float) -> ConfigDict:
+    """The recipe of one value."""
+    return ConfigDict(config.to_dict() | {config.compared: value})
 
 
-def arm(config: ConfigDict, value: float, start: str = "") -> ConfigDict:
-    """The recipe of one value, from released parameters if there are some."""
-    part = ConfigDict(config.to_dict())
-    part[config.compared] = value
-    part.init_from = start or part.init_from
-    return part
-
-
-def clean(config: ConfigDict) -> ConfigDict:
+def clean(config: Config) -> ConfigDict:
     """The recipe of the epochs before, on clean images at the first rate."""
     part = arm(config, 0.0)
     part.objective, part.eps, part.xi = "standard", (0.0,), 0.0
@@ -69,130 +74,389 @@ def clean(config: ConfigDict) -> ConfigDict:
     return part
 
 
-_PANELS = (
-    (
-        "adversarial loss",
-        {"robust_loss": "--", "test_robust_loss": "-"},
-        "training - -   test —",
-    ),
-    (
-        "test accuracy",
-        {"test_accuracy": ":", "test_robust_accuracy": "-"},
-        "clean ···   adversarial —",
-    ),
-)
+def _name(config: Config, value: float) -> str:
+    return f"{config.compared}-{value:g}"
 
 
-def _figure(config: ConfigDict, trained: list[Trained], workdir: Workdir) -> None:
-    """A line for every seed, a colour for every value."""
-    figure, axes = figures.panels(2)
-    epochs = np.arange(config.show_from, config.num_epochs)
-    for axis, (name, styles, title) in zip(axes, _PANELS, strict=True):
-        for label, one, color in zip(
-            _labels(config), trained, figures.colors(len(trained)), strict=True
-        ):
-            for curve, style in styles.items():
-                values = one.curves[curve][epochs]
-                axis.plot(1 + epochs, values, style, color=color, linewidth=1.1)
-            axis.plot([], [], color=color, label=label)
-        axis.set(xlabel="epoch", ylabel=name)
-        axis.locator_params(axis="x", integer=True)
-        axis.set_title(title, fontsize=9)
-        axis.legend()
-    figure.suptitle(_setting(config), fontsize=10)
-    workdir.save_figure(figure, "comparison")
-
-
-def _report(
-    config: ConfigDict, trained: list[Trained], workdir: Workdir
-) -> dict[str, Any]:
-    found = {
-        name: 100 * np.stack([one.curves[name][-1] for one in trained])
-        for name in _COLUMNS
+def _trains(config: Config, inputs: Mapping[str, Any]) -> dict[str, Training]:
+    """The clean epochs, if any, and every value, from where those end."""
+    del inputs
+    images = [recipe.read(config, split) for split in ("train", "test")]
+    parts = {
+        _name(config, value): recipe.training(arm(config, value), *images)
+        for value in config.compared_values
     }
-    gains = {
-        name: [intervals.student(row - values[0]) for row in values[1:]]
-        for name, values in found.items()
+    if not config.clean_epochs:
+        return parts
+    first = recipe.training(clean(config), *images)
+    return {"clean": first} | {
+        name: part.replaced(start="clean") for name, part in parts.items()
     }
-    rows = [
-        [
-            label,
-            *(figures.plus_minus(found[name][i], 2) for name in _COLUMNS),
-            *(f"{gains[name][i - 1]:+.2f}" if i else "" for name in _TESTED),
-            _printed(config, config.compared_values[i]),
-            _surrogate(trained[i]),
-            _sparsity(trained[i]),
-        ]
-        for i, label in enumerate(_labels(config))
-    ]
-    header = ["", *_COLUMNS.values(), "gain, clean", "gain, adversarial", "printed"]
-    header += ["factor, first and last epoch", "weights at zero"]
-    start = f" after {config.clean_epochs} clean epochs" if config.clean_epochs else ""
-    workdir.write_text(
-        "report.md",
-        f"## {_setting(config)}\n\n![curves of training](comparison.png)\n\n"
-        f"{config.num_epochs} epochs{start} on {trained[0].num_train} examples, tested "
-        f"on {trained[0].num_test} by PGD-{config.test_num_steps} without surrogate. "
-        f"Accuracies at the last epoch in percent, mean ± sd over {config.num_seeds} "
-        "seeds; gains with Student's 95 % intervals, paired by seed. Printed: clean "
-        "and adversarial (sd), at the paper's size. Factor: what the surrogate leaves "
-        "of the attack to first order, mean over an epoch.\n\n"
-        + figures.table(header, rows),
+
+
+_MISSING = {"factor": 1.0, "sparsity": 0.0}
+"""Of the attack itself, and without a penalty, where these are not followed."""
+
+
+def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    """Curves over ``value``, ``epoch`` and ``seed``, and what they end at.
+
+    ``last`` has the accuracies of the last epoch in %, and ``gain`` their intervals
+    over the first value, paired by seed; both are over ``metric`` and ``value``.
+    """
+    del found
+    config = setup.config
+    parts = [setup.trained[_name(config, value)] for value in config.compared_values]
+    curves = xr.concat(parts, "value").isel(eps=0, drop=True).drop_vars("best_epoch")
+    curves = curves.assign_coords(value=[*config.compared_values])
+    curves = curves.fillna({name: _MISSING[name] for name in {*_MISSING} & {*curves}})
+    last = xr.concat([100 * curves[name][:, -1] for name in ACCURACIES], "metric")
+    last = last.drop_vars("epoch").assign_coords(metric=[*ACCURACIES])
+    return (
+        curves.astype(np.float32)
+        .assign(last=last, gain=gains(last))
+        .assign_attrs(row=config.row, compared=config.compared)
     )
-    summary = [
-        f"{_setting(config)}, {label}: clean "
-        f"{figures.plus_minus(found['test_accuracy'][i], 2)} %, PGD-"
-        f"{config.test_num_steps} "
-        f"{figures.plus_minus(found['test_robust_accuracy'][i], 2)} %"
-        + (f", gain {gains['test_robust_accuracy'][i - 1]:+.2f} points" if i else "")
-        for i, label in enumerate(_labels(config))
-    ]
-    return {
-        "summary": summary,
-        "compared": config.compared,
-        "compared_values": config.compared_values,
-        "last": found,
-        "gains": gains,
-        "curves": [jax.tree.map(np.float32, one.curves) for one in trained],
-    }
 
 
-_TESTED = ("test_accuracy", "test_robust_accuracy")
-_COLUMNS = {
-    "test_accuracy": "test accuracy",
-    "test_robust_accuracy": "adversarial",
-    "accuracy": "training accuracy under the training attack",
+def gains(last: xr.DataArray) -> xr.DataArray:
+    """Intervals over the first ``value``, paired by ``seed``."""
+    return intervals.along("seed", intervals.student, last - last.isel(value=0))
+
+
+# --- the report ---
+
+
+def published(row: str, compared: str, value: float) -> dict[str, tuple[float, float]]:
+    """Mean and sd of the accuracies that are printed for a value; empty for none.
+
+    The last pair of A.3 is printed in the other order, with an adversarial accuracy
+    above the clean one; here it is exchanged.
+    """
+    source = _PRINTED.get(row)
+    if source is None or source.field != compared:
+        return {}
+    for line in printed.rows(source.table, **source.wanted):
+        if float(line[source.column]) == value:
+            clean, robust = sorted(
+                (
+                    (float(line[f"{kind}_acc"]), float(line[f"{kind}_acc_sd"]))
+                    for kind in ("std", "adv")
+                ),
+                reverse=True,
+            )
+            return {"test_accuracy": clean, "test_robust_accuracy": robust}
+    return {}
+
+
+class _Source(NamedTuple):
+    """A table, its rows for a row of this study, and the field that differs there."""
+
+    table: str
+    wanted: dict[str, str]
+    field: str
+    column: str
+
+
+def _surrogate_source(setting: str) -> _Source:
+    table = "generalization_surrogate_cifar10_wideresnet34_1"
+    return _Source(table, {"setting": setting}, "xi", "xi")
+
+
+def _lasso_source(norm: str) -> _Source:
+    table = "generalization_tables_1_2_lasso_cifar10_wideresnet34_10"
+    return _Source(table, {"norm": norm}, "l1_penalty", "l1")
+
+
+_PRINTED = {
+    "surrogate": _surrogate_source("100 epochs, l2 eps 3.0"),
+    "surrogate_clean": _surrogate_source(
+        "100 epochs after 50 clean epochs, l2 eps 3.0"
+    ),
+    "lasso_l2": _lasso_source("l2"),
+    "lasso_linf": _lasso_source("linf"),
 }
 
 
-def _labels(config: ConfigDict) -> list[str]:
-    return [
-        f"{COMPARED[config.compared]} = {value:g}" for value in config.compared_values
-    ]
+def _report(config: Config, values: xr.Dataset) -> Report:
+    facts = values.attrs
+    start = f" after {config.clean_epochs} clean epochs" if config.clean_epochs else ""
+    what = {"xi": "the surrogate attack", "l1_penalty": "a LASSO penalty"}
+    return Report(
+        _setting(config),
+        f"Does {what[facts['compared']]} change what adversarial training reaches?",
+        [*_gain_findings(config, values), *_accuracy_findings(config, values)],
+        [Drawn("comparison", _figure(config, values), "curves of training")],
+        [_table(config, values)],
+        f"{config.num_epochs} epochs{start} on {facts['num_train']} examples, tested "
+        f"on {facts['num_test']} by PGD-{config.test_num_steps} without surrogate. "
+        f"Accuracies at the last epoch in percent, mean ± sd over {config.num_seeds} "
+        "seeds; gains with Student's 95 % intervals, paired by seed. Printed numbers, "
+        "± their sd, are of the paper's size. Factor: what the surrogate leaves of the "
+        "attack to first order, mean over an epoch.",
+    )
 
 
-def _printed(config: ConfigDict, value: float) -> str:
-    """What the paper prints for this value, at its size."""
-    for name, at, clean, clean_sd, robust, robust_sd in config.printed:
-        if (name, at) == (config.compared, value):
-            return f"{clean:.2f} ({clean_sd:.2f}), {robust:.2f} ({robust_sd:.2f})"
-    return "–"
-
-
-def _surrogate(trained: Trained) -> str:
-    if "factor" not in trained.curves:
-        return "1"
-    first, last = trained.curves["factor"][[0, -1]]
-    return f"{figures.plus_minus(first)}, {figures.plus_minus(last)}"
-
-
-def _sparsity(trained: Trained) -> str:
-    if "sparsity" not in trained.curves:
-        return "0"
-    return f"{figures.plus_minus(100 * trained.curves['sparsity'][-1], 1)} %"
-
-
-def _setting(config: ConfigDict) -> str:
+def _setting(config: Config) -> str:
     network = config.model + (f" (width {config.width})" if config.width else "")
-    norm = f"{config.norm}, eps = {config.eps[0]:.3g}"
+    norm = f"{config.norm}, ε = {config.eps[0]:.3g}"
     return f"{network} on {config.dataset}, {norm}"
+
+
+def _label(values: xr.Dataset, value: float) -> str:
+    return f"{COMPARED[values.attrs['compared']]} = {value:g}"
+
+
+def _size(config: Config, values: xr.Dataset) -> str:
+    number = values.attrs["num_train"]
+    return f"n = {number}, {config.num_epochs} epochs, {config.num_seeds} seeds"
+
+
+def _found(values: xr.Dataset, value: float) -> dict[str, tuple[float, float]]:
+    return published(values.attrs["row"], values.attrs["compared"], value)
+
+
+def _gain_findings(config: Config, values: xr.Dataset) -> list[findings.Finding]:
+    """Each value over the first, on clean and on attacked test images."""
+    first, *others = values["value"].values
+    before, rows = _found(values, first), []
+    for value in others:
+        after = _found(values, value)
+        for metric in ("test_accuracy", "test_robust_accuracy"):
+            gain = intervals.at(values["gain"], metric=metric, value=value)
+            is_printed = metric in before and metric in after
+            claim = is_printed and values.attrs["compared"] == "l1_penalty"
+            rows.append(
+                findings.finding(
+                    f"gain in {ACCURACIES[metric]}, {_label(values, value)}",
+                    gain,
+                    printed=f"{after[metric][0] - before[metric][0]:+.2f} points"
+                    if is_printed
+                    else "",
+                    size=_size(config, values),
+                    # Of LASSO a gain is claimed, and of the surrogate nothing.
+                    verdict=findings.above(gain) if claim else findings.NO_CLAIM,
+                    form="+.2f",
+                    unit=" points",
+                )
+            )
+    return rows
+
+
+def _accuracy_findings(config: Config, values: xr.Dataset) -> list[findings.Finding]:
+    rows = []
+    for value in values["value"].values:
+        paper = _found(values, value)
+        for metric in ("test_accuracy", "test_robust_accuracy"):
+            is_printed = metric in paper
+            rows.append(
+                findings.finding(
+                    f"{ACCURACIES[metric]}, {_label(values, value)}",
+                    values["last"].sel(metric=metric, value=value),
+                    printed="{:.2f} % ± {:.2f}".format(*paper[metric])
+                    if is_printed
+                    else "",
+                    size=_size(config, values),
+                    # Accuracies depend on network, size and epochs.
+                    verdict=findings.UNDECIDED if is_printed else findings.NO_CLAIM,
+                    form=".2f",
+                    unit=" %",
+                )
+            )
+    return rows
+
+
+def _table(config: Config, values: xr.Dataset) -> Table:
+    """A column for each value."""
+    shown = values["value"].values
+    rows = {
+        title: [
+            figures.plus_minus(values["last"].sel(metric=metric, value=value), 2)
+            for value in shown
+        ]
+        for metric, title in ACCURACIES.items()
+    }
+    ends = values.isel(epoch=[0, -1])
+    if "factor" in values:
+        rows["factor, first and last epoch"] = [
+            ", ".join(figures.plus_minus(each) for each in ends["factor"].sel(value=v))
+            for v in shown
+        ]
+    if "sparsity" in values:
+        rows["weights at zero"] = [
+            figures.plus_minus(100 * ends["sparsity"].sel(value=v)[-1], 1)
+            for v in shown
+        ]
+    header = ["", *(_label(values, value) for value in shown)]
+    return Table(
+        f"After {config.num_epochs} epochs, %",
+        header,
+        [[title, *cells] for title, cells in rows.items()],
+    )
+
+
+_PANELS = {
+    "adversarial loss": (
+        {"robust_loss": "--", "test_robust_loss": "-"},
+        "training - -   test —",
+    ),
+    "test accuracy, %": (
+        {"test_accuracy": ":", "test_robust_accuracy": "-"},
+        "clean ···   adversarial —",
+    ),
+}
+
+
+def _figure(config: Config, values: xr.Dataset) -> Any:
+    """Curves, a line for every seed, and their differences to those of the first value.
+
+    Where lines of two values coincide, thin ones on wide ones show both.
+    """
+    figure, axes = figures.panels(3)
+    shown = values.isel(epoch=slice(config.show_from, None))
+    shown = shown.assign_coords(epoch=1 + shown["epoch"])
+    every = values["value"].values
+    colors = figures.colors(len(every))
+    for axis, (name, (styles, title)) in zip(axes, _PANELS.items(), strict=False):
+        scale = 100 if "%" in name else 1
+        for i, (value, color) in enumerate(zip(every, colors, strict=True)):
+            options = {"color": color, "linewidth": 4.0, "alpha": 0.3}
+            if i:
+                options = {"color": color, "linewidth": 1.0}
+            for curve, style in styles.items():
+                runs = shown[curve].sel(value=value).transpose("epoch", "seed")
+                axis.plot(runs["epoch"], scale * runs, style, **options)
+            axis.plot([], [], label=_label(values, value), **options)
+        axis.set(xlabel="epoch", ylabel=name)
+        axis.set_title(title, fontsize=9)
+    _differences(axes[-1], shown)
+    for axis in axes:
+        axis.locator_params(axis="x", integer=True)
+    figures.legend_below(figure, axes[0])
+    figure.suptitle(_setting(config), fontsize=10)
+    return figure
+
+
+def _differences(axis, shown: xr.Dataset) -> None:
+    """Accuracies less those of the first value, paired by seed."""
+    first, *others = shown["value"].values
+    metrics = ("test_accuracy", "test_robust_accuracy")
+    pairs = [(value, metric) for value in others for metric in metrics]
+    colors = figures.colors(len(pairs) + 2)[2:]  # others than those of the values
+    for (value, metric), color in zip(pairs, colors, strict=True):
+        curve = 100 * shown[metric]
+        difference = curve.sel(value=value) - curve.sel(value=first)
+        label = ACCURACIES[metric].split()[0]
+        label += f", {_label(shown, value)}" if len(others) > 1 else ""
+        figures.band(axis, difference, "epoch", label, color, marker="")
+    axis.axhline(0, color="0.3", linewidth=0.8, linestyle=":")
+    axis.set(xlabel="epoch", ylabel="difference of test accuracies, points")
+    axis.set_title(f"less {_label(shown, first)}, mean ± sd over seeds", fontsize=9)
+    axis.legend(fontsize=8)
+
+
+# --- variants ---
+
+# The only attack on CIFAR-10 that the paper spells out is PGD-5, steps of 2ε/5.
+_SURROGATE = {
+    "norm": "l2",
+    "eps": (3.0,),
+    "compared": "xi",
+    "compared_values": (0.0, 1e-3),
+    "xi_follows_rate": True,
+    "width": 1,
+    "activation": "relu_softplus",
+    "num_seeds": 10,
+    "num_steps": 5,
+    "rel_step_size": 2 / 5,
+    "test_rel_step_size": 2 / 20,
+}
+_LASSO = {
+    "compared": "l1_penalty",
+    "compared_values": (0.0, 1e-5),
+    "width": 10,
+    "num_seeds": 3,
+    "num_steps": 10,
+}
+_LONG = {"num_epochs": 200, "schedule_knots": (0.5, 0.75), "show_from": 74}
+_L2 = {"norm": "l2", "eps": (0.5,), "rel_step_size": 2 / 10, "test_rel_step_size": 0.1}
+ROWS = {
+    "surrogate": _SURROGATE,
+    "surrogate_200": _SURROGATE | _LONG,
+    "surrogate_clean": _SURROGATE | {"clean_epochs": 50},
+    "lasso_l2": _LASSO | _L2,
+    "lasso_linf": _LASSO | {"norm": "linf", "eps": (8 / 255,)},
+}
+
+
+def _gpu(config: ConfigDict) -> None:
+    config.dtype = "bfloat16"
+    config.test_batch_size = 1000
+    config.num_seeds = 3
+    config.num_epochs = {100: 20, 200: 40}[config.num_epochs]
+    config.clean_epochs //= 5
+    config.show_from //= 5
+    if config.width == 10:
+        config.num_train = 10_000
+
+
+def _cpu(config: ConfigDict) -> None:
+    if config.compared != "xi":
+        raise checks.ConfigError("variant 'cpu' of config: it is of the surrogate only")
+    config.model, config.width = "cnn_wong", 0
+    config.augment = False
+    config.num_seeds = 5
+    config.num_train, config.num_test = 5000, 1000
+    config.num_epochs = 20
+    config.learning_rate = 0.05
+    config.eps_warmup_epochs = 5.0
+    config.clean_epochs = min(config.clean_epochs, 10)
+    config.show_from = 0
+
+
+def _smoke(config: ConfigDict) -> None:
+    config.dataset = "digits"
+    config.model, config.width = "mlp", 0
+    config.hidden = (16,)
+    config.num_seeds = 2
+    config.num_epochs = 2
+    config.clean_epochs = min(config.clean_epochs, 1)
+    config.show_from = 0
+    config.num_train, config.num_test = 100, 50
+    config.batch_size = 50
+    config.num_steps = config.test_num_steps = 2
+
+
+STUDY = Study(
+    "generalization.wide_resnet",
+    {
+        **with_defaults(
+            recipe.FIELDS,
+            dataset="cifar10",
+            model="wideresnet34",
+            num_epochs=100,
+            schedule_knots=(0.75, 0.9),
+            test_num_steps=20,
+        ),
+        "eps": recipe.RADIUS,
+        "row": one_of("", "row of the paper's tables that it is for", ("", *ROWS)),
+        "clean_epochs": count(0, "epochs on clean images before these", least=0),
+        "compared": one_of("xi", "field to compare: xi or l1_penalty", COMPARED),
+        "compared_values": numbers(
+            (0.0, 1e-3),
+            "values of that field; networks are trained with each",
+            increasing=True,
+        ),
+        "show_from": count(0, "first epoch in the figure, counted from 0", least=0),
+    },
+    _report,
+    variants=(
+        {name: {"row": name, **row} for name, row in ROWS.items()},
+        {"paper": {}, "gpu": _gpu, "cpu": _cpu, "smoke": _smoke},
+    ),
+    needs=recipe.NEEDS,
+    check=_check,
+    trains=_trains,
+    values=_values,
+)
+get_config = STUDY.config

@@ -7,53 +7,68 @@ bounds of the maxima. Networks are in evaluation mode and float32; images are no
 augmented.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
+import xarray as xr
 
 from advjax import attacks, criteria, flatness, losses, norms
 from advjax.types import Batch, Model, Params, example_keys
-from experiments import checks
-from experiments.memorization.networks import Networks
-from experiments.training import recipe
+from experiments import arrays, checks, figures
+from experiments.fields import count, number, numbers, seed, switch, with_defaults
+from experiments.finished import Networks
+from experiments.memorization import networks
+from experiments.study import Config, Setup
 
 FIELDS = {
-    "radii": (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0),
-    "bounded": True,
-    "num_starts": 1,
-    "num_steps": 10,
-    "rel_step_size": 0.25,
-    "loss_steps": 20,
-    "batch_size": 50,
-    "seed": 0,
+    **with_defaults(networks.FIELDS, num_images=200),
+    "radii": numbers(
+        (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0),
+        "over the radius of training, increasing from 0, with 1 in it",
+        increasing=True,
+        first=0.0,
+    ),
+    # The paper's formula has the whole ball; training attacks within the cube.
+    "bounded": switch(
+        "attacked points stay images, with pixels in [0, 1]", default=True
+    ),
+    "num_starts": count(1, "random starts of each search", least=0),
+    "num_steps": count(10, "steps of the search for the largest gradient"),
+    "rel_step_size": number(0.25, "step of that search, over the radius", above=0),
+    "loss_steps": count(
+        20, "steps of the search for the largest loss, 2.5 radii together"
+    ),
+    "batch_size": count(50, "images at once"),
+    "seed": seed(),
 }
-"""Radii over that of training, increasing from 0; whether points must be images, with
-pixels in [0, 1], as in training, or may leave the cube, as in the paper's formula;
-random starts, steps and their size over the radius; steps of the ascent of the loss, of
-2.5 radii in all; images measured at once; seed of the starts.
-"""
+"""Fields of a study of profiles, those of ``networks`` included."""
+
+VARIANTS = (
+    {
+        "cpu": {},
+        "paper": {"num_images": 1000},
+        "smoke": {
+            "num_images": 10,
+            "num_steps": 2,
+            "loss_steps": 2,
+            "batch_size": 10,
+            "radii": (0.0, 1.0, 2.0),
+        },
+    },
+)
 
 
-def validate(config: ConfigDict) -> None:
-    """Raises ConfigError for a field that is wrong."""
-    checks.increasing(config, "radii")
-    if config.radii[0] != 0 or 1 not in config.radii:
-        raise checks.ConfigError(
-            f"config.radii = {config.radii!r}: begin with 0, and have 1 among them"
-        )
-    counts = ("num_steps", "loss_steps", "batch_size")
-    checks.integers(config, *counts)
-    checks.integers(config, "num_starts", least=0)
-    checks.numbers(config, "rel_step_size", above=0)
-    checks.single(config, *counts, "num_starts", "rel_step_size")
-    checks.seed(config)
+def check(config: Config, inputs: Mapping[str, Any]) -> None:
+    """Raises ConfigError unless the radius of training is among those measured."""
+    del inputs
+    if 1 not in config.radii:
+        msg = f"config.radii = {config.radii!r}: have 1 among them"
+        raise checks.ConfigError(msg)
 
-
-NAMES = ("gradient", "loss", "error")
 
 Profile = Callable[[tuple[Params, Params], Batch], dict[str, np.ndarray]]
 """``(network, images) -> {"gradient", "loss", "error"}``, all ``[t, n]``: the largest
@@ -62,15 +77,15 @@ misclassified.
 """
 
 
-def measurer(config: ConfigDict, networks: Networks) -> Profile:
-    """What measures any network of the family; compiles once."""
-    model = recipe.network(networks.config, dtype=jnp.float32)
-    radii = [radius * networks.eps for radius in config.radii]
+def measurer(config: Config, run: Networks) -> Profile:
+    """What measures any network of a run; compiles once."""
+    model = run.model(dtype="float32")
+    radii = [radius * run.config.eps[0] for radius in config.radii]
     steepest, highest, broken = (
         jax.jit(partial(find, config, model)) for find in (_steepest, _highest, _broken)
     )
 
-    def profile(network, images):
+    def profile(network: tuple[Params, Params], images: Batch) -> dict[str, np.ndarray]:
         keys = example_keys(jax.random.key(config.seed), len(images.y))
         parts = []
         for first in range(0, len(images.y), config.batch_size):
@@ -152,13 +167,38 @@ def _loss(model: Model, network):
     return loss_fn
 
 
-def _bounds(config: ConfigDict):
+def _bounds(config: Config):
     return (0.0, 1.0) if config.bounded else None
 
 
-def over_seeds(
-    profile: Profile, networks: list, images: Batch
-) -> dict[str, np.ndarray]:
-    """Means over images of several networks, ``[seed, t]`` each."""
+def measured(
+    setup: Setup, profile: Profile, images: Batch, part: str, name: str
+) -> xr.Dataset:
+    """Means over images, over ``seed`` and ``radius``.
+
+    Args:
+        setup: with the networks.
+        profile: as ``measurer`` makes it, shared so that it compiles once.
+        images: the images.
+        part: of the training.
+        name: "last", or "epoch-5" for networks that were kept.
+    """
+    networks = setup.inputs["networks"].networks(part, name)
     found = [profile(network, images) for network in networks]
-    return jax.tree.map(lambda *leaves: np.stack(leaves).mean(axis=-1), *found)
+    means = jax.tree.map(lambda *leaves: np.stack(leaves).mean(axis=-1), *found)
+    return arrays.dataset(
+        {name: (("seed", "radius"), each) for name, each in means.items()},
+        {"seed": np.arange(len(networks)), "radius": setup.config.radii},
+    )
+
+
+def curve(axis, values: xr.DataArray, eps: float, label: str, color: Any) -> None:
+    """Seeds against the radius, as it is and not over ``eps``, that of training."""
+    scaled = values.assign_coords(radius=values["radius"] * eps)
+    figures.span(axis, scaled, "radius", label, color)
+
+
+def mark_training(axis, eps: float) -> None:
+    """The dotted line at the radius of training, and the label of the radius."""
+    axis.axvline(eps, color="0.3", linewidth=0.8, linestyle=":")
+    axis.set_xlabel("radius ε of the linf ball (pixels in [0, 1])")

@@ -1,7 +1,8 @@
 """Checkpoints of runs, by orbax, with digests that are checked when they are read.
 
 One flipped bit would be another network without a word. A checkpoint is complete with
-``<step>.sha256`` beside it, written last, a list as of ``sha256sum``.
+``<number>.sha256`` beside it, written last: the digests of its files, as of
+``sha256sum``, and that of the run which it belongs to.
 """
 
 import io
@@ -22,8 +23,12 @@ from experiments.training import parameters
 class Checkpoints:
     """The two newest checkpoints of one run; a context manager."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, run: str):
         """Opens or creates the directory, and sets aside what is damaged in it.
+
+        Args:
+            path: the directory.
+            run: identity of the run that its checkpoints belong to.
 
         Raises:
             FileError: if nothing can be written there, or no checkpoint is whole.
@@ -33,11 +38,11 @@ class Checkpoints:
         # They log the traceback of every error that is raised as well.
         for name in ("absl", "asyncio", "concurrent.futures"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        self._args = ocp.args
+        self._args, self._run = ocp.args, run
         self.path = path.absolute()
         if jax.process_index() == 0:
             _check_writable(self.path)
-            _set_aside_damaged(self.path)
+            _set_aside_damaged(self.path, run)
         _wait_for_all("checkpoints are checked")
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2, enable_async_checkpointing=False
@@ -59,35 +64,41 @@ class Checkpoints:
         """Whether there is no complete checkpoint."""
         return self._manager.latest_step() is None
 
-    def save(self, step: int, tree: Any) -> None:
+    def save(self, number: int, tree: Any) -> None:
         """Writes a checkpoint, and then removes the oldest of three.
 
-        One of the same step, such as before its test, is replaced.
+        One that is there already, as where a signal came at its end, is kept.
+
+        Args:
+            number: what the tree depends on; larger than those before.
+            tree: the state of the run.
 
         Raises:
             DiskError: if it cannot be written; the two before are kept.
         """
+        if number in self._manager.all_steps():
+            self._sign(number)
+            return
         stderr, sys.stderr = sys.stderr, _MainThreadOnly(sys.stderr)
         try:
-            if step in self._manager.all_steps():
-                self._manager.delete(step)
-            self._manager.save(step, args=self._args.StandardSave(tree))
-            if jax.process_index() == 0:
-                self._sign(step)
+            self._manager.save(number, args=self._args.StandardSave(tree))
+            self._sign(number)
             sys.stderr = stderr  # but not after an error
         except (OSError, ValueError) as error:
             # tensorstore puts the reason between the names of files and its settings.
             reason = re.sub(r'.*": | \[.*', "", " ".join(str(error).split()))
-            newest = max((s for s in self._manager.all_steps() if s != step), default=0)
             msg = (
-                f"no checkpoint can be written in {self.path}: {reason}; the newest "
-                f"complete one is of step {newest}"
+                f"no checkpoint can be written in {self.path}: {reason}; those before "
             )
+            msg += "are kept"
             raise DiskError(msg) from error
 
     def _sign(self, step: int) -> None:
         """Writes the digests of a checkpoint, and removes those of others."""
-        lines = [
+        if jax.process_index():
+            return
+        lines = [f"{self._run}  {_RUN}\n"]
+        lines += [
             f"{digest(file)}  {file.relative_to(self.path).as_posix()}\n"
             for file in _files(self.path / str(step))
         ]
@@ -149,23 +160,31 @@ def _check_writable(path: Path) -> None:
         raise FileError(msg) from error
 
 
-def _set_aside_damaged(path: Path) -> None:
+_RUN = "run"
+
+
+def _set_aside_damaged(path: Path, run: str) -> None:
     """Renames checkpoints that are not whole, from the newest to the first whole one.
 
     Raises:
         FileError: if none is left.
     """
-    steps = [int(each.name) for each in path.iterdir() if each.name.isdigit()]
+    steps = [int(each.name) for each in path.iterdir() if _NUMBER.fullmatch(each.name)]
+    if not steps and any(path.glob("*.sha256")):
+        gone = (
+            f"advjax: the checkpoints in {path} are gone; starting from the beginning"
+        )
+        print(gone, file=sys.stderr)
     damaged = []
     for step in sorted(steps, reverse=True):
-        problem = _problem(path, step)
+        problem = _problem(path, step, run)
         if problem is None:
             break
         damaged.append(step)
         print(f"advjax: checkpoint {path / str(step)}: {problem}", file=sys.stderr)
     is_any_left = len(damaged) < len(steps)
     if damaged and not is_any_left and not _is_unfinished(path, damaged):
-        msg = f"no checkpoint in {path} is whole: remove it to start from the beginning"
+        msg = f"no checkpoint in {path} is whole: remove that directory to start anew"
         raise FileError(msg)
     for step in damaged:
         aside = path / f"damaged-{step}"
@@ -182,7 +201,10 @@ def _is_unfinished(path: Path, steps: list[int]) -> bool:
     return len(steps) == 1 and not _signature(path, steps[0]).exists()
 
 
-def _problem(path: Path, step: int) -> str | None:
+_NUMBER = re.compile("[0-9]+")
+
+
+def _problem(path: Path, step: int, run: str) -> str | None:
     """What speaks against a checkpoint, or None if it is whole."""
     signature = _signature(path, step)
     if not signature.is_file():
@@ -192,6 +214,8 @@ def _problem(path: Path, step: int) -> str | None:
         for line in signature.read_text(errors="replace").split("\n")
     ]
     stated = {name: value for value, _, name in pairs if name}
+    if stated.pop(_RUN, run) != run:
+        return "it belongs to another run"
     there = {
         file.relative_to(path).as_posix(): file for file in _files(path / str(step))
     }

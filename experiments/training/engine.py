@@ -1,23 +1,24 @@
-"""The compiled programs of one configuration, and what they keep between epochs.
+"""The compiled programs of one training, and what they keep between epochs.
 
 An engine trains ``r`` networks, one for every radius and seed. How their steps are
 dispatched is decided in ``train.dispatched``, over which devices in ``devices``.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from advjax import evaluate, losses, penalties, train
+from advjax import evaluate, losses, train
+from advjax.evaluate import Summary
 from advjax.train import TrainState
-from advjax.types import Array, Aux, Batch, Key, Params
+from advjax.types import Array, Aux, Batch, Params
 from experiments import checks, devices
-from experiments.training import parameters, recipe, testing
+from experiments.training import parameters, testing
+from experiments.training.parts import Training
 
 STEP_METRICS = (
     "objective",
@@ -38,13 +39,7 @@ TEST_METRICS = (
     "test_undefined",
 )
 HISTORY = (*STEP_METRICS, *TEST_METRICS, "learning_rate", "images_per_second")
-"""Of every run. Where there are a surrogate attack, a LASSO penalty or watches, also
-``factor``, ``sparsity`` of the weights, and what is watched."""
-
-Watch = Callable[[tuple[Params, Params], Key, Array], Array]
-"""``((params, batch_stats), key, eps) -> []``: a number of one network at the end of an
-epoch. The key is that of the tests, the same in every epoch."""
-
+"""Of every run, beside its further step metrics and what is watched."""
 
 _FIRST_PART, _PART_SECONDS = 8, 1.0
 """Steps of a loop in Python after which a signal is looked at: first so many, and then
@@ -52,10 +47,7 @@ twice as many while they take less than so many seconds."""
 
 
 class Best(NamedTuple):
-    """The epoch of smallest adversarial test loss so far, and its networks, ``[r]``.
-
-    Of the epochs that ``config.select_from`` admits.
-    """
+    """The epoch of least adversarial test loss, and its networks: ``[r]``."""
 
     robust_loss: Array
     epoch: Array
@@ -90,50 +82,53 @@ class Progress(NamedTuple):
 
 
 class Engine:
-    """Trains and tests the networks of a configuration; holds no state of a run."""
+    """Trains and tests the networks of a training; holds no state of a run."""
 
-    def __init__(self, config: ConfigDict, watches: Mapping[str, Watch] | None = None):
-        """Reads the data; compiles nothing yet.
-
-        Args:
-            config: the configuration.
-            watches: what else to follow over the epochs, by name.
+    def __init__(self, training: Training):
+        """Places the data on the devices; compiles nothing yet.
 
         Raises:
             ValueError: for a watch with the name of a metric.
-            ConfigError: for a configuration that its data or devices do not admit.
-            DataError: if the data cannot be read.
+            ConfigError: for a training that its data or devices do not admit.
         """
-        self._config = config
-        self.eps, self.seeds = recipe.runs(config)
-        train_part, test_part = (recipe.read(config, s) for s in ("train", "test"))
-        self.num_train, self.num_test = train_part.y.size, test_part.y.size
-        checks.integers(config, "batch_size", most=self.num_train)
-        rest = recipe.remainder(config, self.num_train)
-        self._sizes = [config.batch_size] * (self.num_train // config.batch_size)
-        self._sizes += [rest] * (rest > 0)
-        mesh = devices.mesh(recipe.num_devices(config, *set(self._sizes)))
-        self._mesh = mesh
-        self._train = devices.replicated(train_part, mesh)
-        self._model = recipe.network(config)
-        self._rate = recipe.learning_rate(config, self.steps_per_epoch)
-        self._tx = recipe.optimiser(config, self._rate)
-        self._key_run, self._key_test = jax.random.split(jax.random.key(config.seed))
-        self._run = train.dispatched(self._step(), config.dispatch)
-        self._is_looped = train.dispatch_mode(config.dispatch) == "loop"
+        self.training = training
+        self.eps, self.seeds = training.runs()
+        if training.batch_size > training.num_train:
+            raise checks.ConfigError(
+                f"config.batch_size = {training.batch_size}: choose numbers at least 1 "
+                f"and at most {training.num_train}"
+            )
+        self._sizes = training.batch_sizes
+        self._mesh = devices.mesh(
+            devices.number(training.num_devices, {*self._sizes}, hosts=training.hosts)
+        )
+        self._train = devices.replicated(training.train, self._mesh)
+        self._rate = training.schedule(training.num_epochs * self.steps_per_epoch)
+        self._tx = training.optimiser(self._rate)
+        keys = jax.random.split(jax.random.key(training.seed))
+        self._key_run, self._key_test = keys
+        self._run = train.dispatched(self._step(), training.dispatch)
+        self._is_looped = train.dispatch_mode(training.dispatch) == "loop"
         self._order = jax.jit(jax.vmap(self._shuffled, (0, None)))
-        self._tests = [
-            testing.tester(self._model, attack, test_part, mesh, config.test_batch_size)
-            for attack in (recipe.test_attack(config), recipe.fgsm(config))
-        ]
-        self._watches = dict(watches or {})
-        if taken := {*HISTORY, "factor", "sparsity"} & {*self._watches}:
+        self._test_pgd, self._test_single_step = (
+            testing.testers(
+                training.model,
+                attack,
+                training.test,
+                self._mesh,
+                training.test_batch_size,
+                together=not self._is_looped,
+            )
+            for attack in (training.test_attack, training.single_step)
+        )
+        self._step_metrics = STEP_METRICS + training.step_metrics
+        watched = [name for watch in training.watches for name in watch.names]
+        if taken := {*HISTORY, *training.step_metrics} & {*watched}:
             msg = f"watches = {sorted(taken)}: metrics have these names; choose others"
             raise ValueError(msg)
-        if config.l1_penalty:
-            self._watches["sparsity"] = _sparsity
-        self._step_metrics = STEP_METRICS + ("factor",) * bool(config.xi)
+        self._names = (*HISTORY, *training.step_metrics, *watched)
         self._check_network()
+        self._check_start()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -148,14 +143,13 @@ class Engine:
     def start(self, *, load: bool = True) -> Progress:
         """Fresh networks; or released ones to train on, if asked for and ``load``."""
         states = self._compiled(jax.vmap(self._create))(self.seeds)
-        if self._config.init_from and load:
-            states = self._loaded(states)
-        r, num_epochs = self.eps.size, self._config.num_epochs
+        if load and isinstance(self.training.start, parameters.Released):
+            states = self._loaded(states, self.training.start)
+        r, num_epochs = self.eps.size, self.training.num_epochs
         best = self._best(np.full(r, np.inf), -1, states)
         shape = (r, self.steps_per_epoch)
         steps = {name: np.full(shape, np.nan) for name in self._step_metrics}
-        names = dict.fromkeys([*HISTORY, *self._step_metrics, *self._watches])
-        history = {name: np.full((num_epochs, r), np.nan) for name in names}
+        history = {name: np.full((num_epochs, r), np.nan) for name in self._names}
         # Copies, since the first step consumes the states.
         return Progress(states, jax.tree.map(jnp.copy, best), steps, history)
 
@@ -186,9 +180,14 @@ class Engine:
             if time.monotonic() - time_begin < _PART_SECONDS:
                 num_steps *= 2
 
+    def number(self, now: Progress) -> int:
+        """The number of a checkpoint: twice the step, and one more after its test."""
+        is_tested = now.num_tested * self.steps_per_epoch == now.step
+        return 2 * now.step + is_tested
+
     def is_checkpoint(self, step: int) -> bool:
         """Whether a checkpoint is due after a step within an epoch."""
-        done, every = step % self.steps_per_epoch, self._config.checkpoint_steps
+        done, every = step % self.steps_per_epoch, self.training.checkpoint_steps
         return done > 0 and every > 0 and done % every == 0
 
     def _next_stop(self, begin: int, num_full: int) -> int:
@@ -197,7 +196,7 @@ class Engine:
         A compiled loop over steps has one length, and runs to the next checkpoint; a
         loop in Python may be left at any step.
         """
-        every = self._config.checkpoint_steps or num_full
+        every = self.training.checkpoint_steps or num_full
         return min((begin // every + 1) * every, num_full)
 
     def test(self, now: Progress, epoch: int, **row: float) -> Progress:
@@ -209,8 +208,13 @@ class Engine:
         Raises:
             DivergedError: if a test loss is not finite.
         """
-        networks = testing.networks(now.states.params, now.states.batch_stats)
-        tested = [self._tested(*pair) for pair in zip(networks, self.eps, strict=True)]
+        trees = (now.states.params, now.states.batch_stats)
+        at = (trees, self._key_test, self.eps.astype(np.float32))
+        outcomes = zip(self._test_pgd(*at), self._test_single_step(*at), strict=True)
+        tested = [_numbers(*map(evaluate.summary, each)) for each in outcomes]
+        if self.training.watches:
+            for i, network in enumerate(testing.networks(*trees)):
+                tested[i] |= self._watched(network, self.eps[i])
         row |= {name: np.array([each[name] for each in tested]) for name in tested[0]}
         for name in ("test_loss", "test_robust_loss"):
             checks.finite(row[name][None], now.step, self._name)
@@ -222,7 +226,7 @@ class Engine:
         history = {name: values.copy() for name, values in now.history.items()}
         for name, values in row.items():
             history[name][epoch] = values
-        may_be_best = epoch >= recipe.first_selectable(self._config)
+        may_be_best = epoch >= self.training.first_selectable
         robust_loss = np.where(may_be_best, row["test_robust_loss"], np.inf)
         new = self._best(robust_loss, epoch, now.states)
         return now._replace(best=_better(new, now.best), history=history)
@@ -230,73 +234,74 @@ class Engine:
     def _check_network(self) -> None:
         """Raises ConfigError if the network cannot train on images of this size."""
         x = jnp.zeros((min(self._sizes), *self._train.x.shape[1:]))
+        model = self.training.model
         try:
-            variables = jax.eval_shape(self._model.init, self._key_run, x)
-            jax.eval_shape(lambda v: self._model.apply(*v, x, train=True), variables)
+            variables = jax.eval_shape(model.init, self._key_run, x)
+            jax.eval_shape(lambda v: model.apply(*v, x, train=True), variables)
         except (ValueError, ZeroDivisionError, TypeError) as error:
-            name, shape = self._config.model, x.shape
-            msg = f"config.model = {name!r} cannot train on batches of shape {shape}"
+            name = self.training.about.get("config", {}).get("model", "the network")
+            msg = f"config.model = {name!r} cannot train on batches of shape {x.shape}"
             raise checks.ConfigError(f"{msg}: {error}") from error
 
     def _create(self, seed: Array) -> TrainState:
         x = jnp.zeros((1, *self._train.x.shape[1:]))
         key = jax.random.fold_in(self._key_run, seed)
-        return train.create(key, self._model, self._tx, x)
+        return train.create(key, self.training.model, self._tx, x)
 
-    def _loaded(self, states: TrainState) -> TrainState:
-        """The states ``[r]`` with released parameters.
-
-        The file holds one network for all runs, one for each seed, or one for each run.
-        """
-        found = parameters.read(self._config.init_from)
-        trees = (found.params, found.batch_stats)
-        one = jax.tree.map(lambda leaf: leaf[0], (states.params, states.batch_stats))
-        parameters.check_network(trees, one)
-        number = len(jax.tree.leaves(trees)[0])
-        rows = {1: np.zeros_like(self.seeds), self._config.num_seeds: self.seeds}
-        rows[self.eps.size] = np.arange(self.eps.size)
-        if number not in rows:
+    def _check_start(self) -> None:
+        """Raises an error for released networks of another kind or number."""
+        found = self.training.start
+        if not isinstance(found, parameters.Released):
+            return
+        fresh = jax.eval_shape(self._create, self.seeds[0])
+        parameters.check_network(found[:2], (fresh.params, fresh.batch_stats))
+        number = len(jax.tree.leaves(found.params)[0])
+        if number not in self._rows():
             raise checks.ConfigError(
                 f"config.init_from holds {number} networks; give one, one for each of "
-                f"{self._config.num_seeds} seeds, or for each of {self.eps.size} runs"
+                f"{self.training.num_seeds} seeds, or for each of {self.eps.size} runs"
             )
-        trees = jax.tree.map(lambda leaf: leaf[rows[number]], trees)
+
+    def _rows(self) -> dict[int, np.ndarray]:
+        """By the number of released networks, which of them each run starts from."""
+        return {
+            1: np.zeros_like(self.seeds),
+            self.training.num_seeds: self.seeds,
+            self.eps.size: np.arange(self.eps.size),
+        }
+
+    def _loaded(self, states: TrainState, found: parameters.Released) -> TrainState:
+        """The states ``[r]`` with released parameters."""
+        trees = (found.params, found.batch_stats)
+        rows = self._rows()[len(jax.tree.leaves(trees)[0])]
+        trees = jax.tree.map(lambda leaf: leaf[rows], trees)
         params, batch_stats = devices.replicated(trees, self._mesh)
         return states._replace(params=params, batch_stats=batch_stats)
 
     def _step(self) -> train.Step:
-        share = recipe.warm_up(self._config, self.steps_per_epoch)
-        xi = recipe.surrogate(self._config, self.steps_per_epoch)
-        prepare = recipe.prepare(self._config)
+        training = self.training
+        num_warm = training.warm_up_epochs * self.steps_per_epoch
 
         def step(state, batch, eps):
-            objective = recipe.objective(self._config, self._model, xi(state.step))
+            objective = training.objective(self._rate(state.step))
             plain = train.make_step(objective, self._tx, _robust_loss)
-            prepared = train.preprocessed(plain, prepare)
-            return prepared(state, batch, eps * share(state.step))
+            prepared = train.preprocessed(plain, training.prepare)
+            share = jnp.minimum(state.step / num_warm, 1.0) if num_warm else 1.0
+            return prepared(state, batch, eps * share)
 
         return devices.data_parallel(step, self._mesh)
 
     def _shuffled(self, state: TrainState, epoch: Array) -> tuple[Array, Array]:
         key = train.shuffle_key(state, epoch)
-        sizes = (self.num_train, self._config.batch_size)
+        sizes = (self.training.num_train, self.training.batch_size)
         return train.epoch_indices(key, *sizes), train.remainder_indices(key, *sizes)
 
-    def _tested(self, network: tuple[Params, Params], eps: float) -> dict[str, float]:
-        pgd, fgsm = (
-            evaluate.summary(test(network, self._key_test, eps)) for test in self._tests
-        )
-        robust, single_step = pgd.robust_accuracy.value, fgsm.robust_accuracy.value
-        values = (
-            *(pgd.loss, pgd.accuracy.value, pgd.robust_loss, robust),
-            *(single_step, single_step - robust),
-            *(pgd.num_zero_gradients, pgd.num_undefined),
-        )
-        watched = {
-            name: float(watch(network, self._key_test, np.float32(eps)))
-            for name, watch in self._watches.items()
-        }
-        return dict(zip(TEST_METRICS, values, strict=True)) | watched
+    def _watched(self, network: tuple[Params, Params], eps: float) -> dict[str, float]:
+        watched: dict[str, float] = {}
+        for watch in self.training.watches:
+            found = watch.measure(network, self._key_test, np.float32(eps))
+            watched |= {name: float(found[name]) for name in watch.names}
+        return watched
 
     def _best(self, robust_loss: np.ndarray, epoch: int, states: TrainState) -> Best:
         numbers = (robust_loss.astype(np.float32), np.full(self.eps.size, epoch))
@@ -310,15 +315,24 @@ class Engine:
         return f"eps = {self.eps[i]:g}, seed {self.seeds[i]}"
 
 
+def _numbers(pgd: Summary, single_step: Summary) -> dict[str, float]:
+    """The metrics of the tests of one network."""
+    robust, first = pgd.robust_accuracy.value, single_step.robust_accuracy.value
+    return {
+        "test_loss": pgd.loss,
+        "test_accuracy": pgd.accuracy.value,
+        "test_robust_loss": pgd.robust_loss,
+        "test_robust_accuracy": robust,
+        "test_fgsm_accuracy": first,
+        "test_fgsm_gap": first - robust,
+        "test_zero_grad": pgd.num_zero_gradients,
+        "test_undefined": pgd.num_undefined,
+    }
+
+
 def _robust_loss(aux: Aux, batch: Batch) -> dict[str, Array]:
     """Cross-entropy at the attacked inputs, also of TRADES and MART."""
     return {"robust_loss": jnp.mean(losses.cross_entropy(aux.logits, batch.y))}
-
-
-@jax.jit
-def _sparsity(network: tuple[Params, Params], key: Key, eps: Array) -> Array:
-    del key, eps
-    return penalties.sparsity(network[0])
 
 
 @jax.jit

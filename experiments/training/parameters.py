@@ -138,7 +138,8 @@ def _check_released(about: Any, arrays: dict[str, np.ndarray]) -> None:
 
 def _is_number(value: Any, kind: type) -> bool:
     kinds = (int, float) if kind is float else (int,)
-    return isinstance(value, kinds) and not isinstance(value, bool) and value == value
+    is_one = isinstance(value, kinds) and not isinstance(value, bool)
+    return is_one and 0 <= value < 2**31
 
 
 Network = tuple[Params, Params]

@@ -1,11 +1,11 @@
-"""What a configuration means: data, network, optimiser, objective and attacks.
+"""What a configuration of training means: its fields, and the parts that they name.
 
-``defaults()`` lists every field. A configuration file starts from it and states what
-differs.
+``FIELDS`` lists every field, and ``training`` resolves a configuration into the parts
+that the engine takes.
 """
 
-import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -25,8 +25,23 @@ from advjax import (
     objectives,
     penalties,
 )
-from advjax.types import Array, Attack, Batch, Key, Model, Objective
-from experiments import checks
+from advjax.types import Array, Attack, Batch, Key, Model, Objective, Params
+from experiments import checks, files
+from experiments.fields import (
+    Field,
+    count,
+    counts,
+    machine,
+    number,
+    numbers,
+    one_of,
+    seed,
+    switch,
+    text,
+)
+from experiments.inputs import ReleasedFile
+from experiments.training import parameters
+from experiments.training.parts import Training, Watch
 
 NORMS = {"linf": norms.linf, "l2": norms.l2, "l1": norms.l1}
 STARTS = ("none", "in_ball", "radius_uniform", "gaussian")
@@ -48,83 +63,152 @@ FINE_TUNING = (
     np.array([0.01, 0.1, 0.1, 0.01, 0.001]),
 )
 SCHEDULES = ("constant", "piecewise", "linear", "cosine", "fine_tuning")
+DISPATCHES = ("auto", "loop", "scan")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
+FIELDS: dict[str, Field] = {
+    "dataset": one_of("digits", f"data set: {', '.join(DATASETS)}", DATASETS),
+    "data_dir": machine(text("", "directory of the data sets; that of TFDS if empty")),
+    "classes": counts((), "classes to keep; all if empty", least=0, length=0),
+    # The one logit of a binary task is the second output minus the first.
+    "positive_classes": counts(
+        (),
+        "classes with label 1, others with 0; no binary task if empty",
+        least=0,
+        length=0,
+    ),
+    "num_train": count(0, "training images, a random subset; 0 for all", least=0),
+    "num_test": count(0, "test images, a random subset; 0 for all", least=0),
+    "subset_seed": seed(0, "seed of random subsets"),
+    "augment": switch(
+        "augment training images, as is usual for the data set", default=True
+    ),
+    "model": text("mlp", "name of the network in advjax.models"),
+    "width": count(0, "width of the network; its own if 0", least=0),
+    "hidden": counts(
+        (),
+        "units of each hidden layer; the network's own if empty",
+        length=0,
+        longest=64,
+    ),
+    "activation": one_of(
+        "relu", "relu, or relu_softplus of Xie et al. 2020", ACTIVATIONS
+    ),
+    # On accelerators "float32" multiplies at jax's default precision, which
+    # jax_default_matmul_precision changes.
+    "dtype": one_of(
+        "float32",
+        "float32 or bfloat16, of the computation; parameters are float32",
+        DTYPES,
+    ),
+    "seed": seed(),
+    "num_seeds": count(1, "networks at each radius, with a seed for each"),
+    "norm": one_of("linf", "norm of the attack: linf, l2 or l1", NORMS),
+    "eps": numbers(
+        (8 / 255,), "radii, of pixels in [0, 1]; networks are trained at each"
+    ),
+    "eps_warmup_epochs": number(0, "epochs in which the radius rises linearly from 0"),
+    "num_epochs": count(200, "epochs of training"),
+    "batch_size": count(128, "examples in a batch"),
+    "keep_remainder": switch(
+        "train on the smaller batch at the end of an epoch, too", default=True
+    ),
+    "optimiser": one_of("sgd", "sgd or adam", OPTIMISERS),
+    "learning_rate": number(
+        0.1, "learning rate, which the schedule multiplies", above=0
+    ),
+    "schedule": one_of("piecewise", ", ".join(SCHEDULES), SCHEDULES),
+    "schedule_knots": numbers(
+        (0.5, 0.75),
+        "where the rate changes, as fractions of the run, increasing",
+        most=1,
+        length=0,
+        increasing=True,
+    ),
+    "schedule_values": numbers(
+        (1.0, 0.1, 0.01),
+        "factors of the rate: of linear at knots, of piecewise between",
+        length=0,
+    ),
+    "momentum": number(0.9, "momentum of SGD", most=1),
+    # Coupled, and of normalisation layers, too.
+    "weight_decay": number(5e-4, "decay of all parameters, added to the gradient"),
+    "l1_penalty": number(
+        0, "LASSO penalty on weights, not on biases and normalisation"
+    ),
+    "l1_proximal": switch(
+        "LASSO by proximal steps, which leave exact zeros", default=False
+    ),
+    "objective": one_of("adversarial", ", ".join(OBJECTIVES), OBJECTIVES),
+    "beta": number(6, "weight of the KL divergence in trades and mart"),
+    "num_steps": count(10, "steps of the attack in training"),
+    "rel_step_size": number(0.25, "step of the attack in training, over eps", above=0),
+    "start": one_of(
+        "",
+        "none, in_ball, radius_uniform or gaussian; by objective if empty",
+        ("", *STARTS),
+    ),
+    # Batch statistics inside the attack are with "train" those of the attacked batch,
+    # as in the code of Rice et al. and of Wong et al., with "eval" the running
+    # averages. Passes inside the attack do not move the averages, where those codes
+    # move them at every step.
+    "attack_mode": one_of(
+        "",
+        "train or eval, mode inside the attack; by objective if empty",
+        ("", "train", "eval"),
+    ),
+    # In units of the input gradient of one example's loss.
+    "xi": number(0, "smoothing of the attack in training; 0 for the attack itself"),
+    "xi_follows_rate": switch("xi falls with the learning rate", default=False),
+    "test_num_steps": count(10, "steps of the attack in tests"),
+    "test_rel_step_size": number(
+        0.25, "step of the attack in tests, over eps", above=0
+    ),
+    # A larger one is slower on CPU, and faster elsewhere.
+    "test_batch_size": machine(count(100, "test images at once")),
+    "dispatch": machine(
+        one_of(
+            "auto",
+            "auto, loop (step after step) or scan (all in one program)",
+            DISPATCHES,
+        )
+    ),
+    "num_devices": machine(
+        count(
+            0, "devices that share a batch; 0 for one CPU, or all accelerators", least=0
+        )
+    ),
+    "hosts": machine(switch("join the devices of several hosts", default=False)),
+    "checkpoint_steps": machine(
+        count(0, "steps between checkpoints within an epoch; 0 for none", least=0)
+    ),
+    # Rice et al.'s best epoch follows the first drop of the rate, at a half.
+    "select_from": number(
+        0, "share of the epochs before the best network may be chosen", most=1
+    ),
+}
+"""The protocol of Rice et al. 2020 where it says something."""
+
+
+RADIUS = numbers(
+    (8 / 255,), "radius, of pixels in [0, 1]; one, in brackets", above=0, longest=1
+)
+"""``eps`` of a study that trains at one radius."""
+
+
+START = ReleasedFile(
+    "file of released parameters to start from; new ones if empty", is_optional=True
+)
+NEEDS = {"init_from": START}
+"""What studies with all of ``FIELDS`` need."""
+
+
 def defaults() -> ConfigDict:
-    """Every field, with the protocol of Rice et al. 2020 where it says something."""
-    config = ConfigDict()
+    """A configuration with every field at its default."""
+    fields = START.fields("init_from") | FIELDS
+    config = ConfigDict({name: field.default for name, field in fields.items()})
     config.experiment = "training.classifier"
-
-    config.dataset = "digits"  # or a data set of TFDS
-    config.data_dir = ""  # that of TFDS if empty
-    config.classes = ()  # all classes if empty
-    # If not empty, the task is binary: label 1 for these classes and 0 for the others.
-    # The one logit of such a task is the second output minus the first.
-    config.positive_classes = ()
-    config.num_train = 0  # a fixed random subset; 0 for all
-    config.num_test = 0
-    config.subset_seed = 0
-    config.augment = True  # as is usual for the data set
-
-    config.model = "mlp"
-    config.width = 0  # the network's own if 0
-    config.hidden = ()  # likewise, of "mlp"
-    config.activation = "relu"  # or "relu_softplus", that of Xie et al. 2020
-    # Of the computation; parameters are float32. On accelerators "float32" multiplies
-    # at jax's default precision, which jax_default_matmul_precision changes.
-    config.dtype = "float32"
-    config.init_from = ""  # a file of released parameters
-
-    # One network is trained for every radius and seed.
-    config.seed = 0
-    config.num_seeds = 1
-    config.norm = "linf"
-    config.eps = (8 / 255,)
-    config.eps_warmup_epochs = 0.0  # from 0, linearly
-
-    config.num_epochs = 200
-    config.batch_size = 128
-    config.keep_remainder = True  # the smaller batch at the end of an epoch
-    config.optimiser = "sgd"
-    config.learning_rate = 0.1
-    config.schedule = "piecewise"
-    config.schedule_knots = (0.5, 0.75)  # fractions of the run
-    config.schedule_values = (1.0, 0.1, 0.01)  # times the learning rate
-    config.momentum = 0.9
-    config.weight_decay = 5e-4  # coupled, on all parameters
-    config.l1_penalty = 0.0  # on weights, not on biases and normalisation
-    config.l1_proximal = False  # with exact zeros, see penalties.proximal
-
-    config.objective = "adversarial"
-    config.beta = 6.0  # of trades and mart
-    config.num_steps = 10
-    config.rel_step_size = 0.25
-    # The objective's own if empty: "gaussian" and "eval" for trades and mart, "in_ball"
-    # and "train" for the others. Batch statistics inside the attack are with "train"
-    # those of the attacked batch, as Rice et al. and Wong et al., with "eval" the
-    # running averages. Passes inside the attack do not move the averages, where those
-    # codes move them at every step.
-    config.start = ""
-    config.attack_mode = ""
-
-    # Of the surrogate attack in training, in units of the input gradient of one
-    # example's loss; 0 for the attack itself, which is also that of the tests.
-    config.xi = 0.0
-    config.xi_follows_rate = False  # times the rate over config.learning_rate
-
-    config.test_num_steps = 10
-    config.test_rel_step_size = 0.25
-    config.test_batch_size = 100  # larger is slower on CPU, and faster elsewhere
-
-    config.dispatch = "auto"  # "loop" or "scan", see train.dispatched
-    # That share a batch; 0 for one CPU, or as many accelerators as it divides into.
-    config.num_devices = 0
-    config.hosts = False  # join the devices of several hosts
-    config.checkpoint_steps = 0  # between checkpoints within an epoch; 0 for none
-    # The share of the epochs after which the best network may be chosen; Rice et al.'s
-    # best epoch follows the first drop of the rate, at a half.
-    config.select_from = 0.0
     return config
 
 
@@ -134,7 +218,10 @@ def restored(stored: Mapping[str, Any]) -> ConfigDict:
     Raises:
         ConfigError: for a field of another type than the default.
     """
-    config = ConfigDict({**defaults().to_dict(), **_tuples(stored)})
+    for field in stored:
+        if not field.isidentifier():
+            raise checks.ConfigError(f"config.{field}: it is no name of a field")
+    config = ConfigDict({**defaults().to_dict(), **files.tuples(stored)})
     for field, default in defaults().items():
         is_number = isinstance(default, float) and type(config[field]) is int
         if type(config[field]) is not type(default) and not is_number:
@@ -144,53 +231,18 @@ def restored(stored: Mapping[str, Any]) -> ConfigDict:
     return config
 
 
-def _tuples(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has no tuples, and configurations no lists."""
-    return {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in stored.items()
-    }
-
-
 def validate(config: ConfigDict) -> None:
     """Raises ConfigError for a field that is wrong, before any data is read."""
-    checks.one_of(config, "dataset", DATASETS)
-    checks.one_of(config, "dtype", DTYPES)
-    checks.one_of(config, "norm", NORMS)
-    checks.one_of(config, "optimiser", OPTIMISERS)
-    checks.one_of(config, "objective", OBJECTIVES)
-    checks.one_of(config, "activation", ACTIVATIONS)
-    checks.one_of(config, "start", ("", *STARTS))
-    checks.one_of(config, "attack_mode", ("", "train", "eval"))
-    checks.one_of(config, "dispatch", ("auto", "loop", "scan"))
-    checks.seed(config)
-    checks.tuples(config, "eps")
-    checks.numbers(config, "eps")
-    positive = ("num_epochs", "batch_size", "test_batch_size", "num_seeds")
-    checks.integers(config, *positive)
-    checks.integers(config, "num_steps", "test_num_steps")
-    counts = ("num_train", "num_test", "subset_seed", "width", "num_devices")
-    checks.integers(config, *counts, "checkpoint_steps", least=0)
-    checks.single(config, *positive, *counts, "num_steps", "test_num_steps")
-    if config.classes:
-        checks.tuples(config, "classes", least=2)
-        checks.integers(config, "classes", least=0)
-    if config.positive_classes:
-        checks.tuples(config, "positive_classes")
-        checks.integers(config, "positive_classes", least=0)
-    if config.hidden:
-        checks.tuples(config, "hidden")
-        checks.integers(config, "hidden")
-    at_least_zero = ("eps_warmup_epochs", "weight_decay", "l1_penalty", "beta", "xi")
-    above_zero = ("learning_rate", "rel_step_size", "test_rel_step_size")
-    checks.single(config, *at_least_zero, *above_zero, "momentum")
-    for field in at_least_zero:
-        checks.numbers(config, field)
-    for field in above_zero:
-        checks.numbers(config, field, above=0)
-    checks.numbers(config, "momentum", most=1)
-    checks.single(config, "select_from")
-    checks.numbers(config, "select_from", most=1)
+    for name, field in FIELDS.items():
+        field.check(name, config[name])
+    check(config)
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ConfigError for fields that do not go together."""
+    if len(config.classes) == 1:
+        msg = f"config.classes = {config.classes!r}: give a tuple of at least 2 values"
+        raise checks.ConfigError(msg)
     _validate_schedule(config)
     _validate_surrogate(config)
     network(config)
@@ -208,11 +260,11 @@ def _validate_surrogate(config: ConfigDict) -> None:
 
 
 def _validate_schedule(config: ConfigDict) -> None:
-    checks.one_of(config, "schedule", SCHEDULES)
     if config.schedule in ("piecewise", "linear"):
-        checks.increasing(config, "schedule_knots")
-        checks.numbers(config, "schedule_knots", most=1)
-        checks.numbers(config, "schedule_values")
+        for name in ("schedule_knots", "schedule_values"):
+            if not config[name]:
+                msg = f"config.{name} = (): give a tuple of at least 1 value"
+                raise checks.ConfigError(msg)
         wanted = len(config.schedule_knots) + (config.schedule == "piecewise")
         if len(config.schedule_values) != wanted:
             raise checks.ConfigError(
@@ -283,12 +335,11 @@ def prepare(config: ConfigDict) -> Callable[[Key, Array], Array]:
     return lambda key, x: augment(key, data.as_float(x))
 
 
-def learning_rate(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
+def schedule(config: ConfigDict, num_steps: int) -> optax.Schedule:
     """The rate of each step, which counts as done, as in the code of Rice et al.
 
     So a drop at half of the run meets the last step of its first half.
     """
-    num_steps = config.num_epochs * steps_per_epoch
     knots, values = np.array(config.schedule_knots), np.array(config.schedule_values)
     # In whole steps, since a share of the run is rounded differently under jit.
     drops = np.ceil(knots * num_steps - 1e-6).astype(np.int32)
@@ -325,12 +376,11 @@ def start(config: ConfigDict) -> str:
     return config.start or ("gaussian" if _is_trades(config) else "in_ball")
 
 
-def surrogate(config: ConfigDict, steps_per_epoch: int) -> Callable[[Array], Array]:
-    """Xi at each step."""
-    rate = learning_rate(config, steps_per_epoch)
+def xi(config: ConfigDict, rate: Array) -> Array:
+    """Xi of the surrogate attack at a learning rate."""
     if not config.xi_follows_rate:
-        return lambda _: jnp.float32(config.xi)
-    return lambda step: config.xi * rate(step) / config.learning_rate
+        return jnp.float32(config.xi)
+    return config.xi * rate / config.learning_rate
 
 
 def _is_trades(config: ConfigDict) -> bool:
@@ -406,55 +456,73 @@ def objective(config: ConfigDict, model: Model, xi: Array | None = None) -> Obje
     )
 
 
-def warm_up(config: ConfigDict, steps_per_epoch: int) -> Callable[[Array], Array]:
-    """The share of eps at each step."""
-    num_steps = config.eps_warmup_epochs * steps_per_epoch
-    if not num_steps:
-        return jnp.ones_like
-    return lambda step: jnp.minimum(step / num_steps, 1.0)
+def num_attack_gradients(config: ConfigDict) -> int:
+    """Gradients per example of the attack: one a step, and one more for a surrogate."""
+    return config.num_steps + (config.xi > 0)
 
 
-def first_selectable(config: ConfigDict) -> int:
-    """The first epoch, from 0, whose network may be the best."""
-    epoch = math.ceil(config.select_from * config.num_epochs - 1e-6)
-    return min(epoch, config.num_epochs - 1)
+def num_update_gradients(config: ConfigDict) -> int:
+    """Gradients per example of an update: of the attack, and of each training pass."""
+    passes = {"standard": 1, "adversarial": 1, "trades": 2, "mart": 2}[config.objective]
+    attack = 0 if config.objective == "standard" else num_attack_gradients(config)
+    return attack + passes
 
 
-def remainder(config: ConfigDict, num_examples: int) -> int:
-    """Examples in the smaller batch at the end of an epoch; 0 if there is none."""
-    return num_examples % config.batch_size if config.keep_remainder else 0
+def training(
+    config: ConfigDict, train: Batch | None = None, test: Batch | None = None
+) -> Training:
+    """What a configuration says, resolved once; reads data and released parameters.
 
-
-def num_devices(config: ConfigDict, *batch_sizes: int) -> int:
-    """How many devices share batches of these sizes.
+    Args:
+        config: with the fields of ``FIELDS``.
+        train: training data; None reads those of the configuration.
+        test: test data; likewise.
 
     Raises:
-        ConfigError: if there are fewer than the configuration asks for, or a batch does
-            not divide into them; or for a part of the devices of several hosts.
+        ConfigError: for a field that is wrong, or that the data do not admit.
+        DataError: if data cannot be read.
+        FileError: for released parameters that cannot be read.
     """
-    available = jax.device_count()
-    checks.integers(config, "num_devices", least=0, most=available)
-    if not (config.num_devices or config.hosts):
-        most = 1 if jax.default_backend() == "cpu" else available
-        choices = range(1, most + 1)
-        return max(n for n in choices if all(size % n == 0 for size in batch_sizes))
-    number = config.num_devices or available
-    if config.hosts and number != available:
-        raise checks.ConfigError(
-            f"config.num_devices = {number}: with config.hosts all {available} devices "
-            "take part; give 0"
-        )
-    for size in batch_sizes:
-        if size % number:
-            raise checks.ConfigError(
-                f"a batch of {size} examples does not divide into {number} devices; "
-                "change config.batch_size, config.num_devices, or set "
-                "config.keep_remainder=False"
-            )
-    return number
+    validate(config)
+    model = network(config)
+    return Training(
+        train=read(config, "train") if train is None else train,
+        test=read(config, "test") if test is None else test,
+        model=model,
+        objective=lambda rate: objective(config, model, xi(config, rate)),
+        optimiser=partial(optimiser, config),
+        schedule=partial(schedule, config),
+        eps=config.eps,
+        test_attack=test_attack(config),
+        single_step=fgsm(config),
+        num_epochs=config.num_epochs,
+        batch_size=config.batch_size,
+        prepare=prepare(config),
+        keep_remainder=config.keep_remainder,
+        warm_up_epochs=config.eps_warmup_epochs,
+        select_from=config.select_from,
+        num_seeds=config.num_seeds,
+        seed=config.seed,
+        start=parameters.read(config.init_from) if config.init_from else None,
+        watches=(SPARSITY,) if config.l1_penalty else (),
+        step_metrics=("factor",) if config.xi else (),
+        update_gradients=num_update_gradients(config),
+        test_gradients=config.test_num_steps + 1,
+        test_batch_size=config.test_batch_size,
+        dispatch=config.dispatch,
+        num_devices=config.num_devices,
+        hosts=config.hosts,
+        checkpoint_steps=config.checkpoint_steps,
+        label=f"{config.dataset}, {config.model}, {config.objective}",
+        about={"config": config.to_dict()},
+    )
 
 
-def runs(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
-    """The radius and the seed's number of every network, both ``[r]``, seeds inside."""
-    eps, seeds = np.meshgrid(config.eps, np.arange(config.num_seeds), indexing="ij")
-    return eps.ravel(), seeds.ravel()
+@jax.jit
+def _sparsity(network: tuple[Params, Params], key: Key, eps: Array) -> dict[str, Array]:
+    del key, eps
+    return {"sparsity": penalties.sparsity(network[0])}
+
+
+SPARSITY = Watch(("sparsity",), _sparsity)
+"""The share of weights that are exactly zero."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from advjax import data, evaluate, losses
@@ -13,6 +14,9 @@ from experiments import devices
 
 Test = Callable[[tuple[Params, Params], Key, float], Outcome]
 """``((params, batch_stats), key, eps) -> Outcome`` of one network, ``[n]``."""
+
+Tests = Callable[[tuple[Params, Params], Key, np.ndarray], list[Outcome]]
+"""``((params, batch_stats)[r], key, eps[r])``: an outcome for each network."""
 
 
 def tester(
@@ -28,16 +32,8 @@ def tester(
         batch_size: examples attacked at once; the result does not depend on it.
     """
     batch_size = -(-batch_size // mesh.size) * mesh.size
-
-    def outcome(network, eps, key, x, y):
-        x, y = devices.divided((data.as_float(x), y), mesh)
-
-        def predict(x):
-            return model.predict(*network, x)
-
-        return evaluate.outcome(key, predict, losses.cross_entropy, attack, x, y, eps)
-
-    compiled = jax.jit(outcome, out_shardings=devices.whole(mesh))
+    whole = devices.whole(mesh)
+    compiled = jax.jit(_outcome(model, attack, mesh), out_shardings=whole)
 
     def run(network, key, eps):
         def one_batch(key, x, y):
@@ -46,6 +42,68 @@ def tester(
         return evaluate.in_batches(one_batch, key, *test, batch_size=batch_size)
 
     return run
+
+
+def testers(
+    model: Model,
+    attack: Attack,
+    test: Batch,
+    mesh: Mesh,
+    batch_size: int,
+    *,
+    together: bool,
+) -> Tests:
+    """A test of many networks.
+
+    Args:
+        model: as ``tester``, and so are the others.
+        attack: the attack.
+        test: the data.
+        mesh: the devices.
+        batch_size: examples attacked at once.
+        together: whether all networks are attacked by one program, which is faster for
+            small ones, or one after the other.
+    """
+    if not together:
+        one = tester(model, attack, test, mesh, batch_size)
+        return lambda trees, key, eps: [
+            one(network, key, radius)
+            for network, radius in zip(networks(*trees), eps, strict=True)
+        ]
+    batch_size = -(-batch_size // mesh.size) * mesh.size
+    outcome = _outcome(model, attack, mesh)
+
+    def of_all(trees, eps, key, x, y):
+        over_networks = jax.vmap(outcome, (0, 0, None, None, None), out_axes=1)
+        # No ``Outcome``, which is of one run; examples stay the first axis.
+        return over_networks(trees, eps, key, x, y)._asdict()
+
+    compiled = jax.jit(of_all, out_shardings=devices.whole(mesh))
+
+    def run(trees, key, eps):
+        def one_batch(key, x, y):
+            return compiled(trees, eps, key, x, y)
+
+        found = evaluate.in_batches(one_batch, key, *test, batch_size=batch_size)
+        found = jax.device_get(found)
+        return [
+            Outcome(**jax.tree.map(lambda leaf, i=i: leaf[:, i], found))
+            for i in range(len(eps))
+        ]
+
+    return run
+
+
+def _outcome(model: Model, attack: Attack, mesh: Mesh) -> Callable[..., Outcome]:
+    def outcome(network, eps, key, x, y):
+        x, y = devices.divided((data.as_float(x), y), mesh)
+
+        def predict(x):
+            return model.predict(*network, x)
+
+        return evaluate.outcome(key, predict, losses.cross_entropy, attack, x, y, eps)
+
+    return outcome
 
 
 def networks(params: Params, batch_stats: Params) -> list[tuple[Any, Any]]:

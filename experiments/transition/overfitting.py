@@ -1,90 +1,134 @@
 """How much more a network overfits after the first drop of the rate: Figure 5.
 
+Size: that of the grid. Time: seconds.
+
+    advjax run transition/overfitting --config.grid=runs/GRID
+
+where GRID is a finished ``classifier_grid``, whose curves are read: nothing is trained.
+Figure 5 is that of the row ``cifar10``.
+
+Variants: the size, ``paper``, ``gpu`` or ``smoke``, is that of the grid.
+
 The generalisation gap is the adversarial test loss minus the adversarial training loss,
 both cross-entropies. Its ratio is to the gap of the first epoch at the lower rate, the
-101st of the paper's 200. Nothing is trained: the curves are those of a finished grid.
+101st of the paper's 200.
+
+Of the MNIST grid at ``cpu`` the gap grows by 2 % at eps = 0 and by 34 % at 0.25.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from ml_collections import ConfigDict
+import xarray as xr
 
-from experiments import figures
-from experiments.training import recipe
-from experiments.transition.readings import Grid, read_grid
-from experiments.workdir import Workdir
-
-
-def validate(config: ConfigDict) -> None:
-    """Raises ConfigError for a field that is wrong."""
-    read_grid(config)
+from experiments import figures, findings, intervals
+from experiments.study import Config, Setup, Study
+from experiments.training.parts import first_selectable
+from experiments.transition import readings
+from experiments.transition.readings import GRID
+from experiments.writing import Drawn, Report, Table
 
 
-def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
-    """Reads the gaps off the curves of the grid, and reports."""
-    grid = read_grid(config)
-    curves = {name: np.array(grid.results["curves"][name], float) for name in _CURVES}
-    first = recipe.first_selectable(grid.config)
+def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    """Gaps over ``epoch``, ``eps`` and ``seed``; ratios are nan before the drop."""
+    del found
+    grid = setup.inputs["grid"]
+    first = first_selectable(grid.config.select_from, grid.config.num_epochs)
+    curves = grid.values[["test_robust_loss", "robust_loss"]].astype(float)
     gap = curves["test_robust_loss"] - curves["robust_loss"]
     ratio = gap_ratio(gap, first)
-    _figure(grid, gap, ratio, first, workdir)
-    eps_star = grid.reading().eps_star
-    rows = [
-        [
-            f"{eps:.4g} ({255 * eps:.3g}/255)",
-            *(figures.plus_minus(v[k], 4) for v in (gap[first], gap[-1], ratio[-1])),
-        ]
-        for k, eps in enumerate(grid.config.eps)
-    ]
-    header = ["ε", f"gap at epoch {first}", "gap at the last epoch", "their ratio"]
-    workdir.write_text(
-        "report.md",
-        f"## Overfitting of {grid.setting}\n\n![gap against epoch](overfitting.png)\n\n"
+    values = xr.Dataset({"gap": gap}).assign(ratio=ratio)
+    return values.assign(eps_star=grid.reading["eps_star"]).assign_attrs(
+        setting=grid.setting, grid=grid.origin, first_epoch=first
+    )
+
+
+def gap_ratio(gap: xr.DataArray, first: int) -> xr.DataArray:
+    """Gaps from the epoch ``first`` on over that one, nan where that is not above 0."""
+    base = gap.isel(epoch=first, drop=True)
+    return gap.isel(epoch=slice(first, None)) / base.where(base > 0)
+
+
+def _report(config: Config, values: xr.Dataset) -> Report:
+    del config
+    facts, eps_star = values.attrs, figures.plus_minus(values["eps_star"], 4)
+    return Report(
+        f"Overfitting of {facts['setting']}",
+        "Does the generalisation gap grow more after the first drop of the rate where "
+        "the radius is larger?",
+        [*_findings(values)],
+        [Drawn("overfitting", _figure(values), "gap against epoch")],
+        [_table(values)],
         "Gap: adversarial test loss minus adversarial training loss; mean ± sd over "
-        f"{grid.config.num_seeds} seeds, epochs from 0. ε* = "
-        f"{figures.plus_minus(eps_star, 4)}. Curves of "
-        f"{grid.origin}.\n\n{figures.table(header, rows)}",
+        f"{values.sizes['seed']} seeds, epochs from 0. ε* = {eps_star}. Curves of "
+        f"{facts['grid']}.",
     )
-    shown = ", ".join(
-        f"{figures.plus_minus(ratio[-1][k], 2)} at eps = {eps:.4g}"
-        for k, eps in enumerate(grid.config.eps)
+
+
+def _findings(values: xr.Dataset):
+    """The ratio at both ends of the grid, and its rise from one to the other."""
+    ratio = values["ratio"].isel(epoch=-1)
+    size = f"{values.sizes['seed']} seeds, {values.sizes['epoch']} epochs"
+    first = values.attrs["first_epoch"]
+    rise = intervals.student(ratio.isel(eps=-1) - ratio.isel(eps=0))
+    low, high = values["eps"].values[[0, -1]]
+    yield findings.finding(
+        f"the ratio of gaps is larger at ε = {high:.4g} than at {low:.4g}",
+        rise,
+        printed="rising with ε (curves)",
+        size=size,
+        verdict=findings.above(rise),
+        form=".2f",
     )
-    summary = (
-        f"{grid.setting}: the generalisation gap at the last epoch over that at "
-        f"epoch {first} is {shown}; eps* = {figures.plus_minus(eps_star, 4)}"
-    )
-    return {
-        "summary": [summary],
-        "grid": grid.origin,
-        "eps": grid.config.eps,
-        "first_epoch": first,
-        "gap": gap,
-        "ratio": ratio,
-        "eps_star": eps_star,
-    }
+    for i in (0, -1):
+        yield findings.finding(
+            f"gap at the last epoch over that at epoch {first}, "
+            f"ε = {float(values['eps'][i]):.4g}",
+            intervals.student(ratio.isel(eps=i)),
+            size=size,
+            form=".2f",
+        )
 
 
-_CURVES = ("robust_loss", "test_robust_loss")
-
-
-def gap_ratio(gap: np.ndarray, first: int) -> np.ndarray:
-    """``gap[first:] / gap[first]``, nan where that is not above zero."""
-    base = np.where(gap[first] > 0, gap[first], np.nan)
-    return gap[first:] / base
-
-
-def _figure(grid: Grid, gap, ratio, first: int, workdir: Workdir) -> None:
+def _figure(values: xr.Dataset) -> Any:
     figure, (left, right) = figures.panels(2)
-    radii, epochs = grid.config.eps, np.arange(len(gap))
-    shown = slice(first // 2, None)  # before, the gap is that of untrained networks
-    for k, color in enumerate(figures.shades(len(radii))):
-        label = f"ε = {radii[k]:.3g}"
-        figures.band(left, epochs[shown], gap[shown, k], label, color, marker="")
-        figures.band(right, epochs[first:], ratio[:, k], label, color, marker="")
+    first, radii = values.attrs["first_epoch"], values["eps"].values
+    # Before, the gap is that of untrained networks.
+    gap = values["gap"].isel(epoch=slice(first // 2, None))
+    ratio = values["ratio"].isel(epoch=slice(first, None))
+    for eps, color in zip(radii, figures.shades(radii.size), strict=True):
+        label = f"ε = {eps:.3g}"
+        figures.band(left, gap.sel(eps=eps), "epoch", label, color, marker="")
+        figures.band(right, ratio.sel(eps=eps), "epoch", label, color, marker="")
     left.axvline(first, color="0.3", linewidth=0.8, linestyle=":")
     left.set(xlabel="epoch", ylabel="adv. test loss - adv. training loss")
     right.set(xlabel="epoch", ylabel=f"gap over that at epoch {first}")
     right.legend(fontsize=8)
-    figure.suptitle(f"{grid.setting}: mean ± sd", fontsize=10)
-    workdir.save_figure(figure, "overfitting")
+    figure.suptitle(f"{values.attrs['setting']}: mean ± sd", fontsize=10)
+    return figure
+
+
+def _table(values: xr.Dataset) -> Table:
+    first = values.attrs["first_epoch"]
+    gap, last = values["gap"], values.isel(epoch=-1)
+    columns = (gap.isel(epoch=first), last["gap"], last["ratio"])
+    rows = [
+        [
+            f"{eps:.4g} ({255 * eps:.3g}/255)",
+            *(figures.plus_minus(column.sel(eps=eps), 4) for column in columns),
+        ]
+        for eps in values["eps"].values
+    ]
+    header = ["ε", f"gap at epoch {first}", "gap at the last epoch", "their ratio"]
+    return Table("Gaps", header, rows)
+
+
+STUDY = Study(
+    "transition.overfitting",
+    readings.FIELDS,
+    _report,
+    variants=({"paper": {}, "gpu": {}, "smoke": {}},),
+    needs={"grid": GRID},
+    values=_values,
+)
+get_config = STUDY.config

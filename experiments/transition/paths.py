@@ -8,49 +8,51 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import xarray as xr
 from ml_collections import ConfigDict
 
 from advjax import curves, data, losses, objectives, penalties, train
 from advjax.curves import Path
 from advjax.types import Batch, Model, Params
-from experiments import checks, interrupts, progress
+from experiments import arrays, checks, interrupts, progress
+from experiments.provenance import environment
+from experiments.study import Config
 from experiments.training import parameters, recipe
 from experiments.training.checkpoints import Checkpoints
-from experiments.transition.readings import ATTACKED, CLEAN, Grid, read_grid
+from experiments.training.parameters import Released
+from experiments.transition.readings import ATTACKED, CLEAN, Grid
 from experiments.workdir import Workdir
 
 CURVES = {"bezier": curves.bezier, "polychain": curves.polychain}
 
 
-class Setup(NamedTuple):
+class Pairs(NamedTuple):
     """What is joined, and how it is judged.
 
     Attributes:
-        grid: where the ends come from.
         part: configuration of the curves' training.
         model: the architecture.
         curve: through ends and bend.
         eps: ``[p]``, the radius of each pair's right end.
-        pairs: ``[p, 2]`` seeds of the left and the right end.
+        seeds: ``[p, 2]``, of the left and the right end.
         paths: ``[p]``, straight.
         batch_stats: of one network, for their shapes.
         train: all training data.
         eval: the part of them on which the curves are judged.
     """
 
-    grid: Grid
     part: ConfigDict
     model: Model
     curve: curves.Curve
     eps: np.ndarray
-    pairs: np.ndarray
+    seeds: np.ndarray
     paths: Path
     batch_stats: Params
     train: Batch
     eval: Batch
 
 
-def training(config: ConfigDict, grid: Grid) -> ConfigDict:
+def training(config: Config, grid: Grid) -> ConfigDict:
     """The grid's configuration, with the training of the curve for that of networks."""
     part = ConfigDict(grid.config.to_dict())
     fields = ("seed", "objective", "num_epochs", "learning_rate", "schedule")
@@ -64,12 +66,17 @@ def training(config: ConfigDict, grid: Grid) -> ConfigDict:
     return part
 
 
-def read(config: ConfigDict) -> Setup:
-    """Reads the grid, its networks and the data."""
-    grid = read_grid(config)
+def read(config: Config, grid: Grid) -> Pairs:
+    """Reads the networks of a grid and the data.
+
+    Raises:
+        DataError: if data cannot be read.
+        FileError: for networks that cannot be read.
+    """
     part = training(config, grid)
-    model = recipe.network(part)
-    ends = [parameters.read(grid.path / name) for name in (CLEAN, ATTACKED)]
+    ends = [
+        parameters.read(grid.path / f"{p}-best.safetensors") for p in (CLEAN, ATTACKED)
+    ]
     trees = [(end.params, end.batch_stats) for end in ends]
     r = grid.config.num_seeds
     eps, left = (
@@ -83,73 +90,107 @@ def read(config: ConfigDict) -> Setup:
     train_part = recipe.read(part, "train")
     chosen = train_part
     if config.num_eval:
-        checks.integers(config, "num_eval", most=train_part.y.size)
         chosen = data.subset(train_part, config.num_eval, seed=0)
-    return Setup(
-        *(grid, part, model, CURVES[config.curve], eps),
-        np.stack([left, right], axis=1),
-        curves.straight(a, b),
-        jax.tree.map(lambda leaf: leaf[0], batch_stats),
-        *(train_part, chosen),
+    return Pairs(
+        part=part,
+        model=recipe.network(part),
+        curve=CURVES[config.curve],
+        eps=eps,
+        seeds=np.stack([left, right], axis=1),
+        paths=curves.straight(a, b),
+        batch_stats=jax.tree.map(lambda leaf: leaf[0], batch_stats),
+        train=train_part,
+        eval=chosen,
     )
 
 
-def trained(config: ConfigDict, setup: Setup, workdir: Workdir) -> Path:
-    """The paths ``[p]`` after training their bends."""
-    part, n = setup.part, setup.train.y.size
-    steps_per_epoch = n // part.batch_size
-    rate = recipe.learning_rate(part, steps_per_epoch)
+def train_bends(config: Config, grid: Grid, workdir: Workdir, part: str) -> xr.Dataset:
+    """Trains the bends of all paths, and releases them.
+
+    A loop of its own, since the engine's networks are made by a model and tested after
+    each epoch, and these are points between networks, without a test.
+
+    Returns:
+        Mean losses over ``epoch`` and ``pair``.
+
+    Raises:
+        DivergedError: if a loss is not finite.
+        FileError: if a checkpoint cannot be read or written.
+    """
+    pairs = read(config, grid)
+    steps_per_epoch = pairs.train.y.size // pairs.part.batch_size
+    step, tx = _step(config, pairs, steps_per_epoch)
+    run_epoch = train.dispatched(step, pairs.part.dispatch)
+    states = jax.vmap(partial(_start, pairs, tx))(
+        np.arange(len(pairs.eps)), jax.tree.map(jnp.asarray, pairs.paths)
+    )
+    history = np.full((config.num_epochs, len(pairs.eps)), np.nan)
+    order = jax.jit(jax.vmap(partial(_order, pairs), (0, None)))
+    folder = workdir.path / "checkpoints" / part
+    workdir.begin()
+    with Checkpoints(folder, workdir.identity) as stored:
+        states, history = stored.restore((states, history))
+        history = np.array(history)  # what is read may not be written to
+        first = int(states.step[0]) // steps_per_epoch
+        for epoch in progress.steps(config.num_epochs, part, first=first):
+            with interrupts.deferred():
+                indices = np.asarray(order(states, epoch))
+                states, metrics = run_epoch(states, pairs.train, indices, pairs.eps)
+                found = np.asarray(metrics["loss"])
+                checks.finite(found.T, epoch * steps_per_epoch)
+                history[epoch] = found.mean(axis=1)
+                workdir.log(part=part, epoch=epoch, eps=pairs.eps, loss=history[epoch])
+                stored.save(int(states.step[0]), (states, history))
+    about = {
+        "config": config.to_dict(),
+        "eps": pairs.eps,
+        "seed": pairs.seeds[:, 0],
+        "epoch": np.full(len(pairs.eps), config.num_epochs - 1),
+        "commit": environment()["commit"],
+    }
+    bends = Released(jax.device_get(states.params.bend), {}, about)
+    parameters.write(workdir.path / f"{part}-last.safetensors", bends)
+    return arrays.dataset({"loss": (("epoch", "pair"), history)})
+
+
+def _step(config: Config, pairs: Pairs, steps_per_epoch: int):
+    """A step of a bend, and its optimiser."""
+    part = pairs.part
+    rate = recipe.schedule(part, part.num_epochs * steps_per_epoch)
     tx = optax.sgd(rate, part.momentum)
 
     def penalty(w):
         return config.weight_decay / 2 * jnp.sum(w**2)
 
     objective = objectives.with_penalty(
-        recipe.objective(part, setup.model), penalty, where=penalties.everything
+        recipe.objective(part, pairs.model), penalty, where=penalties.everything
     )
-    plain = train.make_step(curves.along(objective, setup.curve), tx)
-    step = train.preprocessed(plain, recipe.prepare(part))
-    run_epoch = train.dispatched(step, part.dispatch)
-    states = jax.vmap(partial(_start, part, setup.batch_stats, tx))(
-        np.arange(len(setup.eps)), jax.tree.map(jnp.asarray, setup.paths)
-    )
-    order = jax.jit(jax.vmap(partial(_order, n, part.batch_size), (0, None)))
-    workdir.begin()
-    with Checkpoints(workdir.path / "checkpoints") as stored:
-        states = stored.restore(states)
-        first = int(states.step[0]) // steps_per_epoch
-        for epoch in progress.steps(part.num_epochs, "curves", first=first):
-            with interrupts.deferred():
-                indices = np.asarray(order(states, epoch))
-                states, metrics = run_epoch(states, setup.train, indices, setup.eps)
-                loss = np.asarray(metrics["loss"])
-                checks.finite(loss.T, epoch * steps_per_epoch)
-                workdir.log(epoch=epoch, eps=setup.eps, loss=loss.mean(axis=1))
-                stored.save(int(states.step[0]), states)
-    return jax.device_get(states.params)
+    plain = train.make_step(curves.along(objective, pairs.curve), tx)
+    return train.preprocessed(plain, recipe.prepare(part)), tx
 
 
-def _start(part, batch_stats, tx, i, path) -> train.TrainState:
-    key = jax.random.fold_in(jax.random.key(part.seed), i)
-    return train.restart(key, path, batch_stats, tx)
+def _start(pairs: Pairs, tx, i, path: Path) -> train.TrainState:
+    key = jax.random.fold_in(jax.random.key(pairs.part.seed), i)
+    return train.restart(key, path, pairs.batch_stats, tx)
 
 
-def _order(n: int, batch_size: int, state: train.TrainState, epoch) -> jax.Array:
-    return train.epoch_indices(train.shuffle_key(state, epoch), n, batch_size)
+def _order(pairs: Pairs, state: train.TrainState, epoch) -> jax.Array:
+    sizes = pairs.train.y.size, pairs.part.batch_size
+    return train.epoch_indices(train.shuffle_key(state, epoch), *sizes)
 
 
 Loss = Callable[[Params, float], tuple[float, float]]
 """``(params, eps) -> (clean loss, loss of the curve's objective)`` of the eval part."""
 
 
-def loss(config: ConfigDict, setup: Setup) -> Loss:
+def loss(config: Config | ConfigDict, pairs: Pairs) -> Loss:
     """Losses in evaluation mode, with batch statistics of the eval part."""
-    model, attack = setup.model, recipe.attack(setup.part)
+    model, attack = pairs.model, recipe.attack(pairs.part)
     attacked = config.objective == "adversarial"
 
     @jax.jit
     def statistics(params, x):
-        return train.batch_statistics(model, params, setup.batch_stats, x)
+        return train.batch_statistics(model, params, pairs.batch_stats, x)
 
     @jax.jit
     def batch_losses(params, batch_stats, key, x, y, eps):
@@ -163,11 +204,11 @@ def loss(config: ConfigDict, setup: Setup) -> Loss:
         x_adv, _ = attack(key, terms, x, y, eps)
         return clean, jnp.sum(terms(x_adv, y))
 
-    batches = list(_batches(setup.eval, config.eval_batch_size))
+    batches = list(_batches(pairs.eval, config.eval_batch_size))
     n = sum(len(batch.y) for batch in batches)
 
     def evaluate(params, eps):
-        found = setup.batch_stats
+        found = pairs.batch_stats
         if found:
             parts = [statistics(params, batch.x) for batch in batches]
             shares = [len(batch.y) / n for batch in batches]

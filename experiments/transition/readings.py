@@ -1,150 +1,167 @@
 """What is read off a grid of networks, and a finished grid for other studies."""
 
-from typing import NamedTuple
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 from ml_collections import ConfigDict
 from scipy.interpolate import PchipInterpolator
 
 from advjax import transition
 from experiments import checks
-from experiments.training import finished, recipe
-from experiments.training.finished import Finished
-
-SIZES = ("paper", "gpu", "smoke")
-"""Of grids, which the studies of a grid take as variants too."""
+from experiments.fields import machine, text
+from experiments.finished import Finished, Need, Networks
+from experiments.study import Config
+from experiments.training import recipe, trainer
+from experiments.training.parts import Training
 
 RULES = ("after the first drop", "among all epochs")
-CLEAN = "clean-best.safetensors"
-ATTACKED = "attacked-best.safetensors"
+CLEAN, ATTACKED = "clean", "attacked"
+"""Parts of a grid: its first radius, and the others."""
 
 
-class Reading(NamedTuple):
+def read_off(trained: xr.Dataset, rule: str, first: int) -> xr.Dataset:
     """eps* by one rule.
 
-    Attributes:
-        rule: of ``RULES``.
-        epoch: ``[k, r]`` selected epochs of ``k`` radii and ``r`` seeds.
-        threshold: ``[r]``, the clean test loss of clean training.
-        loss: ``[k, r]`` training losses, of the objective.
-        eps_star: ``[r]``, nan where there is no crossing.
-        status: ``[r]``, names of ``transition.Status``.
-        eps_star_cubic: ``[r]``, with a monotone cubic through the losses for the chord
-            between two, the paper's rule. Where losses are convex in the radius the
-            chord lies above them, and crosses too early.
-        eps_star_robust: ``[r]``, as ``eps_star``, with the cross-entropy at the
-            attacked training inputs for the loss; the same unless the objective is
-            TRADES or MART.
+    Args:
+        trained: curves over ``epoch``, ``eps`` and ``seed``.
+        rule: one of ``RULES``.
+        first: the first epoch that the first rule may choose.
+
+    Returns:
+        selected_epoch: of smallest adversarial test loss.
+        threshold: the clean test loss of clean training.
+        selected_loss: the training loss, of the objective.
+        eps_star: nan where there is no crossing, with ``status``, the names of
+            ``transition.Status``.
+        eps_star_cubic: with a monotone cubic through the losses for the chord between
+            two, the paper's rule. Where losses are convex in the radius the chord lies
+            above them, and crosses too early.
+        eps_star_robust: as ``eps_star``, with the cross-entropy at the attacked
+            training inputs for the loss; the same unless the objective is TRADES or
+            MART.
     """
-
-    rule: str
-    epoch: np.ndarray
-    threshold: np.ndarray
-    loss: np.ndarray
-    eps_star: np.ndarray
-    status: list[str]
-    eps_star_cubic: np.ndarray
-    eps_star_robust: np.ndarray
-
-
-def read_off(config: ConfigDict, curves: dict, rule: str) -> Reading:
-    """Reads eps* off the curves ``[epoch, k, r]``."""
-    first = recipe.first_selectable(config) if rule == RULES[0] else 0
-    epoch = first + np.argmin(curves["test_robust_loss"][first:], axis=0)
-    threshold = at(curves, "test_loss", epoch)[0]
-    loss, robust_loss = (at(curves, name, epoch) for name in ("loss", "robust_loss"))
-    eps_star, status = crossings(config.eps, loss, threshold)
-    return Reading(
-        *(rule, epoch, threshold, loss, eps_star, status),
-        cubic_crossings(config.eps, loss, threshold),
-        crossings(config.eps, robust_loss, threshold)[0],
+    robust = trained["test_robust_loss"].isel(
+        epoch=slice(first if rule == RULES[0] else 0, None)
+    )
+    epoch = robust["epoch"].isel(epoch=robust.argmin("epoch")).drop_vars("epoch")
+    loss, robust_loss, test_loss = (
+        trainer.at(trained, name, epoch)
+        for name in ("loss", "robust_loss", "test_loss")
+    )
+    threshold = test_loss.isel(eps=0, drop=True)
+    eps_star, status = crossings(loss, threshold)
+    return xr.Dataset(
+        {
+            "selected_epoch": epoch,
+            "threshold": threshold,
+            "selected_loss": loss,
+            "eps_star": eps_star,
+            "status": status,
+            "eps_star_cubic": cubic_crossings(loss, threshold),
+            "eps_star_robust": crossings(robust_loss, threshold)[0],
+        }
     )
 
 
-def at(curves: dict[str, np.ndarray], name: str, epoch: np.ndarray) -> np.ndarray:
-    """A metric ``[epoch, ...]`` at the epoch ``[...]`` of each run."""
-    return np.take_along_axis(curves[name], epoch[None], axis=0)[0]
-
-
-def crossings(radii, losses, threshold, method=transition.crossing):
-    """eps* of each seed, from ``losses[k, r]``, ``threshold[r]``, and its status."""
+def crossings(
+    losses: xr.DataArray, threshold: xr.DataArray, method=transition.crossing
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """eps* of each seed from losses over ``eps`` and ``seed``, and its status."""
     over_seeds = jax.jit(jax.vmap(method, (None, 1, 0)))
-    found = over_seeds(*map(jnp.asarray, (radii, losses, threshold)))
-    statuses = [transition.Status(int(status)).name for status in found.status]
-    return np.asarray(found.eps_star, float), statuses
+    radii, losses = losses["eps"].values, losses.transpose("eps", "seed")
+    found = over_seeds(*map(jnp.asarray, (radii, losses.values, threshold.values)))
+    names = [transition.Status(int(status)).name for status in found.status]
+    return (
+        threshold.copy(data=np.asarray(found.eps_star, float)),
+        threshold.copy(data=np.array(names)),
+    )
 
 
-def cubic_crossings(radii, losses, threshold) -> np.ndarray:
+def cubic_crossings(losses: xr.DataArray, threshold: xr.DataArray) -> xr.DataArray:
     """As ``crossings``, on the monotone cubic (PCHIP) through each seed's losses."""
-    linear, _ = crossings(radii, losses, threshold)
-    found = np.full(len(linear), np.nan)
-    for i in np.flatnonzero(np.isfinite(linear)):
-        cubic = PchipInterpolator(radii, losses[:, i])
-        roots = cubic.solve(threshold[i], extrapolate=False)
-        found[i] = np.nanmax(roots)
+    found = crossings(losses, threshold)[0].copy(deep=True)
+    for i in np.flatnonzero(np.isfinite(found)):
+        cubic = PchipInterpolator(losses["eps"], losses.isel(seed=i))
+        found[i] = np.nanmax(cubic.solve(float(threshold[i]), extrapolate=False))
     return found
 
 
-def num_gradients(config: ConfigDict, num_train: int, num_test: int) -> int:
-    """Per-example gradients that training one network takes, its tests included.
-
-    An attack takes one a step, and one more if it has a surrogate, an update one for
-    each forward pass in training mode, and a test those of PGD and of FGSM.
-    """
-    attack = config.num_steps + (config.xi > 0)
-    update = {
-        "standard": 1,
-        "adversarial": attack + 1,
-        "trades": attack + 2,
-        "mart": attack + 2,
-    }[config.objective]
-    test = config.test_num_steps + 1
-    return config.num_epochs * (num_train * update + num_test * test)
-
-
-def clean_part(config: ConfigDict) -> ConfigDict:
-    """The grid's first radius: training without attack, unless the objective has one.
-
-    MART at radius 0 is not cross-entropy, and its row of Table B.5 is of its objective.
-    """
-    part = _with_radii(config, config.eps[:1])
-    part.test_num_steps = 1  # within a ball of radius 0
+def trainings(config: Config | ConfigDict) -> dict[str, Training]:
+    """The two parts of a grid."""
+    clean = ConfigDict(config.to_dict())
+    clean.eps = config.eps[:1]
+    clean.test_num_steps = 1  # within a ball of radius 0
+    # MART at radius 0 is not cross-entropy, and its row of Table B.5 is of its
+    # objective.
     if config.objective == "adversarial":
-        part.objective, part.xi = "standard", 0.0
-    return part
+        clean.objective, clean.xi = "standard", 0.0
+    attacked = ConfigDict(config.to_dict())
+    attacked.eps = config.eps[1:]
+    first = recipe.training(clean)
+    return {
+        CLEAN: first,
+        ATTACKED: recipe.training(attacked, first.train, first.test),
+    }
 
 
-def attacked_part(config: ConfigDict) -> ConfigDict:
-    """The other radii."""
-    return _with_radii(config, config.eps[1:])
+FIELDS = {
+    "data_dir": machine(
+        text("", "directory of the data sets; that of the grid's run if empty")
+    ),
+    "num_devices": recipe.FIELDS["num_devices"],
+    "hosts": recipe.FIELDS["hosts"],
+}
+"""Fields of a study of one grid for the machine that it runs on."""
+
+ROW_FIELDS = {
+    **FIELDS,
+    "dataset": text("digits", "that of the grid; another one is refused"),
+    "norm": text("linf", "that of the grid; another one is refused"),
+}
+"""And of a study whose radii are for a data set and a norm, as ``row`` has them."""
 
 
-def _with_radii(config: ConfigDict, radii: tuple[float, ...]) -> ConfigDict:
-    part = ConfigDict(config.to_dict())
-    part.eps = tuple(radii)
-    return part
+def row(dataset: str, norm: str, eps: tuple[float, ...]) -> dict[str, Any]:
+    """What a variant for a data set changes."""
+    return {"dataset": dataset, "norm": norm, "eps": eps}
 
 
-class Grid(Finished):
-    """A finished grid."""
+@dataclasses.dataclass(frozen=True)
+class Grid(Networks):
+    """The networks of a finished ``classifier_grid``, and eps* of each seed."""
 
-    __slots__ = ()
+    @classmethod
+    def of(cls, run: Finished, config: ConfigDict) -> "Grid":
+        """The grid of a run, on the machine of ``config``.
+
+        Raises:
+            ConfigError: if the study's radii are for another data set or norm.
+        """
+        for field in ("dataset", "norm"):
+            if config.get(field, run.config[field]) != run.config[field]:
+                raise checks.ConfigError(
+                    f"config.{field} = {config[field]!r}: the grid {run.path} has "
+                    f"{run.config[field]!r}; choose the variant for it"
+                )
+        return super().of(run, config)
 
     @property
     def setting(self) -> str:
         """As ``setting``."""
-        return setting(self.config, self.results["num_train"])
+        return setting(self.config, self.values.attrs["num_train"])
 
-    def reading(self, rule: str = RULES[0]) -> Reading:
-        """What was read off by a rule."""
-        stored = self.results["readings"][RULES.index(rule)]
-        arrays = {
-            name: value if name in ("rule", "status") else np.array(value, float)
-            for name, value in stored.items()
-        }
-        return Reading(**arrays)
+    @property
+    def reading(self) -> xr.Dataset:
+        """What was read off by the first rule."""
+        return self.values[[*READ]].isel(rule=0, drop=True)
+
+    def trainings(self) -> dict[str, Training]:
+        """What the grid trained."""
+        return trainings(self.config)
 
     def row(self, eps: float) -> int:
         """The index of a radius.
@@ -161,62 +178,24 @@ class Grid(Finished):
         return int(np.argmin(np.abs(radii - eps)))
 
 
-GRID_FIELDS = {
-    "grid": "",
-    "grid_digest": "",
-    "data_dir": "",
-    "num_devices": 0,
-    "hosts": False,
-}
-"""Fields of a study of one grid: its work directory, what was found there, and the
-machine that the study runs on."""
+READ = (
+    *("selected_epoch", "threshold", "selected_loss", "eps_star", "status"),
+    *("eps_star_cubic", "eps_star_robust"),
+)
+GRID = Need("transition.classifier_grid", Grid.of)
+GRIDS = GRID._replace(many=True)
 
 
-def read_grid(config: ConfigDict) -> Grid:
-    """The grid that a study starts from, by ``config.grid``.
-
-    Sets ``config.grid_digest``, so that another grid under the same name does not meet
-    the results of this one.
-
-    Raises:
-        ConfigError: unless the directory holds a finished one, of that digest if one is
-            given, and of the data set and norm that the study's radii are for.
-    """
-    grid = read_directory(config.grid)
-    finished.set_digest(config, "grid_digest", grid.digest)
-    for field in ("dataset", "norm"):
-        if config.get(field, grid.config[field]) != grid.config[field]:
-            raise checks.ConfigError(
-                f"config.{field} = {config[field]!r}: the grid {grid.path} has "
-                f"{grid.config[field]!r}; choose the variant for it"
-            )
-    grid.config.data_dir = config.data_dir or grid.config.data_dir
-    grid.config.num_devices = config.num_devices
-    grid.config.hosts = config.hosts
-    return grid
-
-
-def read_directory(path: str) -> Grid:
-    """A finished grid.
-
-    Raises:
-        ConfigError: if the directory holds something else.
-    """
-    wanted = "a finished grid, see experiments/transition/configs/classifier_grid.py"
-    return Grid(*finished.read("grid", path, "transition.classifier_grid", wanted))
-
-
-def setting(config: ConfigDict, num_train: int) -> str:
+def setting(config: Config | ConfigDict, num_train: int) -> str:
     """Data, network, size, training and norm, in words."""
     width = f" (width {config.width})" if config.width else ""
-    usual = recipe.defaults()
     unusual = [
         shown
         for field, shown in (
             ("optimiser", config.optimiser),
             ("batch_size", f"batches of {config.batch_size}"),
         )
-        if config[field] != usual[field]
+        if config[field] != recipe.FIELDS[field].default
     ]
     return ", ".join(
         [
@@ -231,7 +210,7 @@ def setting(config: ConfigDict, num_train: int) -> str:
     )
 
 
-def centre(values: np.ndarray) -> float | None:
+def centre(values: xr.DataArray) -> float | None:
     """The mean over the seeds that have a value; None if none has."""
-    values = values[np.isfinite(values)]
-    return float(values.mean()) if values.size else None
+    there = np.asarray(values)[np.isfinite(values)]
+    return float(there.mean()) if there.size else None

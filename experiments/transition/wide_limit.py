@@ -1,60 +1,57 @@
 """A wide lazy network trains like the linear model (Proposition 1).
 
+Size: sigmoid networks of up to 3000 hidden units, 20 replicates. Time: 23 seconds.
+
+    advjax run transition/wide_limit
+
+Variants: ``smoke``, seconds long, for tests. The sizes are ours.
+
 Root mean square over fresh x of f(x) - xᵀθ, network less linear model, after the same
 number of steps from vanishing starts at matched step sizes, as the number of hidden
 units h grows. The proposition has it below √(d/n) for large h, at every radius.
+
+The difference falls with h as h to the power -0.89 ± 0.03, at eps = 0.5 -0.92 ± 0.09.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
+import xarray as xr
 
-from advjax import data, descent, lazy, linear, norms, replicates
-from experiments import checks, figures
-from experiments.workdir import Workdir
-
-
-def validate(config: ConfigDict) -> None:
-    """Raises ConfigError for a field that is wrong."""
-    checks.seed(config)
-    checks.integers(config, "num_replicates", least=2)
-    checks.integers(config, "d", "n", "num_steps", "num_test", "chunk_size")
-    checks.tuples(config, "num_hidden", least=2)
-    checks.single(config, "d", "n", "delta", "linear_step_size", "sigma")
-    checks.integers(config, "num_hidden")
-    checks.increasing(config, "num_hidden")
-    checks.increasing(config, "eps")
-    checks.numbers(config, "delta", above=0)
-    checks.numbers(config, "linear_step_size", above=0)
-    checks.numbers(config, "theta0_norm", above=0)
-    checks.numbers(config, "sigma", above=0)
+from advjax import data, descent, lazy, linear, norms
+from experiments import arrays, checks, figures, findings, intervals, simulations
+from experiments.fields import count, counts, number
+from experiments.study import Config, Setup, Study
+from experiments.writing import Drawn, Report, Table
 
 
-def run(config: ConfigDict, workdir: Workdir) -> dict:
-    """Trains networks of every width and writes figure and report."""
-    keys = jax.random.split(jax.random.key(config.seed), config.num_replicates)
-    runs = []
-    for h in config.num_hidden:
-        found = workdir.stage(f"h{h}", _differences, config, h, keys)
-        checks.descended(
-            np.moveaxis(found["losses"], -1, 0),
-            lambda r, i, h=h: f"h = {h}, replicate {r}, eps = {config.eps[i]:g}",
-        )
-        checks.finite(
-            found["difference"].T[None],
-            config.num_steps,
-            lambda i, r, h=h: f"h = {h}, eps = {config.eps[i]:g}, replicate {r}",
-        )
-        runs.append(found["difference"])
-    differences = np.stack(runs)
-    slopes = _slopes(config, differences)
-    _figure(config, differences, workdir)
-    return _report(config, differences, slopes, workdir)
+def _widths(setup: Setup) -> dict[str, tuple[int]]:
+    return {f"h{h}": (h,) for h in setup.config.num_hidden}
 
 
-def _differences(config, h, keys) -> dict:
-    """Root mean square differences, ``[replicate, radius]``."""
+def _differences(setup: Setup, h: int) -> xr.Dataset:
+    """Root mean square differences, over ``replicate`` and ``eps``."""
+    config = setup.config
+    found = simulations.replicated(
+        config,
+        _replicate(config, h),
+        axes=("eps", "end"),
+        coords={"eps": config.eps},
+    )
+    simulations.check_descent(found["losses"], f"h = {h}", over="end")
+    checks.finite(
+        found["difference"].values.T[None],
+        config.num_steps,
+        lambda i, r: f"h = {h}, eps = {config.eps[i]:g}, replicate {r}",
+    )
+    return found[["difference"]]
+
+
+def _replicate(config: Config, h: int):
+    """``key -> {"difference": [eps], "losses": [eps, 2]}`` of networks of a width."""
     theta0 = jnp.full(config.d, config.theta0_norm / config.d**0.5)
 
     def fit(network, start, x, y, fresh, eps):
@@ -101,28 +98,93 @@ def _differences(config, h, keys) -> dict:
             jnp.asarray(config.eps)
         )
 
-    return replicates.sharded_vmap(replicate, chunk_size=config.chunk_size)(keys)
+    return replicate
 
 
-def _slopes(config, differences) -> np.ndarray:
-    """Exponents of the difference in h, ``[replicate, radius]``."""
-    x = np.log(config.num_hidden)
+def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    """Means and deviations over replicates of the difference and its exponent in h."""
+    config = setup.config
+    difference = arrays.stacked(found, "h")["difference"]
+    difference = difference.assign_coords(h=[*config.num_hidden])
+    exponent = exponents(difference)
+    return xr.Dataset(
+        {
+            "difference": arrays.moments(difference),
+            "exponent": arrays.moments(exponent),
+        }
+    )
+
+
+def exponents(difference: xr.DataArray) -> xr.DataArray:
+    """The slope of the log difference in log h, of each replicate and radius."""
+    x = np.log(difference["h"])
     x = x - x.mean()
-    return np.einsum("h,hre->re", x, np.log(differences)) / (x @ x)
+    return (x * np.log(difference)).sum("h", skipna=False) / (x**2).sum()
 
 
-def _figure(config, differences, workdir) -> None:
-    figure, (axis,) = figures.panels(1)
-    scale = (config.d / config.n) ** 0.5
-    for j, (eps, color) in enumerate(
-        zip(config.eps, figures.colors(len(config.eps)), strict=True)
-    ):
-        runs = differences[..., j]
-        figures.band(axis, config.num_hidden, runs, f"ε = {eps:g}", color)
-    axis.axhline(scale, color="0.3", linestyle=":", linewidth=1, label="√(d/n)")
-    axis.set_xscale("log")
-    axis.set_yscale("log")
-    axis.set_xlabel("hidden units h")
+def _report(config: Config, values: xr.Dataset) -> Report:
+    radii = values["eps"].values
+    return Report(
+        "The wide limit of lazy networks (Proposition 1)",
+        "Does a wide lazy network, trained adversarially, predict as the linear model "
+        "does?",
+        [
+            *(_difference_finding(config, values, eps) for eps in radii),
+            *(_exponent_finding(config, values, eps) for eps in radii),
+        ],
+        [Drawn("wide_limit", _figure(config, values), "difference against width")],
+        [_table(values)],
+        f"d = {config.d}, n = {config.n}, {config.num_steps} steps. Root mean square "
+        "difference between the predictions of network and linear model; "
+        f"√(d/n) = {_scale(config):.3f}. Mean ± sd over {config.num_replicates} "
+        "replicates.",
+    )
+
+
+def _scale(config: Config) -> float:
+    return (config.d / config.n) ** 0.5
+
+
+def _interval(config: Config, values: xr.Dataset, name: str) -> intervals.Interval:
+    return intervals.of_moments(*values[name].values, config.num_replicates)
+
+
+def _difference_finding(
+    config: Config, values: xr.Dataset, eps: float
+) -> findings.Finding:
+    widest = values.isel(h=-1).sel(eps=eps)
+    found = _interval(config, widest, "difference")
+    return findings.finding(
+        f"rms difference to the linear model is below √(d/n) for large h, ε = {eps:g}",
+        found,
+        printed=f"o(√(d/n)), √(d/n) = {_scale(config):.3f}",
+        size=f"h = {int(widest['h'])}, {config.num_replicates} replicates",
+        verdict=findings.below(found, _scale(config)),
+        form=".4f",
+    )
+
+
+def _exponent_finding(
+    config: Config, values: xr.Dataset, eps: float
+) -> findings.Finding:
+    first, last = values["h"].values[[0, -1]]
+    return findings.finding(
+        f"exponent of the difference in h, ε = {eps:g}",
+        _interval(config, values.sel(eps=eps), "exponent"),
+        size=f"h = {first} to {last}, {config.num_replicates} replicates",
+        form=".2f",
+    )
+
+
+def _figure(config: Config, values: xr.Dataset) -> Any:
+    figure, (axis,) = figures.panels()
+    radii = values["eps"].values
+    for eps, color in zip(radii, figures.colors(radii.size), strict=True):
+        difference = values["difference"].sel(eps=eps)
+        figures.band(axis, difference, "h", f"ε = {eps:g}", color)
+    line = {"color": "0.3", "linestyle": ":", "linewidth": 1}
+    axis.axhline(_scale(config), **line, label="√(d/n)")
+    axis.set(xscale="log", yscale="log", xlabel="hidden units h")
     axis.set_ylabel("rms of f(x) − xᵀθ")
     axis.set_title(
         f"d = {config.d}, n = {config.n}, {config.num_steps} steps, "
@@ -130,41 +192,62 @@ def _figure(config, differences, workdir) -> None:
         fontsize=10,
     )
     axis.legend()
-    workdir.save_figure(figure, "wide_limit")
+    return figure
 
 
-def _report(config, differences, slopes, workdir) -> dict:
-    scale = (config.d / config.n) ** 0.5
-    rows = [
-        [f"{h}", *(figures.plus_minus(runs, 4) for runs in differences[i].T)]
-        for i, h in enumerate(config.num_hidden)
-    ]
-    header = ["h", *(f"ε = {eps:g}" for eps in config.eps)]
-    exponents = [figures.plus_minus(column, 2) for column in slopes.T]
-    workdir.write_text(
-        "report.md",
-        "## The wide limit of lazy networks (Proposition 1)\n\n"
-        "![difference against width](wide_limit.png)\n\n"
-        "Root mean square difference between the predictions of network and linear "
-        f"model; √(d/n) = {scale:.3f}. Mean ± sd over {config.num_replicates} "
-        "replicates.\n\n"
-        + figures.table(header, [*rows, ["exponent in h", *exponents]]),
-    )
-    first, last = (
-        " / ".join(f"{mean:.4f}" for mean in differences[i].mean(axis=0))
-        for i in (0, -1)
-    )
-    summary = (
-        f"wide limit: the rms difference to the linear model is {first} at h = "
-        f"{config.num_hidden[0]} and {last} at h = {config.num_hidden[-1]}, where "
-        f"√(d/n) = {scale:.3f}; exponent in h {' / '.join(exponents)}; eps = "
-        + " / ".join(f"{eps:g}" for eps in config.eps)
-    )
-    return {
-        "summary": [summary],
-        "num_replicates": config.num_replicates,
-        "num_hidden": config.num_hidden,
-        "eps": config.eps,
-        "difference": {"mean": differences.mean(1), "sd": differences.std(1, ddof=1)},
-        "exponent": {"mean": slopes.mean(0), "sd": slopes.std(0, ddof=1)},
-    }
+def _table(values: xr.Dataset) -> Table:
+    def row(name, each, digits):
+        moments = [each.sel(eps=eps) for eps in values["eps"].values]
+        return [name, *(figures.plus_minus(one, digits) for one in moments)]
+
+    difference = values["difference"]
+    rows = [row(f"{h}", difference.sel(h=h), 4) for h in values["h"].values]
+    rows.append(row("exponent in h", values["exponent"], 2))
+    header = ["h", *(f"ε = {eps:g}" for eps in values["eps"].values)]
+    return Table("Root mean square difference", header, rows)
+
+
+STUDY = Study(
+    "transition.wide_limit",
+    {
+        **simulations.fields(
+            num_replicates=20,
+            chunk_size=10,
+            num_steps=100,
+            d=5,
+            n=100,
+            eps=(0.0, 0.1, 0.5),
+            theta0_norm=1.0,
+            sigma=1.0,
+        ),
+        "num_test": count(1000, "fresh examples on which predictions are compared"),
+        "num_hidden": counts(
+            (10, 30, 100, 300, 1000, 3000), "hidden units", length=2, increasing=True
+        ),
+        "delta": number(
+            # The proposition asks for a large one.
+            1,
+            "delta in the variance of the start, 1/(d h h^delta)",
+            above=0,
+        ),
+        "linear_step_size": number(
+            0.1, "step size of the linear model; the network's matches it", above=0
+        ),
+    },
+    _report,
+    variants=(
+        {
+            "full": {},
+            "smoke": {
+                "num_replicates": 2,
+                "num_steps": 5,
+                "num_test": 20,
+                "num_hidden": (5, 10),
+            },
+        },
+    ),
+    cases=_widths,
+    measure=_differences,
+    values=_values,
+)
+get_config = STUDY.config

@@ -1,0 +1,108 @@
+"""Labelled arrays of a study, to its stages and to ``results.json`` and back.
+
+A study measures an ``xarray.Dataset``: arrays whose axes have names, such as ``seed``
+or ``eps``, and coordinates where those mean something.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+
+def dataset(
+    values: Mapping[str, tuple[tuple[str, ...], Any]],
+    coords: Mapping[str, Any] | None = None,
+    **attrs: Any,
+) -> xr.Dataset:
+    """``{name: (axes, array)}`` with coordinates of axes, and facts about the whole."""
+    arrays = {name: (axes, np.asarray(array)) for name, (axes, array) in values.items()}
+    coords = {name: np.asarray(values) for name, values in (coords or {}).items()}
+    return xr.Dataset(arrays, coords, attrs)
+
+
+def stacked(parts: Mapping[str, xr.Dataset], axis: str) -> xr.Dataset:
+    """Datasets of the same variables along a new axis, whose coordinates are the names.
+
+    Where they differ in the coordinates of another axis, values are nan in those that
+    lack some of them.
+    """
+    joined = xr.concat(
+        list(parts.values()), dim=axis, join="outer", combine_attrs="drop_conflicts"
+    )
+    return joined.assign_coords({axis: list(parts)})
+
+
+def moments(values: xr.DataArray, over: str = "replicate") -> xr.DataArray:
+    """Mean and standard deviation over an axis, along a last axis ``moment``.
+
+    What is kept where the values themselves would be too many.
+    """
+    parts = [values.mean(over, skipna=False), values.std(over, ddof=1, skipna=False)]
+    joined = xr.concat(parts, "moment").assign_coords(moment=["mean", "sd"])
+    return joined.transpose(..., "moment")
+
+
+def packed(data: xr.Dataset) -> dict[str, Any]:
+    """A dataset as nested dicts of arrays, for a stage."""
+    return {
+        "values": {str(name): each.values for name, each in data.data_vars.items()},
+        "axes": {
+            str(name): np.array(each.dims, dtype=str)
+            for name, each in data.data_vars.items()
+        },
+        "coords": {str(name): each.values for name, each in data.coords.items()},
+        "attrs": {str(name): np.asarray(value) for name, value in data.attrs.items()},
+    }
+
+
+def unpacked(stored: Mapping[str, Any]) -> xr.Dataset:
+    """The dataset that ``packed`` was given."""
+    values = {
+        name: (tuple(map(str, stored["axes"][name])), array)
+        for name, array in stored.get("values", {}).items()
+    }
+    attrs = {name: array.tolist() for name, array in stored.get("attrs", {}).items()}
+    return dataset(values, stored.get("coords"), **attrs)
+
+
+def plain(data: xr.Dataset) -> dict[str, Any]:
+    """A dataset as what JSON has: coordinates, facts, and axes and values by name."""
+    return {
+        "coords": {str(name): each.values for name, each in data.coords.items()},
+        "attrs": dict(data.attrs),
+        "values": {
+            str(name): {
+                "axes": list(each.dims),
+                "shape": list(each.shape),
+                "values": each.values,
+            }
+            for name, each in data.data_vars.items()
+        },
+    }
+
+
+def restored(content: Mapping[str, Any]) -> xr.Dataset:
+    """The dataset in parsed JSON, whose null is nan.
+
+    Raises:
+        ValueError: for what ``plain`` did not write.
+    """
+    try:
+        values = {
+            # The lists of an array without entries do not say its shape.
+            name: (tuple(each["axes"]), _array(each["values"]).reshape(each["shape"]))
+            for name, each in content["values"].items()
+        }
+        coords = {name: _array(each) for name, each in content["coords"].items()}
+        return dataset(values, coords, **content["attrs"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"no labelled arrays: {error!r}") from error
+
+
+def _array(values: Any) -> np.ndarray:
+    array = np.asarray(values)
+    if array.dtype != object:
+        return array
+    return np.asarray(values, float)  # None becomes nan

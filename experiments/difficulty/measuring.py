@@ -1,0 +1,242 @@
+"""What the studies of trained networks share: which they take, and how they measure."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from ml_collections import ConfigDict
+
+from advjax import dynamics
+from advjax.types import Array, Batch, Model, Params
+from experiments import arrays, checks, intervals, printed
+from experiments.difficulty import networks
+from experiments.fields import Field, count, machine, numbers, seed, text, words
+from experiments.finished import Finished, Need, Networks
+from experiments.study import Setup
+from experiments.training import recipe
+
+FIELDS = {
+    "models": words((), "networks to measure; all if empty", length=0),
+    "data_dir": machine(
+        text("", "directory of the data sets; that of the networks' run if empty")
+    ),
+    "num_images": count(
+        0, "test images to measure, a random subset; 0 for all", least=0
+    ),
+    "subset_seed": seed(0, "seed of the subset"),
+    "num_devices": recipe.FIELDS["num_devices"],
+}
+"""Fields of a study of trained networks."""
+
+
+def strengths(default: tuple[float, ...]) -> Field:
+    """A field for strengths of an ascent."""
+    meaning = "strengths β of the ascent, its steps times their size, increasing"
+    return numbers(default, meaning, above=0, increasing=True)
+
+
+def batch_size(default: int) -> Field:
+    """A field for the number of images at once, which takes memory."""
+    return count(default, "images at once")
+
+
+# --- the networks ---
+
+
+def _read(run: Finished, config: ConfigDict) -> Networks:
+    """Networks whose images are those of the whole test set.
+
+    Raises:
+        ConfigError: if one of ``config.models`` is not among them.
+    """
+    there = ConfigDict(run.config.to_dict())
+    there.num_test = 0
+    for name in config.models:
+        if name not in there.models:
+            raise checks.ConfigError(
+                f"config.models: no {name!r} in {run.path}, which has "
+                f"{', '.join(there.models)}"
+            )
+    return Networks.of(dataclasses.replace(run, config=there), config)
+
+
+def _read_classes(run: Finished, config: ConfigDict) -> Networks:
+    if run.config.positive_classes:
+        msg = "config.networks: give those of a task of all classes, as of clean,table"
+        raise checks.ConfigError(msg)
+    return _read(run, config)
+
+
+def _read_binary(run: Finished, config: ConfigDict) -> Networks:
+    if not run.config.positive_classes:
+        raise checks.ConfigError("config.networks: give those of a binary task")
+    return _read(run, config)
+
+
+NETWORKS = Need("difficulty.networks", _read)
+CLASSES = Need("difficulty.networks", _read_classes)
+BINARY = Need("difficulty.networks", _read_binary)
+
+
+def names(setup: Setup) -> dict[str, tuple[str]]:
+    """The networks to measure, as cases of a study."""
+    models = setup.config.models or setup.inputs["networks"].config.models
+    return {name: (name,) for name in models}
+
+
+def images(setup: Setup) -> Batch:
+    """The test images to measure, with pixels in [0, 1]."""
+    config = setup.config
+    return setup.inputs["networks"].images(
+        "test", config.num_images, config.subset_seed
+    )
+
+
+def model(setup: Setup, name: str, **options: Any) -> Model:
+    """An architecture; ``options`` come before those of its configuration."""
+    family = setup.inputs["networks"]
+    return recipe.network(networks.part(family.config, name), **options)
+
+
+def over_seeds(
+    setup: Setup, name: str, measure: Callable[[tuple[Params, Params]], xr.Dataset]
+) -> xr.Dataset:
+    """``measure(network)`` of each network of a name, along ``seed``."""
+    trained = setup.inputs["networks"].networks(name)
+    return arrays.stacked(
+        {i: measure(network) for i, network in enumerate(trained)}, "seed"
+    )
+
+
+def with_facts(setup: Setup, values: xr.Dataset) -> xr.Dataset:
+    """With what reports say about the networks and their images."""
+    family = setup.inputs["networks"]
+    return values.assign_attrs(
+        setting=networks.setting(family.config), networks=family.origin
+    )
+
+
+# --- measuring ---
+
+
+def predict(model: Model, network: tuple[Params, Params], x: Array) -> Array:
+    """The logits of one image."""
+    return model.predict(*network, x[None])[0]
+
+
+def reduced(predict: Callable, x: Array) -> tuple[Array, Array]:
+    """Logits at an image, and R of W̃ = QR.
+
+    In the coordinates of Q the network with fixed gates is logits + Rᵀx, from 0;
+    lengths and angles are what they are.
+    """
+    logits, jacobian = dynamics.logit_jacobian(predict, x)
+    return logits, jnp.linalg.qr(jacobian.reshape(logits.size, -1).T, mode="r")
+
+
+def compiled(function: Callable) -> Callable:
+    """``(batch_size, *arrays[n, ...])``: ``function`` in parts, results on the host."""
+    function = jax.jit(function)
+
+    def in_parts(batch_size: int, *arrays: np.ndarray):
+        parts = []
+        for first in range(0, len(arrays[0]), batch_size):
+            rows = slice(first, first + batch_size)
+            parts.append(jax.device_get(function(*(array[rows] for array in arrays))))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+    return in_parts
+
+
+def in_batches(function: Callable, batch_size: int, *arrays: np.ndarray) -> Any:
+    """``compiled``, once."""
+    return compiled(function)(batch_size, *arrays)
+
+
+def reduced_in_batches(
+    predict: Callable, batch_size: int, x: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """``reduced`` of images ``[n, ...]``: logits ``[n, k]`` and R ``[n, k, k]``."""
+    return in_batches(jax.vmap(partial(reduced, predict)), batch_size, x)
+
+
+# --- binary tasks ---
+
+
+def signs(labels: np.ndarray) -> np.ndarray:
+    """Labels 0 and 1 as -1.0 and 1.0."""
+    return 2.0 * labels - 1.0
+
+
+def logit(model: Model, network: tuple[Params, Params], x: Array) -> Array:
+    """The logit of one image: the second output minus the first."""
+    first, second = predict(model, network, x)
+    return second - first
+
+
+def first_layer(params: Params) -> Params:
+    """The first layer's parameters."""
+    return params[_first(params)]
+
+
+def first_layer_logit(model: Model, params: Params, stats: Params) -> Callable:
+    """``(w, x[...]) -> []``: one image's logit as a function of the first layer."""
+    name = _first(params)
+
+    def z(w, x):
+        return logit(model, ({**params, name: w}, stats), x)
+
+    return z
+
+
+def _first(params: Params) -> str:
+    return "Conv_0" if "Conv_0" in params else "Dense_0"
+
+
+# --- reports ---
+
+
+def printed_errors(column: str) -> dict[str, float]:
+    """What Tables 1 and 2 print by network: of "kappa" or "kappa_prime"."""
+    rows = printed.rows("difficulty_tables_1_2_errors")
+    return {row["network"]: float(row[column]) for row in rows}
+
+
+def shown(value: float | None, form: str = ".1e") -> str:
+    """A number in a table, or a dash for None."""
+    return "–" if value is None else f"{value:{form}}"
+
+
+def span(values: xr.DataArray, form: str = ".1e") -> str:
+    """From the smallest to the largest of some values, in words."""
+    low, high = float(values.min()), float(values.max())
+    return f"{low:{form}}" if low == high else f"{low:{form}} to {high:{form}}"
+
+
+def points(
+    axis, bounds: xr.DataArray, style: Callable[[str], Mapping[str, Any]], label: str
+) -> None:
+    """Positive intervals over ``network``, one beside the other, on a log scale."""
+    for i, name in enumerate(bounds["network"].values):
+        found = intervals.at(bounds, network=name)
+        ends = np.array([[found.mean - found.low], [found.high - found.mean]])
+        ends = np.minimum(ends, [[0.9 * found.mean], [np.inf]])
+        axis.errorbar(i, found.mean, ends, **style(name), label=label)
+        label = "_"
+
+
+def by_network(axis, names: Sequence[str], paper: Mapping[str, float]) -> None:
+    """Labels of an axis of networks, and a dash for what the paper prints."""
+    label = "printed"
+    for i, name in enumerate(names):
+        if name in paper:
+            style = {"marker": "_", "markersize": 14, "color": "0.2"}
+            axis.plot(i, paper[name], linestyle="none", **style, label=label)
+            label = "_"
+    axis.set_yscale("log")
+    axis.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)

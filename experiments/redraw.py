@@ -1,0 +1,87 @@
+"""Reports of finished runs, made anew from their values; nothing is computed.
+
+    advjax redraw runs/mine
+    advjax redraw runs/mine --to=experiments/results
+
+Figures, ``report.md`` and findings become those of the present code. Figures of arrays
+that a run did not keep stay as they are. With ``--to`` report, figures and results are
+written to ``DIRECTORY/mine``, without configuration file, log, stages and networks.
+"""
+
+import sys
+from pathlib import Path
+
+from ml_collections import FrozenConfigDict
+
+from experiments import arrays, checks, files, studies, usage, writing
+from experiments.run import exit_status
+from experiments.workdir import complete, resigned
+from experiments.writing import Report
+
+
+def report(path: Path) -> Report:
+    """The report of a finished run, by the present code.
+
+    Raises:
+        FileError: for a directory with something else, or a damaged file.
+        ConfigError: for a run of an unknown study.
+    """
+    content = complete(path)
+    config = files.tuples(content["config"])
+    study = studies.find(config.get("experiment", ""))
+    try:
+        values = arrays.restored(content["results"])
+        return study.report(FrozenConfigDict(config), values)
+    except (ValueError, KeyError, AttributeError) as error:
+        msg = f"{path} holds no values of {study.name}: {error}"
+        raise files.FileError(msg) from error
+
+
+def redraw(path: Path, to: Path | None = None) -> Path:
+    """Writes the report of a finished run anew, and returns the directory.
+
+    Args:
+        path: the directory of the run.
+        to: another one, which receives the report, figures and results alone.
+
+    Raises:
+        Exception: what ``report`` raises.
+    """
+    made, content = report(path), complete(path)
+    to = to or path
+    to.mkdir(parents=True, exist_ok=True)
+    for drawn in made.figures:
+        with files.replacing(to / f"{drawn.name}.png") as part:
+            if drawn.figure is None:
+                part.write((path / f"{drawn.name}.png").read_bytes())
+            else:
+                drawn.figure.savefig(part, format="png")
+    with files.replacing(to / "report.md") as part:
+        part.write(writing.markdown(made).encode())
+    content["results"] |= writing.results(made)
+    with files.replacing(to / "results.json") as part:
+        part.write(files.signed(resigned(to, content)).encode())
+    return to
+
+
+def main(argv: list[str]) -> int:
+    """``redraw DIRECTORY … [--to=DIRECTORY]``."""
+    if usage.HELP & {*argv}:
+        print(__doc__)
+        return 0
+    to = [arg.removeprefix("--to=") for arg in argv if arg.startswith("--to=")]
+    runs = [arg for arg in argv if not arg.startswith("--")]
+
+    def action() -> None:
+        if not runs or len(to) + len(runs) < len(argv):
+            raise checks.ConfigError("redraw what? give the directories of runs")
+        for path in map(Path, runs):
+            # Published results have the names of their runs.
+            where = Path(to[-1]) / path.name if to else None
+            print(f"→ {redraw(path, where)}/report.md")
+
+    return exit_status(action)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
