@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,8 +18,9 @@ from experiments import checks
 def prepare(config: ConfigDict) -> None:
     """Makes the devices that a study runs on; to be called before jax is first used.
 
-    Simulations spread replicates over all cores. Networks want the cores as one device,
-    or as many as the configuration says, and the devices of all hosts if it says so.
+    Simulations spread replicates over all cores, and so do networks that one program
+    trains. Others want the cores as one device, or as many as the configuration says,
+    and the devices of all hosts if it says so.
     """
     if "networks" in config:
         # Measurements on trained networks decompose many small matrices.
@@ -27,6 +28,10 @@ def prepare(config: ConfigDict) -> None:
     if "num_devices" not in config:
         use_all_cores()
         widen_thread_pool()
+        return
+    if config.get("dispatch") == "scan" and config.num_devices == 0:
+        # Many small networks at once: each core trains its share of them.
+        use_all_cores()
         return
     if config.get("hosts"):
         join_hosts()
@@ -130,6 +135,64 @@ def number(wanted: int, batch_sizes: Collection[int], *, hosts: bool) -> int:
                 "config.keep_remainder=False"
             )
     return number
+
+
+class Placement(NamedTuple):
+    """Which devices train, and what they share.
+
+    Attributes:
+        mesh: the devices.
+        shares_runs: whether they divide the runs among them, which is faster for many
+            small networks, or the examples of each batch.
+    """
+
+    mesh: Mesh
+    shares_runs: bool
+
+    @property
+    def over_runs(self) -> NamedSharding:
+        """The sharding of arrays ``[r, ...]``."""
+        return NamedSharding(self.mesh, PartitionSpec(*[_AXIS] * self.shares_runs))
+
+    def placed(self, tree: Any) -> Any:
+        """Arrays ``[r, ...]`` that every host has, on the devices."""
+        if self.shares_runs:
+            return jax.device_put(tree, self.over_runs)
+        return replicated(tree, self.mesh)
+
+    def parallel(self, step: Step) -> Step:
+        """``step`` of one run, with its batch divided if that is shared."""
+        return step if self.shares_runs else data_parallel(step, self.mesh)
+
+    def divided(self, tree: Any) -> Any:
+        """Examples in the first axis, divided if they are shared; inside a program."""
+        return tree if self.shares_runs else divided(tree, self.mesh)
+
+
+def placement(
+    wanted: int,
+    batch_sizes: Collection[int],
+    *,
+    num_runs: int,
+    hosts: bool,
+    together: bool,
+) -> Placement:
+    """The placement of a training.
+
+    Args:
+        wanted: number of devices, 0 for any, as ``number``.
+        batch_sizes: examples in a batch.
+        num_runs: networks.
+        hosts: whether the devices of all hosts take part.
+        together: whether one program trains all networks.
+
+    Raises:
+        ConfigError: as ``number``.
+    """
+    shared = math.gcd(num_runs, jax.device_count())
+    if together and not wanted and not hosts and shared > 1:
+        return Placement(mesh(shared), shares_runs=True)
+    return Placement(mesh(number(wanted, batch_sizes, hosts=hosts)), shares_runs=False)
 
 
 def mesh(num_devices: int) -> Mesh:

@@ -311,6 +311,8 @@ def _figure(folder: Path, source: str, alt: str, pixels: int) -> Figure:
     image = _image(_within(folder, name, _MOST_PNG), name, pixels)
     width, height = image.size
     whole = _uri(image, lossless=True)
+    # Of panels side by side the first one, since all of them could not be read.
+    image = image.crop((0, 0, min(width, round(1.4 * height)), height))
     image.thumbnail((360, 360))
     return Figure(alt, whole, _uri(image, quality=80), width, height)
 

@@ -99,23 +99,27 @@ class Engine:
                 f"and at most {training.num_train}"
             )
         self._sizes = training.batch_sizes
-        self._mesh = devices.mesh(
-            devices.number(training.num_devices, {*self._sizes}, hosts=training.hosts)
+        self._is_looped = train.dispatch_mode(training.dispatch) == "loop"
+        self._placement = devices.placement(
+            training.num_devices,
+            {*self._sizes},
+            num_runs=self.eps.size,
+            hosts=training.hosts,
+            together=not self._is_looped,
         )
-        self._train = devices.replicated(training.train, self._mesh)
+        self._train = devices.replicated(training.train, self._placement.mesh)
         self._rate = training.schedule(training.num_epochs * self.steps_per_epoch)
         self._tx = training.optimiser(self._rate)
         keys = jax.random.split(jax.random.key(training.seed))
         self._key_run, self._key_test = keys
         self._run = train.dispatched(self._step(), training.dispatch)
-        self._is_looped = train.dispatch_mode(training.dispatch) == "loop"
         self._order = jax.jit(jax.vmap(self._shuffled, (0, None)))
         self._test_pgd, self._test_single_step = (
             testing.testers(
                 training.model,
                 attack,
                 training.test,
-                self._mesh,
+                self._placement,
                 training.test_batch_size,
                 together=not self._is_looped,
             )
@@ -275,7 +279,7 @@ class Engine:
         trees = (found.params, found.batch_stats)
         rows = self._rows()[len(jax.tree.leaves(trees)[0])]
         trees = jax.tree.map(lambda leaf: leaf[rows], trees)
-        params, batch_stats = devices.replicated(trees, self._mesh)
+        params, batch_stats = self._placement.placed(trees)
         return states._replace(params=params, batch_stats=batch_stats)
 
     def _step(self) -> train.Step:
@@ -289,7 +293,7 @@ class Engine:
             share = jnp.minimum(state.step / num_warm, 1.0) if num_warm else 1.0
             return prepared(state, batch, eps * share)
 
-        return devices.data_parallel(step, self._mesh)
+        return self._placement.parallel(step)
 
     def _shuffled(self, state: TrainState, epoch: Array) -> tuple[Array, Array]:
         key = train.shuffle_key(state, epoch)
@@ -305,11 +309,11 @@ class Engine:
 
     def _best(self, robust_loss: np.ndarray, epoch: int, states: TrainState) -> Best:
         numbers = (robust_loss.astype(np.float32), np.full(self.eps.size, epoch))
-        numbers = devices.replicated(numbers, self._mesh)
+        numbers = self._placement.placed(numbers)
         return Best(*numbers, states.params, states.batch_stats)
 
     def _compiled(self, function: Callable) -> Callable:
-        return jax.jit(function, out_shardings=devices.whole(self._mesh))
+        return jax.jit(function, out_shardings=self._placement.over_runs)
 
     def _name(self, i: int, *_) -> str:
         return f"eps = {self.eps[i]:g}, seed {self.seeds[i]}"

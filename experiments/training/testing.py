@@ -11,6 +11,7 @@ from advjax import data, evaluate, losses
 from advjax.evaluate import Outcome
 from advjax.types import Attack, Batch, Key, Model, Params
 from experiments import devices
+from experiments.devices import Placement
 
 Test = Callable[[tuple[Params, Params], Key, float], Outcome]
 """``((params, batch_stats), key, eps) -> Outcome`` of one network, ``[n]``."""
@@ -33,7 +34,8 @@ def tester(
     """
     batch_size = -(-batch_size // mesh.size) * mesh.size
     whole = devices.whole(mesh)
-    compiled = jax.jit(_outcome(model, attack, mesh), out_shardings=whole)
+    placement = devices.Placement(mesh, shares_runs=False)
+    compiled = jax.jit(_outcome(model, attack, placement), out_shardings=whole)
 
     def run(network, key, eps):
         def one_batch(key, x, y):
@@ -48,7 +50,7 @@ def testers(
     model: Model,
     attack: Attack,
     test: Batch,
-    mesh: Mesh,
+    placement: Placement,
     batch_size: int,
     *,
     together: bool,
@@ -59,26 +61,27 @@ def testers(
         model: as ``tester``, and so are the others.
         attack: the attack.
         test: the data.
-        mesh: the devices.
+        placement: the devices, and what they share.
         batch_size: examples attacked at once.
         together: whether all networks are attacked by one program, which is faster for
             small ones, or one after the other.
     """
     if not together:
-        one = tester(model, attack, test, mesh, batch_size)
+        one = tester(model, attack, test, placement.mesh, batch_size)
         return lambda trees, key, eps: [
             one(network, key, radius)
             for network, radius in zip(networks(*trees), eps, strict=True)
         ]
-    batch_size = -(-batch_size // mesh.size) * mesh.size
-    outcome = _outcome(model, attack, mesh)
+    share = 1 if placement.shares_runs else placement.mesh.size
+    batch_size = -(-batch_size // share) * share
+    outcome = _outcome(model, attack, placement)
 
     def of_all(trees, eps, key, x, y):
         over_networks = jax.vmap(outcome, (0, 0, None, None, None), out_axes=1)
         # No ``Outcome``, which is of one run; examples stay the first axis.
         return over_networks(trees, eps, key, x, y)._asdict()
 
-    compiled = jax.jit(of_all, out_shardings=devices.whole(mesh))
+    compiled = jax.jit(of_all, out_shardings=devices.whole(placement.mesh))
 
     def run(trees, key, eps):
         def one_batch(key, x, y):
@@ -94,9 +97,11 @@ def testers(
     return run
 
 
-def _outcome(model: Model, attack: Attack, mesh: Mesh) -> Callable[..., Outcome]:
+def _outcome(
+    model: Model, attack: Attack, placement: Placement
+) -> Callable[..., Outcome]:
     def outcome(network, eps, key, x, y):
-        x, y = devices.divided((data.as_float(x), y), mesh)
+        x, y = placement.divided((data.as_float(x), y))
 
         def predict(x):
             return model.predict(*network, x)
