@@ -14,7 +14,7 @@ LIBRARY = $(wildcard $(patsubst advjax/%,tests/test_%.py,$(basename $(wildcard a
 CORE = $(LIBRARY) tests/test_layers.py
 QUICKSTART = tests/test_notebooks.py -k quickstart
 
-.PHONY: demo test test-core test-library test-oldest test-colab test-setup \
+.PHONY: demo test test-all test-core test-library test-oldest test-colab test-setup \
  lint report docs notebooks clean
 
 demo: $(VENV)/installed
@@ -25,6 +25,13 @@ test: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(PYTEST)
+
+# Slow and rare tests as well.
+test-all: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(PYTEST) -m ""
 
 test-core: $(VENV)/installed
 	$(PYTEST) $(CORE)

@@ -266,9 +266,11 @@ over_all = jax.vmap(jax.vmap(accuracies, (0, None)), (0, None))
 accuracy, robust_accuracy = jax.jit(over_all)(states, next(keys))
 
 figure, (axis,) = figures.panels()
-figures.band(axis, RADII, accuracy.T, "clean", figures.PALETTE[0])
+figures.band(axis, figures.runs(RADII, accuracy.T), "x", "clean", figures.PALETTE[0])
 label = f"PGD-{NUM_STEPS} × 3 at eps = {EPS:g}"
-figures.band(axis, RADII, robust_accuracy.T, label, figures.PALETTE[1])
+figures.band(
+    axis, figures.runs(RADII, robust_accuracy.T), "x", label, figures.PALETTE[1]
+)
 axis.set(xlabel="radius of training", ylabel=f"accuracy on {len(test.y)} test images")
 axis.set_title(f"mean ± sd over {NUM_SEEDS} seeds")
 _ = axis.legend()

@@ -168,10 +168,17 @@ for name, attack, cost in (("PGD", pgd, NUM_STEPS + 1), ("FGM", fgm, 2)):
         print(f"{figures.plus_minus(error, 0)} % off, {share:.1f} % of the gradients")
 
 figure, (axis,) = figures.panels()
-args = (axis, RADII, loss, threshold, found.eps_star)
-figures.crossing(*args, "adversarial training from scratch")
+args = (figures.runs(RADII, loss), "x", threshold, found.eps_star)
+figures.crossing(axis, *args, "adversarial training from scratch")
 for (name, values), color in zip(tuned.items(), figures.PALETTE[2:], strict=False):
-    figures.band(axis, TUNED_RADII, values, f"fine-tuned, {name}", color, marker="s")
+    figures.band(
+        axis,
+        figures.runs(TUNED_RADII, values),
+        "x",
+        f"fine-tuned, {name}",
+        color,
+        marker="s",
+    )
 axis.set(xlabel="radius", ylabel=f"loss, {len(training.y)} attacked training images")
 axis.set_title(f"{DATASET}: mean ± sd over {NUM_SEEDS} seeds", fontsize=10)
 _ = axis.legend(loc="upper left", fontsize=8)
@@ -266,7 +273,9 @@ along = jax.jit(pairs)(jax.random.split(next(keys), NUM_SEEDS), clean, ends)
 figure, axes = figures.panels(2, sharey=True)
 for axis, name, values in zip(axes, ("curve", "line"), along, strict=True):
     for eps, each, color in zip(CURVE_RADII, values, figures.PALETTE, strict=False):
-        figures.band(axis, ts, each.T, f"radius {eps:g}", color, marker="")
+        figures.band(
+            axis, figures.runs(ts, each.T), "x", f"radius {eps:g}", color, marker=""
+        )
         barrier = each.max(axis=1) - jnp.maximum(each[:, 0], each[:, -1])
         print(f"{name}, radius {eps:g}: barrier {figures.plus_minus(barrier)}")
     axis.set(xlabel="t: clean (0) to robust (1)", title=f"along the {name}")

@@ -122,7 +122,7 @@ names = ("under", "without")
 for axis, curve, values, name in zip(axes, curves, risks, names, strict=True):
     axis.plot(eps, curve, color="0.2", label="theta*(eps), closed form")
     label = f"minimisers, n = {NUM_EXAMPLES}"
-    figures.band(axis, eps[few], values.T, label, figures.PALETTE[0])
+    figures.band(axis, figures.runs(eps[few], values.T), "x", label, figures.PALETTE[0])
     axis.set(xlabel="radius of training (l2)", ylabel=f"risk {name} attack")
 axes[0].plot(eps[few], drawn[0], "o", color=figures.PALETTE[1], label="Monte Carlo")
 axes[0].legend()
@@ -221,7 +221,9 @@ for n, share in zip(SAMPLE_SIZES, zeros[..., 1], strict=True):
 
 figure, (axis,) = figures.panels()
 for j, label in enumerate(("no penalty", "LASSO")):
-    figures.band(axis, SAMPLE_SIZES, excess[..., j], label, figures.PALETTE[j])
+    figures.band(
+        axis, figures.runs(SAMPLE_SIZES, excess[..., j]), "x", label, figures.PALETTE[j]
+    )
 axis.axhline(11 - best.risk, color="0.3", linestyle=":", label="theta = 0")
 axis.set(xlabel="examples n", ylabel="excess risk over R*, eps = 0.5", xscale="log")
 axis.set_xticks(SAMPLE_SIZES, map(str, SAMPLE_SIZES))
@@ -270,7 +272,13 @@ def difference(h, key):
 apart = np.stack([over_data(partial(difference, h)) for h in WIDTHS])
 figure, (axis,) = figures.panels()
 for j, eps in enumerate(radii):
-    figures.band(axis, WIDTHS, apart[..., j], f"eps = {eps:g}", figures.PALETTE[j])
+    figures.band(
+        axis,
+        figures.runs(WIDTHS, apart[..., j]),
+        "x",
+        f"eps = {eps:g}",
+        figures.PALETTE[j],
+    )
 axis.axhline(0.05**0.5, color="0.3", linestyle=":", label="√(d/n)")
 axis.set(xlabel="hidden units h", ylabel="rms difference to the linear model")
 axis.set(xscale="log", yscale="log")

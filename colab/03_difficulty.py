@@ -273,7 +273,13 @@ figure, axes = figures.panels(2)
 grid = jnp.linspace(-1, 5, 300)
 for k, name in enumerate(NAMES):
     values, residuals, density = jax.tree.map(lambda x, k=k: x[k // 2], found[k % 2])
-    figures.band(axes[0], range(1, NUM_EIGS + 1), values.T, name, figures.PALETTE[k])
+    figures.band(
+        axes[0],
+        figures.runs(range(1, NUM_EIGS + 1), values.T),
+        "x",
+        name,
+        figures.PALETTE[k],
+    )
     curve, _ = spectrum.smoothed(density, grid, 0.05)
     axes[1].plot(grid, curve, color=figures.PALETTE[k])
     print(f"{name}: largest {figures.plus_minus(values[:, 0], 1)},", end=" ")
@@ -319,7 +325,9 @@ figure.set_size_inches(4 * len(axes), 3.8)
 for axis, layer in zip(axes, found[0], strict=True):
     for k, name in enumerate(NAMES):
         values, times = found[k % 2][layer][k // 2].T, range(1, NUM_EPOCHS + 1)
-        figures.band(axis, times, values, name, figures.PALETTE[k], marker="")
+        figures.band(
+            axis, figures.runs(times, values), "x", name, figures.PALETTE[k], marker=""
+        )
     axis.set(xlabel="epoch", title=layer, yscale="log")
     for i, name in enumerate(TRAININGS):
         clean, adversarial = (np.array(each[layer][i, :, -1]) for each in found)

@@ -74,7 +74,7 @@ from advjax import (
     train,
 )
 from advjax.types import Batch
-from experiments import figures
+from experiments import figures, writing
 
 parts = [
     data.load(DATASET, split=name, data_dir=DATA_DIR) for name in ("train", "test")
@@ -138,7 +138,7 @@ for name, objective in (("clean training", plain), ("adversarial training", robu
     of_training, of_test = outcomes(networks[name], key)
     rows.append([name, *(figures.plus_minus(v, 1) for v in (*of_training, *of_test))])
 header = ["accuracy, %", "training", "training, attacked", "test", "test, attacked"]
-print(figures.table(header, rows))
+print(writing.table(header, rows))
 print(f"mean ± sd, {NUM_SEEDS} seeds; PGD-{2 * NUM_STEPS} × {NUM_RESTARTS} at {EPS}")
 
 # %% [markdown]
@@ -186,7 +186,13 @@ for axis, kind in zip(axes, ("gradient", "loss"), strict=True):
     for k, name in enumerate(NAMES):
         part = (training, test)[k % 2]
         values = np.array([profile(kind, params, key, part) for params in each[k // 2]])
-        figures.span(axis, EPS * np.array(RADII), values.T, name, figures.PALETTE[k])
+        figures.span(
+            axis,
+            figures.runs(EPS * np.array(RADII), values.T),
+            "x",
+            name,
+            figures.PALETTE[k],
+        )
     axis.axvline(EPS, color="0.3", linewidth=0.8, linestyle=":")
     axis.set_xlabel("radius of the ball (linf)")
 axes[0].set(ylabel="largest ‖∇L‖₁", yscale="log")
@@ -279,7 +285,7 @@ rows = [
     [f"{part} images, {kind}", *(figures.plus_minus(v, 2) for v in row)]
     for (part, kind), row in zip(CHECKS, errors, strict=True)
 ]
-print(figures.table(["errors, %", "f_clean", "f_adv"], rows))
+print(writing.table(["errors, %", "f_clean", "f_adv"], rows))
 print(f"memorised: {figures.plus_minus(shares, 1)} % of the training images, at least")
 print(f"{apart.min():.2f} from those of other classes (needed: more than {2 * EPS:g})")
 

@@ -56,6 +56,11 @@ def legend_below(figure, axis) -> None:
     figure.legend(handles, labels, loc="outside lower center", **columns)
 
 
+def runs(x, values) -> xr.DataArray:
+    """``values[x, r]`` with names for its axes, "x" and "run", for ``band``."""
+    return xr.DataArray(np.asarray(values), {"x": np.asarray(x)}, ("x", "run"))
+
+
 def band(
     axis, values: xr.DataArray, x: str, label: str, color: str, marker: str = "o"
 ) -> None:

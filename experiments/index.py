@@ -27,7 +27,7 @@ def text() -> str:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701, Markdown
     ).get_template("index.md.j2")
-    return template.render(papers=PAPERS, rows=rows)
+    return template.render(papers=PAPERS, rows=rows, reports=reports)
 
 
 def rows(wanted: Mapping[str, int]) -> list[list[str]]:
@@ -43,6 +43,17 @@ def rows(wanted: Mapping[str, int]) -> list[list[str]]:
             claim, *cells = writing.cells(finding)
             found.append([f"[{claim}](results/{name}/report.md)", *cells])
     return found
+
+
+def reports(paper: str) -> str:
+    """Links to all reports of a paper."""
+    folders = sorted((FOLDER / "results").iterdir())
+    found = [record.result(each, each.name) for each in folders if each.is_dir()]
+    return ", ".join(
+        f"[{each.name}](results/{each.name}/report.md)"
+        for each in found
+        if each.record.paper == paper
+    )
 
 
 def main() -> int:

@@ -172,5 +172,6 @@ def command(arguments: list[str]) -> str:
 
 
 _CONFIG = re.compile(
-    r"--config=(.*/)?(?P<folder>\w+)/(configs/)?(?P<name>\w+)\.py(?P<variants>:.*)?"
+    r"--config=(.*/)?(?P<folder>(?!configs/)\w+)/(configs/)?"
+    r"(?P<name>\w+)\.py(?P<variants>:.*)?"
 )

@@ -61,19 +61,14 @@ def test_links_into_the_table_of_results_have_their_headings():
     assert {*links} <= anchors
 
 
-def test_the_table_of_results_quotes_its_files():
+def test_the_index_leads_to_every_result():
     experiments = README.parent / "experiments"
     table = (experiments / "README.md").read_text()
     reports = sorted((experiments / "results").glob("*/results.json"))
-    assert reports
+    assert len(reports) > 70
     for path in reports:
-        content = json.loads(path.read_text())
-        for line in content["results"]["summary"]:
-            assert line in table, (path, line)
-        environment = content["environment"]
-        assert re.fullmatch(r"[0-9a-f]{12}", environment["commit"]), (
-            "not a clean commit"
-        )
+        commit = json.loads(path.read_text())["environment"]["commit"]
+        assert re.fullmatch(r"[0-9a-f]{12}", commit), "not a clean commit"
         assert f"results/{path.parent.name}/report.md" in table
-    for name in re.findall(r"\]\((results/.*?)\)", table):
+    for name in re.findall(r"\]\(([^)]+)\)", table):
         assert (experiments / name).exists(), name

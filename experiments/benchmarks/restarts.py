@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from advjax import attacks, data, evaluate, losses, norms
 from advjax.types import Array, Batch, Predict
-from experiments import figures
+from experiments import writing
 from experiments.training import parameters, recipe, testing
 
 RESTARTS = (1, 3, 10, 30)
@@ -116,7 +116,7 @@ def main(paths: list[str]) -> None:
                 ]
             )
     header = ["model", "n", "restarts", "fooled first, %", "largest loss, %", "hidden"]
-    print(figures.table(header, rows))
+    print(writing.table(header, rows))
     device = jax.devices()[0].device_kind
     print(f"PGD-10 of eps/4, seed 0; jax {jax.__version__}, {device}", end=", ")
     print(platform.machine())
