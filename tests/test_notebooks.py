@@ -98,7 +98,11 @@ def _run(cells, tmp_path):
     return notebook
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+FIRST, *OTHERS = SCRIPTS
+RUN = [FIRST, *(pytest.param(script, marks=pytest.mark.slow) for script in OTHERS)]
+
+
+@pytest.mark.parametrize("script", RUN, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_shows_figures(script, tmp_path, monkeypatch):
     # Programs that run for a moment: compiling them is what takes the time.
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
