@@ -27,6 +27,7 @@ the trajectory departs at 0.470, 0.467 to 0.473; where d ≫ n the powers are 0.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -81,68 +82,12 @@ def _eps(config, n, d):
 def _measured(setup: Setup, n: int, d: int) -> xr.Dataset:
     """Losses and trajectory gaps of one design, over replicates and radii, and ∆."""
     config = setup.config
-    theta0 = jnp.full(d, config.theta0_norm / d**0.5)
     eps = _eps(config, n, d)
-    variance = linear.least_squares_variance(
-        n, d, signal=config.theta0_norm, sigma=config.sigma
-    )
-
-    def replicate(key):
-        x, y = data.gaussian(key, n, theta0, None, config.sigma)
-        basis = linear.span(x, theta0)
-        x, target = x @ basis, theta0 @ basis
-        clean = solvers.min_norm(x, y)
-        test = linear.population_risk(
-            clean, norms.l2, linear.Population(target, None, config.sigma), 0.0
-        )
-
-        def loss(theta, eps):
-            return linear.adversarial_loss(theta, norms.l2, x, y, eps).mean()
-
-        def trajectory(eps):
-            # The largest curvature, if sgn(r) and ‖θ‖ were constant.
-            curvature = 2 * (1 + (d / n) ** 0.5 + eps) ** 2
-            step_size = config.rel_step_size / curvature
-
-            def update(eps):
-                return descent.step(
-                    lambda theta: linear.adversarial_gradient(
-                        theta, norms.l2, x, y, eps
-                    ),
-                    step_size,
-                )
-
-            def both(pair):
-                return update(eps)(pair[0]), update(0.0)(pair[1])
-
-            start = jnp.zeros_like(target)
-            path = descent.path(
-                (start, start),
-                both,
-                num_steps=config.num_steps,
-                observe=lambda pair: {
-                    "gap": norms.l2.value(pair[0] - pair[1]),
-                    "loss": loss(pair[0], eps),
-                },
-            )
-            return {
-                "trajectory": jnp.max(path["gap"]) / jnp.sqrt(variance),
-                "losses": path["loss"][jnp.array([0, -1])],
-            }
-
-        found = jax.vmap(lambda eps: solvers.adversarial(norms.l2, x, y, eps))(eps)
-        train, noise = jnp.mean((x @ clean - y) ** 2), y - x @ target
-        control = jnp.mean(noise**2) - config.sigma**2 if d < n else 0.0
-        return {
-            "rise": found.loss - train,
-            "difference": test - train + control,
-            **jax.vmap(trajectory)(eps),
-        }
-
     keys = jax.random.split(
         jax.random.fold_in(jax.random.key(config.seed), n * 10_000 + d),
         config.num_replicates,
     )
+    replicate = partial(_replicate, config, n, d, eps)
     found = replicates.sharded_vmap(replicate, chunk_size=config.chunk_size)(keys)
     checks.descended(
         np.moveaxis(np.asarray(found["losses"]), -1, 0),
@@ -158,6 +103,60 @@ def _measured(setup: Setup, n: int, d: int) -> xr.Dataset:
             "eps": (curves[1:], eps),
         }
     )
+
+
+def _replicate(config: Config, n: int, d: int, eps: Array, key: Key) -> dict:
+    """Both ratios' numerators over radii, and ∆, of one data set."""
+    theta0 = jnp.full(d, config.theta0_norm / d**0.5)
+    x, y = data.gaussian(key, n, theta0, None, config.sigma)
+    basis = linear.span(x, theta0)
+    x, target = x @ basis, theta0 @ basis
+    clean = solvers.min_norm(x, y)
+    population = linear.Population(target, None, config.sigma)
+    test = linear.population_risk(clean, norms.l2, population, 0.0)
+    found = jax.vmap(lambda eps: solvers.adversarial(norms.l2, x, y, eps))(eps)
+    train, noise = jnp.mean((x @ clean - y) ** 2), y - x @ target
+    control = jnp.mean(noise**2) - config.sigma**2 if d < n else 0.0
+    trajectory = partial(_trajectory, config, n, d, x, y)
+    return {
+        "rise": found.loss - train,
+        "difference": test - train + control,
+        **jax.vmap(trajectory)(eps),
+    }
+
+
+def _trajectory(
+    config: Config, n: int, d: int, x: Array, y: Array, eps: Array
+) -> dict[str, Array]:
+    """The largest gap of the attacked path to the clean one, and ends of its loss."""
+    # The largest curvature, if sgn(r) and ‖θ‖ were constant.
+    curvature = 2 * (1 + (d / n) ** 0.5 + eps) ** 2
+    step_size = config.rel_step_size / curvature
+    variance = linear.least_squares_variance(
+        n, d, signal=config.theta0_norm, sigma=config.sigma
+    )
+
+    def update(eps):
+        def gradient(theta):
+            return linear.adversarial_gradient(theta, norms.l2, x, y, eps)
+
+        return descent.step(gradient, step_size)
+
+    def both(pair):
+        return update(eps)(pair[0]), update(0.0)(pair[1])
+
+    def observed(pair):
+        loss = linear.adversarial_loss(pair[0], norms.l2, x, y, eps).mean()
+        return {"gap": norms.l2.value(pair[0] - pair[1]), "loss": loss}
+
+    start = jnp.zeros(x.shape[1])
+    path = descent.path(
+        (start, start), both, num_steps=config.num_steps, observe=observed
+    )
+    return {
+        "trajectory": jnp.max(path["gap"]) / jnp.sqrt(variance),
+        "losses": path["loss"][jnp.array([0, -1])],
+    }
 
 
 def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
