@@ -36,6 +36,7 @@ import numpy as np
 import xarray as xr
 
 from advjax import data, descent, linear, norms, replicates, solvers, transition
+from advjax.types import Array, Key
 from experiments import arrays, checks, figures, findings, simulations
 from experiments.fields import count, counts, number
 from experiments.intervals import Interval
