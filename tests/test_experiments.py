@@ -58,8 +58,24 @@ def optimised_if_long(request, unoptimised):
         jax.config.update("jax_disable_most_optimizations", unoptimised)
 
 
+# One of each kind, and those that others start from; ``make test-all`` runs all.
+KINDS = (
+    *("training/digits", "training/evaluation", "transition/classifier_grid"),
+    *("transition/connectivity", "transition/comparison", "transition/overfitting"),
+    *("transition/scaling", "transition/moments", "generalization/interpolation"),
+    *("generalization/wide_resnet", "difficulty/networks", "difficulty/weight_effects"),
+    *("difficulty/oscillation", "memorization/networks", "memorization/separable"),
+    *("memorization/learning_process", "memorization/generalization_gap"),
+)
+ALL = [
+    name if name in KINDS else pytest.param(name, marks=pytest.mark.slow)
+    for name in sorted(CONFIGS)
+    if name != "training/classifier"  # as training/digits
+]
+
+
 @pytest.mark.usefixtures("optimised_if_long")
-@pytest.mark.parametrize("name", set(CONFIGS) - {"training/classifier"})
+@pytest.mark.parametrize("name", ALL)
 def test_every_study_runs_at_smoke_size_and_once_only(name, tmp_path, capsys, request):
     arguments = [f"--config={CONFIGS[name]}:smoke", f"--workdir={tmp_path}/w"]
     arguments += _needed(name, request)
@@ -176,7 +192,7 @@ BAD = {
     ),
     "mistyped tuple": (
         ["--config.eps=(0.1"],
-        ["config.eps = ('(0.1',)", "'(0.1' is not a finite number"],
+        ["config.eps = ('(0.1',)", "give a tuple of at least 2 values"],
     ),
     "fractional count": (["--config.num_epochs=1.5"], ["config.num_epochs = '1.5'"]),
     "words for numbers": (
@@ -313,8 +329,7 @@ def test_a_loss_that_becomes_nan_stops_the_run_with_its_step(tmp_path, capsys):
     assert run.main([*arguments, "--config.learning_rate=1e30"]) == 1
     error = capsys.readouterr().err
     assert re.search(r"the loss of eps = \S+, seed \d is (nan|inf) at step \d+", error)
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1])["epoch"] == 0
+    assert (tmp_path / "metrics.jsonl").exists()
     assert not (tmp_path / "results.json").exists()
 
 
@@ -381,47 +396,58 @@ def test_stages_are_computed_once_and_hold_no_pickle(tmp_path):
 
 def test_p_values_fall_at_the_scale_of_the_theory(tmp_path):
     """Medians above 0.3 at log(eps/√(d/n)) = -2 and below 0.01 at +2."""
-    config = f"--config={ROOT}/experiments/transition/configs/p_values.py"
+    config = f"--config={CONFIGS['transition/p_values']}"
     smaller = ["--config.num_adversarial=200", "--config.num_points=7"]
     assert run.main([config, *smaller, f"--workdir={tmp_path}/w"]) == 0
     results = json.loads((tmp_path / "w" / "results.json").read_text())["results"]
-    assert [row["d"] for row in results["dimensions"]] == [2, 5, 10]
-    for row in results["dimensions"]:
-        for name, p in row["median_p_value_at"]["-2"].items():
-            assert p > 0.3, (row["d"], name)
-        for name, p in row["median_p_value_at"]["2"].items():
-            assert p < 0.01, (row["d"], name)
+    values = arrays.restored(results)
+    assert [*values["d"].values] == [2, 5, 10]
+    at = values["median_p_value_at"]
+    assert (at.sel(level=-2) > 0.3).all()
+    assert (at.sel(level=2) < 0.01).all()
+    for d in values["d"].values:
         # By loss crossing ε* ≈ σ d / (n c0 ‖θ0‖), which is not √(d/n).
-        predicted = row["d"] / (100 * (2 / np.pi) ** 0.5)
+        predicted = d / (100 * (2 / np.pi) ** 0.5)
+        row = values.sel(d=d)
         assert abs(row["eps_star"] - predicted) < 3 * row["eps_star_se"] + 0.01
 
 
 def test_the_demonstration_joins_the_reports(tmp_path, monkeypatch, capsys):
+    few = ("digits-linf", "digits-linf-tuned", "linear-paths")
     smoke = {
-        name: f"{file},smoke" if ":" in file else f"{file}:smoke"
-        for name, file in demo.STUDIES.items()
+        name: (re.sub(r",demo|,high|$", "", file), *rest)
+        for name, (file, *rest) in demo.STUDIES.items()
+        if name in few
+    }
+    smoke = {
+        name: (f"{file},smoke" if ":" in file else f"{file}:smoke", *rest)
+        for name, (file, *rest) in smoke.items()
     }
     monkeypatch.setattr(demo, "STUDIES", smoke)
     demo.main(tmp_path)
     printed = capsys.readouterr().out
     report = (tmp_path / "report.md").read_text()
     figures_shown = re.findall(r"!\[.*?\]\((.*?)\)", report)
-    assert len(figures_shown) == 5
+    assert len(figures_shown) == 4
     for name in figures_shown:
         assert (tmp_path / name).exists()
         assert f"{tmp_path}/{name}" in printed
     assert str(tmp_path / "report.md") in printed
-    assert "digits, linf: eps* = " in printed
-    assert "digits, l2: eps* = " in printed
+    assert "ε* of mlp on digits, linf: " in printed
+    assert "error of ε* by PGD, 3 radii: " in printed
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "report.md").write_text("mine")
+    with pytest.raises(FileError, match="holds files of something else"):
+        demo.main(tmp_path / "mine")
 
 
 def test_published_tables_are_rederived():
-    table_4 = published.rederive_table_4()
+    table_4 = published.table_4()
     assert len(table_4) == 12
     for row in table_4:
         digits_printed = len(row["printed"].partition(".")[2])
         assert f"{row['derived']:.{digits_printed}f}" == row["printed"], row
-    table_3 = published.rederive_table_3()
+    table_3 = published.table_3()
     unusual = {"cnn_fc128": "NO_LOSS_TABLE", "cnn_fc16": "NO_LOSS_TABLE"}
     unusual["preactresnet18_mart"] = "BELOW_FIRST_POINT"
     for row in table_3:
