@@ -1,13 +1,10 @@
 """Checks of configurations and of losses: one clear line for whatever goes wrong."""
 
 import difflib
-import itertools
-import math
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 
 class ConfigError(ValueError):
@@ -55,79 +52,6 @@ def one_each(
             raise ConfigError(msg)
         found += chosen or [default]
     return found
-
-
-def one_of(config: ConfigDict, field: str, choices: Collection[str]) -> None:
-    """The field is one of the choices."""
-    if config[field] not in choices:
-        raise _error(config, field, choose(config[field], choices))
-
-
-def numbers(
-    config: ConfigDict,
-    field: str,
-    *,
-    least: float = 0.0,
-    above: float | None = None,
-    most: float | None = None,
-) -> None:
-    """The field is a number, or a non-empty tuple of numbers, within bounds."""
-    values = config[field]
-    values = values if isinstance(values, tuple) else (values,)
-    if not values:
-        raise _error(config, field, "give at least one number")
-    limits = f"at least {least:g}" if above is None else f"above {above:g}"
-    if most is not None:
-        limits += f" and at most {most:g}"
-    for value in values:
-        if not _is_number(value):
-            raise _error(config, field, f"{value!r} is not a finite number")
-        low = value >= least if above is None else value > above
-        if not (low and (most is None or value <= most)):
-            raise _error(config, field, f"choose numbers {limits}")
-
-
-def tuples(config: ConfigDict, *fields: str, least: int = 1) -> None:
-    """The fields are tuples of at least so many values."""
-    for field in fields:
-        values = config[field]
-        if not isinstance(values, tuple) or len(values) < least:
-            raise _error(config, field, f"give a tuple of at least {least} values")
-
-
-def single(config: ConfigDict, *fields: str) -> None:
-    """The fields are no tuples."""
-    for field in fields:
-        if isinstance(config[field], tuple):
-            raise _error(config, field, "give one value")
-
-
-def increasing(config: ConfigDict, field: str, *, first: float | None = None) -> None:
-    """The field is a strictly increasing tuple of numbers of at least zero."""
-    numbers(config, field, least=0.0)
-    tuples(config, field)
-    values = config[field]
-    if any(a >= b for a, b in itertools.pairwise(values)):
-        raise _error(config, field, "give increasing numbers")
-    if first is not None and values[0] != first:
-        raise _error(config, field, f"begin with {first:g}, which is clean training")
-
-
-def integers(
-    config: ConfigDict, *fields: str, least: int = 1, most: int | None = None
-) -> None:
-    """The fields are integers, or non-empty tuples of integers, within bounds."""
-    for field in fields:
-        numbers(config, field, least=least, most=most)
-        values = config[field]
-        values = values if isinstance(values, tuple) else (values,)
-        if not all(isinstance(value, int) for value in values):
-            raise _error(config, field, "choose integers")
-
-
-def seed(config: ConfigDict) -> None:
-    """``config.seed`` is a seed that jax takes."""
-    integers(config, "seed", least=0, most=2**31 - 1)
 
 
 def finite(
@@ -196,17 +120,8 @@ def known_fields(given: Iterable[str], fields: Collection[str]) -> None:
             raise ConfigError(f"config.{field}: {reason}")
 
 
-def _is_number(value: Any) -> bool:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
-
-
 def choose(value: Any, choices: Collection[str]) -> str:
     """What to choose from, and what may have been meant."""
     close = difflib.get_close_matches(str(value), choices, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     return f"{hint}choose from {', '.join(sorted(choices))}"
-
-
-def _error(config: ConfigDict, field: str, reason: str) -> ConfigError:
-    return ConfigError(f"config.{field} = {config[field]!r}: {reason}")

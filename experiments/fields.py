@@ -6,7 +6,6 @@
     }
 
 A check returns what to choose instead of a wrong value, and None for a right one.
-Nothing here imports jax, so that help is quick.
 """
 
 import dataclasses
@@ -115,9 +114,9 @@ def numbers(
     length: int = 1,
     increasing: bool = False,
     first: float | None = None,
-    longest: int | None = None,
+    longest: int = 10_000,
 ) -> Field:
-    """A field for finite numbers within bounds, at least ``length`` of them.
+    """A field for finite numbers within bounds, ``length`` to ``longest`` of them.
 
     Args:
         default: the default.
@@ -128,12 +127,10 @@ def numbers(
         length: the least number of values; 0 admits an empty tuple.
         increasing: whether they must increase strictly.
         first: what the first must be; None for anything.
-        longest: the largest number of values; None for any.
+        longest: the largest number of values.
     """
     real = _real(least, above, most)
-    check = _each(real, length, increasing=increasing, first=first)
-    if longest is not None:
-        check = _at_most(longest, check)
+    check = _each(real, length, longest, increasing=increasing, first=first)
     return Field(tuple(map(float, default)), meaning, check, is_real=True)
 
 
@@ -192,7 +189,12 @@ def machine(field: Field) -> Field:
     return dataclasses.replace(field, is_machine=True)
 
 
-def limits(least: float, above: float | None, most: float | None) -> str:
+def at_most(config: Mapping[str, Any], name: str, most: int) -> None:
+    """Raises ConfigError for an integer of at least 0 above what is elsewhere."""
+    count(0, "", least=0, most=most).check(name, config[name])
+
+
+def _limits(least: float, above: float | None, most: float | None) -> str:
     """Bounds in words."""
     low = f"at least {least:g}" if above is None else f"above {above:g}"
     return low if most is None else f"{low} and at most {most:g}"
@@ -204,7 +206,7 @@ def _real(least: float, above: float | None, most: float | None) -> Check:
             return f"{value!r} is not a finite number"
         is_low = value < least if above is None else value <= above
         if is_low or (most is not None and value > most):
-            return f"choose numbers {limits(least, above, most)}"
+            return f"choose numbers {_limits(least, above, most)}"
         return None
 
     return wrong
@@ -234,7 +236,7 @@ def _optional(check: Check) -> Check:
 def _each(
     check: Check,
     length: int,
-    longest: int = 10_000,
+    longest: int,
     *,
     increasing: bool,
     first: float | None = None,
@@ -243,7 +245,7 @@ def _each(
         if not isinstance(values, tuple) or len(values) < length:
             return _a_tuple(length)
         if len(values) > longest:
-            return f"give at most {longest} values"
+            return f"give {longest} at most"
         for value in values:
             if reason := check(value):
                 return reason
@@ -252,14 +254,6 @@ def _each(
         if first is not None and values[0] != first:
             return f"begin with {first:g}"
         return None
-
-    return wrong
-
-
-def _at_most(longest: int, check: Check) -> Check:
-    def wrong(values: Any) -> str | None:
-        is_long = isinstance(values, tuple) and len(values) > longest
-        return f"give {longest} at most" if is_long else check(values)
 
     return wrong
 

@@ -13,7 +13,7 @@ from advjax import data
 from advjax.types import Batch, Model, Params
 from experiments import arrays, checks, files
 from experiments.fields import Field, text, words
-from experiments.training import parameters, recipe, testing
+from experiments.training import recipe, testing
 from experiments.workdir import complete
 
 
@@ -23,7 +23,7 @@ class Finished:
 
     Attributes:
         path: its work directory.
-        config: its configuration.
+        config: its configuration, as it was written.
         values: what it found.
         commit: the commit that finished it.
         digest: the digest of its results.
@@ -58,7 +58,7 @@ class Finished:
             if found != experiment:
                 raise ValueError(f"it is a run of {found}")
             values = arrays.restored(content["results"])
-            config = recipe.restored(content["config"])
+            config = ConfigDict(files.tuples(content["config"]))
         except (OSError, ValueError, KeyError, AttributeError) as error:
             command = experiment.replace(".", "/")
             raise checks.ConfigError(
@@ -81,11 +81,13 @@ class Need(NamedTuple):
         experiment: the study that must have run there.
         taken: ``(finished run, config) -> input``, what the study takes from it.
         many: whether there are several.
+        holds: names of values and facts that must be there.
     """
 
     experiment: str
     taken: Callable[[Finished, ConfigDict], Any] = lambda run, _: run
     many: bool = False
+    holds: tuple[str, ...] = ()
 
     def fields(self, name: str) -> dict[str, Field]:
         """Where they are, and their digests."""
@@ -107,6 +109,13 @@ class Need(NamedTuple):
         """
         paths = config[name] if self.many else (config[name],)
         runs = [Finished.read(name, path, self.experiment) for path in paths]
+        for run in runs:
+            there = {*run.values.variables, *run.values.attrs}
+            if missing := {*self.holds} - there:
+                raise checks.ConfigError(
+                    f"config.{name}: {run.path} has no {', '.join(sorted(missing))} "
+                    "among its values; run it again"
+                )
         found = [self.taken(run, config) for run in runs]
         digests = tuple(run.digest for run in runs)
         return (found, digests) if self.many else (found[0], digests[0])
@@ -119,17 +128,14 @@ class Networks(Finished):
     @classmethod
     def of(cls, run: Finished, config: ConfigDict) -> "Networks":
         """The networks of a run, with data and devices where ``config`` says."""
-        there = ConfigDict(run.config.to_dict())
+        there = recipe.restored(run.config.to_dict())
         for field in ("data_dir", "num_devices", "hosts"):
             there[field] = config.get(field) or there[field]
         return cls(run.path, there, run.values, run.commit, run.digest)
 
-    def model(self, **changes: Any) -> Model:
-        """The network; ``changes`` are fields, such as ``model="mlp"``, or options."""
-        config = ConfigDict(self.config.to_dict())
-        fields = {name: changes.pop(name) for name in [*changes] if name in config}
-        config.update(fields)
-        return recipe.network(config, **changes)
+    def model(self, **options: Any) -> Model:
+        """The network; ``options`` come before those of its configuration."""
+        return recipe.network(self.config, **options)
 
     def networks(self, part: str, name: str = "last") -> list[tuple[Params, Params]]:
         """Parameters and batch statistics of each run of a part.
@@ -138,8 +144,7 @@ class Networks(Finished):
             part: of the training.
             name: "last", "best", or "epoch-5" for one that was kept.
         """
-        found = parameters.read(self.path / f"{part}-{name}.safetensors")
-        return testing.networks(found.params, found.batch_stats)
+        return testing.released(self.path, part, name)
 
     def images(self, split: str, number: int = 0, seed: int = 0) -> Batch:
         """Images of a part of the data, with pixels in [0, 1].

@@ -79,7 +79,9 @@ def settings(environment: Mapping[str, Any]) -> dict[str, str]:
     """What must not change when a run is resumed, as far as it was recorded."""
     own = environment.get("settings")
     named = dict(own) if isinstance(own, dict) else {}
-    return named | {"jax_default_prng_impl": environment.get("generator")}
+    if "generator" in environment:
+        named["jax_default_prng_impl"] = environment["generator"]
+    return named
 
 
 def starts(path: Path) -> list[dict[str, Any]]:

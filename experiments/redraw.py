@@ -9,11 +9,13 @@ written to ``DIRECTORY/mine``, without configuration file, log, stages and netwo
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ml_collections import FrozenConfigDict
 
-from experiments import arrays, checks, files, studies, usage, writing
+from experiments import arrays, checks, files, ownership, studies, usage, writing
 from experiments.run import exit_status
 from experiments.workdir import complete, resigned
 from experiments.writing import Report
@@ -47,21 +49,48 @@ def redraw(path: Path, to: Path | None = None) -> Path:
     Raises:
         Exception: what ``report`` raises.
     """
-    made, content = report(path), complete(path)
     to = to or path
-    to.mkdir(parents=True, exist_ok=True)
+    _check_place(to, complete(path)["config"])
+    try:
+        owner = ownership.Owner(to)
+    except ownership.HeldError as error:
+        raise files.FileError(str(error)) from None
+    try:
+        _write(report(path), path, to)
+    finally:
+        owner.release()
+    return to
+
+
+def _check_place(to: Path, config: Mapping[str, Any]) -> None:
+    """Raises FileError for a directory that holds anything but this study's results."""
+    if not to.exists():
+        return
+    names = {file.name for file in to.iterdir()} - {*ownership.FILES}
+    if names and "results.json" not in names:
+        raise files.FileError(f"{to} holds files of something else; choose another")
+    there = complete(to)["config"].get("experiment") if names else None
+    if there not in (None, config["experiment"]):
+        raise files.FileError(f"{to} holds results of {there}; choose another")
+
+
+def _write(made: Report, path: Path, to: Path) -> None:
+    """Writes figures, report, and last the results, whose digests are of these."""
+    import matplotlib.pyplot as plt
+
+    content = complete(path)
     for drawn in made.figures:
         with files.replacing(to / f"{drawn.name}.png") as part:
             if drawn.figure is None:
                 part.write((path / f"{drawn.name}.png").read_bytes())
             else:
                 drawn.figure.savefig(part, format="png")
+                plt.close(drawn.figure)
     with files.replacing(to / "report.md") as part:
         part.write(writing.markdown(made).encode())
     content["results"] |= writing.results(made)
     with files.replacing(to / "results.json") as part:
         part.write(files.signed(resigned(to, content)).encode())
-    return to
 
 
 def main(argv: list[str]) -> int:

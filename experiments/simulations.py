@@ -33,11 +33,6 @@ def fields(**defaults: Any) -> dict[str, Field]:
     return with_defaults(named, **defaults)
 
 
-def at_most(config: Config, field: str, most: int) -> None:
-    """Raises ConfigError for a field above what another field admits."""
-    count(1, "", most=most).check(field, config[field])
-
-
 def replicated(
     config: Config,
     function: Callable[..., Mapping[str, Any]],

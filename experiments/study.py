@@ -57,8 +57,7 @@ class Setup(NamedTuple):
 
     def networks(self, part: str, name: str = "last") -> list[tuple[Any, Any]]:
         """Parameters and batch statistics of the networks of a part, one by one."""
-        found = parameters.read(self.path / f"{part}-{name}.safetensors")
-        return testing.networks(found.params, found.batch_stats)
+        return testing.released(self.path, part, name)
 
 
 def _in_one_dataset(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
@@ -209,5 +208,5 @@ def _started(training: Training, workdir: Workdir) -> Training:
     """With the networks of an earlier part where it starts from those."""
     if not isinstance(training.start, str):
         return training
-    file = workdir.path / f"{training.start}-last.safetensors"
+    file = parameters.file(workdir.path, training.start, "last")
     return training.replaced(start=parameters.read(file))

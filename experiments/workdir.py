@@ -28,7 +28,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from experiments import files, ownership, provenance
+from experiments import checks, files, ownership, provenance
 
 
 class WorkdirError(files.FileError):
@@ -294,7 +294,9 @@ def complete(path: Path) -> dict[str, Any]:
     if not wanted <= {*content["files"]}:
         raise files.damaged(results, "it does not name the files of the run")
     for name, stated in content["files"].items():
-        file = path / name.replace("\0", "")
+        if not name.isprintable():
+            raise files.damaged(results, f"{checks.printable(name)!r} is no name")
+        file = path / name
         is_inside = file.resolve().is_relative_to(path.resolve())
         if not (is_inside and file.is_file()):
             found = "is missing"

@@ -1,5 +1,6 @@
 """Declarations: arrays, findings, inputs and the runner, on a study of three lines."""
 
+import dataclasses
 import json
 
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from experiments import (
     findings,
     finished,
     inputs,
+    ownership,
     printed,
     redraw,
     run,
@@ -269,11 +271,31 @@ def test_a_study_runs_resumes_and_is_drawn_anew(tmp_path, capsys):
     assert workdir.complete(tmp_path / "w")["results"] == content["results"]
     redraw.redraw(tmp_path / "w", tmp_path / "public" / "w")
     names = {file.name for file in (tmp_path / "public" / "w").iterdir()}
-    assert names == {"report.md", "results.json"}
+    assert names == {"report.md", "results.json", ".advjax-lock"}
     workdir.complete(tmp_path / "public" / "w")
     (tmp_path / "public" / "w" / "report.md").write_text("forged")
     with pytest.raises(files.FileError, match="has changed"):
         workdir.complete(tmp_path / "public" / "w")
+
+
+def test_a_report_is_drawn_over_results_of_its_study_alone(tmp_path):
+    run.run(FIRST.config(), tmp_path / "first")
+    config = SECOND.config()
+    config.before = str(tmp_path / "first")
+    run.run(config, tmp_path / "second")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("mine")
+    for place, words in (("mine", "something else"), ("second", "training.second")):
+        before = {
+            f: f.read_bytes() for f in (tmp_path / place).iterdir() if f.is_file()
+        }
+        with pytest.raises(files.FileError, match=f"holds (files|results) of {words}"):
+            redraw.redraw(tmp_path / "first", tmp_path / place)
+        assert before == {f: f.read_bytes() for f in before}
+    owner = ownership.Owner(tmp_path / "first")
+    with pytest.raises(files.FileError, match="is in use by process"):
+        redraw.redraw(tmp_path / "first")
+    owner.release()
 
 
 @pytest.mark.parametrize(
@@ -317,7 +339,13 @@ def test_what_a_study_needs_has_a_digest(tmp_path):
     config.before = str(tmp_path / "second")
     with pytest.raises(checks.ConfigError, match=r"it is a run of training\.second"):
         run.run(config, tmp_path / "x")
-    config.before, config.seed = str(tmp_path / "first"), 3
+    less = dataclasses.replace(
+        SECOND, needs={"before": finished.Need("training.first", holds=("cube", "n"))}
+    )
+    config.before = str(tmp_path / "first")
+    with pytest.raises(checks.ConfigError, match="has no cube, n among its values"):
+        less.resolved(config)
+    config.seed = 3
     with pytest.raises(checks.ConfigError, match="not after another run"):
         run.run(config, tmp_path / "x")
     assert not (tmp_path / "x").exists()

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -184,6 +185,48 @@ def test_eight_devices_share_a_batch_without_a_difference():
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 1e-5
+
+
+SHARED = """
+import sys
+from experiments import run, devices
+devices.use_all_cores()
+sys.exit(run.main(sys.argv[1:]))
+"""
+
+
+def test_cores_that_divide_the_networks_change_nothing(tmp_path):
+    """Two radii and two seeds on two devices, and on one."""
+    arguments = [f"{CONFIG}:smoke", "--config.eps=(0.0,0.1)", "--config.num_train=300"]
+    alone = _run(arguments, tmp_path / "alone")
+    done = subprocess.run(
+        [sys.executable, "-c", SHARED, *arguments, f"--workdir={tmp_path}/shared"],
+        cwd=ROOT,
+        env=os.environ | UNOPTIMISED | {"JAX_NUM_CPU_DEVICES": "2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    made = json.loads((tmp_path / "shared" / "results.json").read_text())
+    assert made["environment"]["device"].startswith("2 ×")
+    shared = _results(tmp_path / "shared")
+    for name, curve in alone.items():
+        np.testing.assert_allclose(curve, shared[name], rtol=1e-4, err_msg=name)
+
+
+def test_networks_are_divided_only_where_one_program_trains_them(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    monkeypatch.setattr(devices, "mesh", lambda number: SimpleNamespace(size=number))
+    options = {"num_runs": 6, "hosts": False, "together": True}
+    assert devices.placement(0, {128}, **options) == (SimpleNamespace(size=2), True)
+    for changed in (
+        {"num_runs": 5},
+        {"together": False},
+    ):
+        found = devices.placement(0, {128}, **options | changed)
+        assert found == (SimpleNamespace(size=1), False)
+    assert devices.placement(2, {128}, **options) == (SimpleNamespace(size=2), False)
 
 
 def test_two_processes_train_as_one(tmp_path):
@@ -472,6 +515,14 @@ def test_training_goes_on_from_released_parameters(tmp_path):
             expected = leaves
     for one, other in zip(expected, leaves, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-20)
+
+
+def test_the_directory_of_a_run_names_its_best_networks(tmp_path):
+    _run([*SMALL, "--config.num_epochs=1"], tmp_path / "first")
+    best = parameters.read(tmp_path / "first" / "best.safetensors")
+    training = recipe.training(_recipe(init_from=str(tmp_path / "first")))
+    for one, other in zip(*map(jax.tree.leaves, (best, training.start)), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def _recipe(**fields):

@@ -23,14 +23,14 @@ import xarray as xr
 
 from advjax import data, descent, linear, norms
 from experiments import arrays, figures, findings, intervals, simulations
-from experiments.fields import count, number, numbers
+from experiments.fields import at_most, count, number, numbers
 from experiments.study import Config, Setup, Study
 from experiments.writing import Drawn, Report, Table
 
 
 def _check(config: Config, inputs: Mapping[str, Any]) -> None:
     del inputs
-    simulations.at_most(config, "num_last", config.num_steps)
+    at_most(config, "num_last", config.num_steps)
 
 
 def _measured(setup: Setup) -> xr.Dataset:

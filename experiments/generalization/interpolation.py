@@ -27,6 +27,7 @@ import xarray as xr
 
 from advjax import data, descent, linear, norms, solvers
 from experiments import arrays, figures, findings, intervals, simulations
+from experiments.fields import at_most
 from experiments.study import Config, Setup, Study
 from experiments.writing import Drawn, Report, Table
 
@@ -39,7 +40,7 @@ CURVES = {
 
 def _check(config: Config, inputs: Mapping[str, Any]) -> None:
     del inputs
-    simulations.at_most(config, "num_active", config.d)
+    at_most(config, "num_active", config.d)
 
 
 def _measured(setup: Setup) -> xr.Dataset:

@@ -25,7 +25,7 @@ import xarray as xr
 
 from advjax import data, descent, linear, norms, solvers
 from experiments import arrays, figures, findings, intervals, simulations
-from experiments.fields import count, counts, number
+from experiments.fields import at_most, count, counts, number
 from experiments.intervals import Interval
 from experiments.study import Config, Setup, Study
 from experiments.writing import Drawn, Report, Table
@@ -35,7 +35,7 @@ PENALTIES = ("no penalty", "LASSO")
 
 def _check(config: Config, inputs: Mapping[str, Any]) -> None:
     del inputs
-    simulations.at_most(config, "num_active", config.d)
+    at_most(config, "num_active", config.d)
 
 
 def _sizes(setup: Setup) -> dict[str, tuple[int]]:

@@ -26,7 +26,7 @@ import xarray as xr
 
 from advjax import data, descent, linear, norms, solvers
 from experiments import arrays, figures, findings, intervals, simulations
-from experiments.fields import count, number
+from experiments.fields import at_most, count, number
 from experiments.study import Config, Setup, Study
 from experiments.writing import Drawn, Report, Table
 
@@ -39,7 +39,7 @@ CURVES = {
 
 def _check(config: Config, inputs: Mapping[str, Any]) -> None:
     del inputs
-    simulations.at_most(config, "d", config.n - 1)
+    at_most(config, "d", config.n - 1)
 
 
 def _curves(config: Config) -> xr.Dataset:

@@ -24,7 +24,7 @@ from jax.scipy.linalg import block_diag
 
 from advjax import data, linear, norms, solvers
 from experiments import arrays, checks, figures, findings, intervals, simulations
-from experiments.fields import count, number
+from experiments.fields import at_most, count, number
 from experiments.study import Config, Setup, Study
 from experiments.writing import Drawn, Report, Table
 
@@ -35,8 +35,8 @@ ZERO = 1e-6
 
 def _check(config: Config, inputs: Mapping[str, Any]) -> None:
     del inputs
-    simulations.at_most(config, "d", config.n - 1)
-    simulations.at_most(config, "num_active", config.d - 1)
+    at_most(config, "d", config.n - 1)
+    at_most(config, "num_active", config.d - 1)
     try:
         _covariances(config)
     except ValueError as error:

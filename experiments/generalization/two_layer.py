@@ -33,7 +33,7 @@ from ml_collections import ConfigDict
 from advjax import data, descent, lazy, linear, norms
 from advjax.types import Batch
 from experiments import arrays, checks, figures, findings, intervals, simulations
-from experiments.fields import count, number
+from experiments.fields import at_most, count, number
 from experiments.study import Config, Setup, Study
 from experiments.writing import Drawn, Report, Table
 
@@ -42,7 +42,7 @@ NETWORKS = {"linear": lazy.linear, "sigmoid": lazy.sigmoid, "relu": lazy.relu}
 
 def _check(config: Config, inputs: Mapping[str, Any]) -> None:
     del inputs
-    simulations.at_most(config, "num_active", config.d)
+    at_most(config, "num_active", config.d)
 
 
 def _networks(setup: Setup) -> dict[str, tuple[str]]:

@@ -232,7 +232,12 @@ STUDY = Study(
     {},
     _report,
     variants=({"full": {}, "smoke": {}},),
-    needs={"learning": Need("memorization.learning_process")},
+    needs={
+        "learning": Need(
+            "memorization.learning_process",
+            holds=("gradient", "loss", "error", "eps", "num_train", "num_inputs"),
+        )
+    },
     values=_values,
 )
 get_config = STUDY.config

@@ -47,7 +47,7 @@ ACCURACIES = {"robust_accuracy": "robust", "clean_accuracy": "clean"}
 MEMORISED = 90.0
 """% robust training accuracy from which a network counts as memorising."""
 
-NETWORKS = Need("memorization.networks", Networks.of)
+NETWORKS = Need("memorization.networks", Networks.of, holds=("robust_accuracy",))
 FIELDS = {
     "data_dir": machine(
         text("", "directory of the data sets; that of the networks' run if empty")

@@ -79,7 +79,7 @@ misclassified.
 
 def measurer(config: Config, run: Networks) -> Profile:
     """What measures any network of a run; compiles once."""
-    model = run.model(dtype="float32")
+    model = run.model(dtype=jnp.float32)
     radii = [radius * run.config.eps[0] for radius in config.radii]
     steepest, highest, broken = (
         jax.jit(partial(find, config, model)) for find in (_steepest, _highest, _broken)

@@ -150,7 +150,7 @@ def _measured(setup: Setup, i: int) -> xr.Dataset:
     """
     config, run = setup.config, setup.inputs["networks"]
     network = run.networks("standard")[i]
-    clean = jax.jit(partial(run.model(dtype="float32").predict, *network))
+    clean = jax.jit(partial(run.model(dtype=jnp.float32).predict, *network))
     points = _points(config, run, clean)
     broken = [_wrong(config, clean, x, points.train.y) for x in points.own]
     is_small = np.any(broken, axis=0)

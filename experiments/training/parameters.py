@@ -32,6 +32,11 @@ class Released(NamedTuple):
     about: dict[str, Any]
 
 
+def file(path: Path, part: str, name: str) -> Path:
+    """Where a run in ``path`` releases networks of a part, such as the last ones."""
+    return path / f"{part}{'-' * bool(part)}{name}.safetensors"
+
+
 def write(path: Path, released: Released) -> None:
     """Writes one ``.safetensors`` file, which many programs can read."""
     if jax.process_index():

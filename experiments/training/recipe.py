@@ -40,7 +40,6 @@ from experiments.fields import (
     text,
 )
 from experiments.inputs import ReleasedFile
-from experiments.training import parameters
 from experiments.training.parts import Training, Watch
 
 NORMS = {"linf": norms.linf, "l2": norms.l2, "l1": norms.l1}
@@ -503,7 +502,7 @@ def training(
         select_from=config.select_from,
         num_seeds=config.num_seeds,
         seed=config.seed,
-        start=parameters.read(config.init_from) if config.init_from else None,
+        start=START.read("init_from", config)[0],
         watches=(SPARSITY,) if config.l1_penalty else (),
         step_metrics=("factor",) if config.xi else (),
         update_gradients=num_update_gradients(config),

@@ -1,6 +1,7 @@
 """Networks attacked over a whole test set, on one or many devices."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from advjax.evaluate import Outcome
 from advjax.types import Attack, Batch, Key, Model, Params
 from experiments import devices
 from experiments.devices import Placement
+from experiments.training import parameters
 
 Test = Callable[[tuple[Params, Params], Key, float], Outcome]
 """``((params, batch_stats), key, eps) -> Outcome`` of one network, ``[n]``."""
@@ -109,6 +111,21 @@ def _outcome(
         return evaluate.outcome(key, predict, losses.cross_entropy, attack, x, y, eps)
 
     return outcome
+
+
+def released(path: Path, part: str, name: str = "last") -> list[tuple[Any, Any]]:
+    """The networks that a run in ``path`` released, one by one.
+
+    Args:
+        path: its work directory.
+        part: of its training, or empty.
+        name: "last", "best", or "epoch-5" for one that was kept.
+
+    Raises:
+        FileError: if there are none, or they are damaged.
+    """
+    found = parameters.read(parameters.file(path, part, name))
+    return networks(found.params, found.batch_stats)
 
 
 def networks(params: Params, batch_stats: Params) -> list[tuple[Any, Any]]:

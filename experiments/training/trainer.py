@@ -69,8 +69,11 @@ def train_networks(training: Training, workdir: Workdir, part: str = "") -> xr.D
             stored.save(engine.number(now), now)
             raise interrupts.Interrupted(error.signum, f"step {now.step}") from error
     best_epoch = np.asarray(now.best.epoch)
-    _release(_file(workdir, part, "best"), engine, now.best, best_epoch)
-    _release(_file(workdir, part, "last"), engine, now.states, training.num_epochs - 1)
+    best, last = (
+        parameters.file(workdir.path, part, name) for name in ("best", "last")
+    )
+    _release(best, engine, now.best, best_epoch)
+    _release(last, engine, now.states, training.num_epochs - 1)
     return _labelled(training, now.history, best_epoch)
 
 
@@ -108,12 +111,8 @@ def _log(
     about = {"part": part} if part else {}
     workdir.log(**about, epoch=epoch, eps=engine.eps, **row)
     if epoch + 1 in engine.training.kept_epochs:
-        file = _file(workdir, part, f"epoch-{epoch + 1}")
+        file = parameters.file(workdir.path, part, f"epoch-{epoch + 1}")
         _release(file, engine, now.states, epoch)
-
-
-def _file(workdir: Workdir, part: str, name: str) -> Path:
-    return workdir.path / f"{part}{'-' * bool(part)}{name}.safetensors"
 
 
 def _release(path: Path, engine: Engine, networks, epoch: np.ndarray | int) -> None:

@@ -42,7 +42,7 @@ from advjax import curves, norms
 from advjax.curves import Path
 from advjax.types import Params
 from experiments import arrays, checks, figures, findings, intervals, progress
-from experiments.fields import count, number, numbers, one_of, with_defaults
+from experiments.fields import at_most, count, number, numbers, one_of, with_defaults
 from experiments.study import Config, Setup, Study
 from experiments.training import recipe
 from experiments.transition import paths, readings
@@ -64,8 +64,8 @@ def _check(config: Config, inputs: Mapping[str, Any]) -> None:
             f"config.seed_shift = {config.seed_shift!r}: the grid {grid.path} has one "
             "seed; choose the variant 'same', or a grid with --config.num_seeds=2"
         )
-    checks.integers(config, "seed_shift", least=0, most=num_seeds - 1)
-    checks.integers(config, "num_eval", least=0, most=num_train)
+    at_most(config, "seed_shift", num_seeds - 1)
+    at_most(config, "num_eval", num_train)
     if config.seed_shift == 0 and config.eps[0] == 0:
         raise checks.ConfigError(
             "config.seed_shift = 0: at eps = 0 both ends are one network; leave it "

@@ -182,7 +182,11 @@ READ = (
     *("selected_epoch", "threshold", "selected_loss", "eps_star", "status"),
     *("eps_star_cubic", "eps_star_robust"),
 )
-GRID = Need("transition.classifier_grid", Grid.of)
+GRID = Need(
+    "transition.classifier_grid",
+    Grid.of,
+    holds=(*READ, "test_robust_loss", "robust_loss", "num_train", "row"),
+)
 GRIDS = GRID._replace(many=True)
 
 
