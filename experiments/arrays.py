@@ -5,7 +5,7 @@ or ``eps``, and coordinates where those mean something.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -22,26 +22,38 @@ def dataset(
     return xr.Dataset(arrays, coords, attrs)
 
 
-def stacked(parts: Mapping[str, xr.Dataset], axis: str) -> xr.Dataset:
-    """Datasets of the same variables along a new axis, whose coordinates are the names.
+Data = TypeVar("Data", xr.Dataset, xr.DataArray)
 
-    Where they differ in the coordinates of another axis, values are nan in those that
-    lack some of them.
+
+def stacked(parts: Mapping[Any, Data], axis: str, *, is_ragged: bool = False) -> Data:
+    """Arrays along a new axis, whose coordinates are the names of the parts.
+
+    Args:
+        parts: arrays by name.
+        axis: the new axis.
+        is_ragged: whether coordinates of another axis may differ; values are nan then
+            where a part lacks some.
+
+    Raises:
+        ValueError: for coordinates that differ, unless they may.
     """
     joined = xr.concat(
-        list(parts.values()), dim=axis, join="outer", combine_attrs="drop_conflicts"
+        list(parts.values()),
+        dim=axis,
+        join="outer" if is_ragged else "exact",
+        combine_attrs="drop_conflicts",
     )
     return joined.assign_coords({axis: list(parts)})
 
 
-def moments(values: xr.DataArray, over: str = "replicate") -> xr.DataArray:
-    """Mean and standard deviation over an axis, along a last axis ``moment``.
+def moments(values: xr.DataArray) -> xr.DataArray:
+    """Mean and standard deviation over replicates, along a last axis ``moment``.
 
-    What is kept where the values themselves would be too many.
+    What is kept where the values themselves would be too many; nan if one of them is.
     """
-    parts = [values.mean(over, skipna=False), values.std(over, ddof=1, skipna=False)]
-    joined = xr.concat(parts, "moment").assign_coords(moment=["mean", "sd"])
-    return joined.transpose(..., "moment")
+    over = {"dim": "replicate", "skipna": False}
+    parts = {"mean": values.mean(**over), "sd": values.std(ddof=1, **over)}
+    return stacked(parts, "moment").transpose(..., "moment")
 
 
 def packed(data: xr.Dataset) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Checks of configurations and of losses: one clear line for whatever goes wrong."""
 
 import difflib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,23 +34,19 @@ def variants(argument: str | None, choices: Collection[str]) -> set[str]:
     return set(words)
 
 
-def one_each(
-    words: set[str],
-    groups: tuple[tuple[str, ...], ...],
-    defaults: tuple[str, ...],
-) -> list[str]:
-    """The word of each group among ``words``, or the group's default.
+def one_each(words: set[str], groups: Iterable[tuple[str, ...]]) -> list[str]:
+    """The word of each group among ``words``, or the first of the group.
 
     Raises:
         ConfigError: for two words of a group.
     """
     found = []
-    for group, default in zip(groups, defaults, strict=True):
+    for group in groups:
         chosen = [word for word in group if word in words]
         if len(chosen) > 1:
             msg = f"variants {' and '.join(chosen)} of config exclude each other"
             raise ConfigError(msg)
-        found += chosen or [default]
+        found += chosen or [group[0]]
     return found
 
 
@@ -110,6 +106,12 @@ def solvable(field: str, n: int, d: int) -> None:
             f"config.{field}: d = {d} is within [n - 1, n + 1], n = {n}, where the "
             "variance of least squares is infinite"
         )
+
+
+def same_length(config: Mapping[str, Any], *fields: str) -> None:
+    """Raises ConfigError for tuples of different length."""
+    if len({len(config[field]) for field in fields}) > 1:
+        raise ConfigError(f"config.{', '.join(fields)}: differ in length")
 
 
 def known_fields(given: Iterable[str], fields: Collection[str]) -> None:

@@ -59,6 +59,12 @@ def with_defaults(fields: Fields, **defaults: Any) -> dict[str, Field]:
     return {**fields, **changed}
 
 
+def some(fields: Fields, *names: str, **defaults: Any) -> dict[str, Field]:
+    """Those of ``fields`` that are named, some of them with other defaults."""
+    named = {name: fields[name] for name in (*names, *defaults)}
+    return with_defaults(named, **defaults)
+
+
 def count(
     default: int, meaning: str, *, least: int = 1, most: int | None = None
 ) -> Field:

@@ -1,6 +1,7 @@
 """House style of figures. matplotlib is imported at the first use."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,9 @@ def _mean_and_sd(values: xr.DataArray, x: str) -> tuple[xr.DataArray, xr.DataArr
         return values.sel(moment="mean"), values.sel(moment="sd")
     others = [name for name in values.dims if name != x]
     number = values.size // values.sizes[x]
-    return values.mean(others), values.std(others, ddof=min(1, number - 1))
+    # Where a run has no value there is none for all, rather than one for the others.
+    options = {"dim": others, "skipna": False}
+    return values.mean(**options), values.std(ddof=min(1, number - 1), **options)
 
 
 def span(
@@ -91,9 +94,10 @@ def span(
     For logarithmic axes, where a deviation may reach below zero.
     """
     others = [name for name in values.dims if name != x]
-    mean = values.mean(others)
+    options = {"dim": others, "skipna": False}
+    mean = values.mean(**options)
     axis.plot(values[x], mean, marker=marker, markersize=4, color=color, label=label)
-    ends = values.min(others), values.max(others)
+    ends = values.min(**options), values.max(**options)
     axis.fill_between(values[x], *ends, color=color, alpha=0.2, linewidth=0)
 
 
@@ -160,6 +164,24 @@ def contours(axis, x, y, values, levels):
     filled = axis.contourf(x, y, values, levels=levels, norm=scale, cmap="viridis")
     axis.contour(x, y, values, levels=levels, colors="white", linewidths=0.3, alpha=0.5)
     return filled
+
+
+def rows(
+    columns: Mapping[str, xr.DataArray],
+    axis: str = "eps",
+    *,
+    form: str = "{:.4g}",
+    digits: int = 4,
+) -> list[list[str]]:
+    """Rows of a table: a coordinate of an axis, and ``plus_minus`` of each column."""
+    first = next(iter(columns.values()))
+    return [
+        [
+            form.format(value),
+            *(plus_minus(each.sel({axis: value}), digits) for each in columns.values()),
+        ]
+        for value in first[axis].values
+    ]
 
 
 def plus_minus(values, digits: int = 3, kind: str = "f") -> str:

@@ -127,6 +127,11 @@ def equal(interval: Interval, value: float, within: float) -> str:
     return DIFFERS if low > within or high < -within else UNDECIDED
 
 
+def unlike(printed: str | float) -> str:
+    """The verdict beside a number that is printed for another size, or none is."""
+    return UNDECIDED if printed else NO_CLAIM
+
+
 def follows(*, is_so: bool) -> str:
     """The verdict on a claim about exact values, which need no interval."""
     return AGREES if is_so else CONTRADICTED

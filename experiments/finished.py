@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from advjax import data
 from advjax.types import Batch, Model, Params
 from experiments import arrays, checks, files
-from experiments.fields import Field, text, words
+from experiments.fields import Field, machine, some, text, words
 from experiments.training import recipe, testing
 from experiments.workdir import complete
 
@@ -72,6 +72,15 @@ class Finished:
     def origin(self) -> str:
         """Where it is, for reports."""
         return f"{self.path} (results {self.digest}, commit {self.commit})"
+
+
+FIELDS = {
+    "data_dir": machine(
+        text("", "directory of the data sets; that of the networks' run if empty")
+    ),
+    **some(recipe.FIELDS, "num_devices", "hosts"),
+}
+"""Fields of a study of networks for the machine that it runs on."""
 
 
 class Need(NamedTuple):

@@ -21,25 +21,34 @@ class Interval(NamedTuple):
         return f"{mean} [n/a]" if np.isnan(self.low) else f"{mean} [{low}, {high}]"
 
 
-def student(values: np.ndarray, confidence: float = 0.95) -> Interval:
+def student(values: np.ndarray) -> Interval:
     """Student's interval of the mean; of differences it is the paired one.
 
     Exact for normal values. Equal values have an interval of no length.
     """
     values = np.asarray(values, float)
     sd = values.std(ddof=1) if values.size > 1 else np.nan
-    return of_moments(values.mean(), sd, values.size, confidence)
+    return of_moments(values.mean(), sd, values.size)
 
 
-def of_moments(
-    mean: float, sd: float, number: int, confidence: float = 0.95
-) -> Interval:
+def of_moments(mean: float, sd: float, number: int) -> Interval:
     """Student's interval of so many values of this mean and standard deviation."""
     if number < 2:
         return Interval(float(mean), np.nan, np.nan)
-    quantile = stats.t.ppf(0.5 + confidence / 2, number - 1)
+    quantile = stats.t.ppf(0.975, number - 1)
     half = float(quantile * sd / number**0.5)
     return Interval(float(mean), float(mean - half), float(mean + half))
+
+
+def over(moments: xr.DataArray, number: int) -> Interval:
+    """Student's interval from what ``arrays.moments`` kept of so many replicates."""
+    mean, sd = (moments.sel(moment=name) for name in ("mean", "sd"))
+    return of_moments(float(mean), float(sd), number)
+
+
+def apart(a: Interval, b: Interval) -> Interval:
+    """``a - b``, from the ends of both: wider than an interval of paired values."""
+    return Interval(a.mean - b.mean, a.low - b.high, a.high - b.low)
 
 
 def normal(value: float, standard_error: float) -> Interval:

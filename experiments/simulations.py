@@ -8,7 +8,7 @@ import xarray as xr
 
 from advjax import replicates
 from experiments import arrays, checks
-from experiments.fields import Field, count, number, numbers, seed, with_defaults
+from experiments.fields import Field, count, number, numbers, seed, some
 from experiments.study import Config
 
 FIELDS = {
@@ -29,8 +29,7 @@ FIELDS = {
 
 def fields(**defaults: Any) -> dict[str, Field]:
     """``seed``, and those of ``FIELDS`` that are named, with these defaults."""
-    named = {name: FIELDS[name] for name in ("seed", *defaults)}
-    return with_defaults(named, **defaults)
+    return some(FIELDS, "seed", **defaults)
 
 
 def replicated(

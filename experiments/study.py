@@ -123,8 +123,7 @@ class Study:
             ConfigError: for an unknown variant, or two of one group.
         """
         words = checks.variants(variant, [w for group in self.variants for w in group])
-        groups = tuple(tuple(group) for group in self.variants)
-        chosen = checks.one_each(words, groups, tuple(group[0] for group in groups))
+        chosen = checks.one_each(words, [tuple(group) for group in self.variants])
         config = ConfigDict({"experiment": self.name})
         for name, field in self.all_fields().items():
             is_missing = field.default is None

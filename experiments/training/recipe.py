@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from advjax import (
     attacks,
@@ -465,6 +465,23 @@ def num_update_gradients(config: ConfigDict) -> int:
     passes = {"standard": 1, "adversarial": 1, "trades": 2, "mart": 2}[config.objective]
     attack = 0 if config.objective == "standard" else num_attack_gradients(config)
     return attack + passes
+
+
+def changed(config: ConfigDict | FrozenConfigDict, **changes: Any) -> ConfigDict:
+    """A configuration with other values of fields; that which was given stays."""
+    return ConfigDict({**config.to_dict(), **changes})
+
+
+def named(config: ConfigDict | FrozenConfigDict) -> str:
+    """The network in words, such as "cnn_wong (width 16)"."""
+    return config.model + (f" (width {config.width})" if config.width else "")
+
+
+def trainings(parts: Mapping[str, ConfigDict]) -> dict[str, Training]:
+    """Trainings on the same data, which are read once."""
+    first = next(iter(parts.values()))
+    batches = [read(first, split) for split in ("train", "test")]
+    return {name: training(each, *batches) for name, each in parts.items()}
 
 
 def training(
