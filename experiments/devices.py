@@ -23,8 +23,9 @@ def prepare(config: ConfigDict) -> None:
     and the devices of all hosts if it says so.
     """
     if "networks" in config:
-        # Measurements on trained networks decompose many small matrices.
+        # One device measures trained networks, and decomposes many small matrices.
         widen_thread_pool()
+        return
     if "num_devices" not in config:
         use_all_cores()
         widen_thread_pool()
