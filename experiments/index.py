@@ -9,11 +9,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from experiments import record, writing
-from experiments.files import replacing
+from experiments import files, findings, record, writing
 from experiments.papers import PAPERS
+from experiments.transition import classifier_grid
 
 FOLDER = Path(__file__).parent
+RESULTS = FOLDER / "results"
 
 
 def text() -> str:
@@ -27,7 +28,7 @@ def text() -> str:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701, Markdown
     ).get_template("index.md.j2")
-    return template.render(papers=PAPERS, rows=rows, reports=reports)
+    return template.render(papers=PAPERS, rows=rows, reports=reports, not_run=not_run())
 
 
 def rows(wanted: Mapping[str, int]) -> list[list[str]]:
@@ -38,27 +39,39 @@ def rows(wanted: Mapping[str, int]) -> list[list[str]]:
     """
     found = []
     for name, number in wanted.items():
-        result = record.result(FOLDER / "results" / name, name)
+        result = record.result(RESULTS / name, name)
         for finding in result.record.findings[:number]:
             claim, *cells = writing.cells(finding)
             found.append([f"[{claim}](results/{name}/report.md)", *cells])
     return found
 
 
+def not_run() -> list[list[str]]:
+    """The printed eps* of networks whose configurations have not been run."""
+    found = []
+    stored = (files.read_signed(path) for path in RESULTS.glob("*/results.json"))
+    have = {content["results"]["attrs"].get("row") for content in stored}
+    for row in classifier_grid.ROWS:
+        value = classifier_grid.published_eps_star(row)
+        if value and row not in have:
+            claim = f"ε* of `transition/classifier_grid:{row}`"
+            found.append([claim, f"{value}/255", "–", "–", "–", findings.NOT_RUN])
+    return found
+
+
 def reports(paper: str) -> str:
     """Links to all reports of a paper."""
-    folders = sorted((FOLDER / "results").iterdir())
-    found = [record.result(each, each.name) for each in folders if each.is_dir()]
+    results = (record.result(each, each.name) for each in sorted(RESULTS.iterdir()))
     return ", ".join(
         f"[{each.name}](results/{each.name}/report.md)"
-        for each in found
+        for each in results
         if each.record.paper == paper
     )
 
 
 def main() -> int:
     """Writes the index."""
-    with replacing(FOLDER / "README.md") as file:
+    with files.replacing(FOLDER / "README.md") as file:
         file.write(text().encode())
     return 0
 

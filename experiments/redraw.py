@@ -30,7 +30,7 @@ def report(path: Path) -> Report:
     """
     content = complete(path)
     config = files.tuples(content["config"])
-    study = studies.find(config.get("experiment", ""))
+    study = studies.of(config)
     try:
         values = arrays.restored(content["results"])
         return study.report(FrozenConfigDict(config), values)

@@ -101,7 +101,7 @@ def run(config: ConfigDict, path: Path | None = None) -> dict:
         FileError: for a directory that holds something else.
         DivergedError: if a loss becomes nan.
     """
-    study = studies.find(config.experiment)
+    study = studies.of(config)
     config, inputs = study.resolved(config)
     path = path or default_path(study, config)
     with Workdir(path, config, study.machine_fields()) as workdir:

@@ -2,8 +2,9 @@
 
 import ast
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments import checks
 
@@ -11,6 +12,15 @@ if TYPE_CHECKING:  # a list of studies does not wait for jax
     from experiments.study import Study
 
 FOLDER = Path(__file__).parent
+
+
+def of(config: Mapping[str, Any]) -> "Study":
+    """The study that a configuration is for.
+
+    Raises:
+        ConfigError: if it names none.
+    """
+    return find(config.get("experiment", ""))
 
 
 def find(name: str) -> "Study":

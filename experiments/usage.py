@@ -66,7 +66,7 @@ and by SIGTERM."""
 
 def table(config: ConfigDict) -> list[str]:
     """A line for each field: name, value and meaning, in the order of declaration."""
-    fields = studies.find(config.experiment).all_fields()
+    fields = studies.of(config).all_fields()
     values = [written(config[name]) for name in fields]
     widths = [max(map(len, column), default=0) for column in ([*fields], values)]
     return [
@@ -136,7 +136,7 @@ class _Divided(ast.NodeTransformer):
 
 def _is_real(config: ConfigDict, field: str) -> bool:
     """Whether a field is of real numbers; strings may be paths, integers are whole."""
-    return studies.find(config.experiment).all_fields()[field].is_real
+    return studies.of(config).all_fields()[field].is_real
 
 
 def wanted(config: ConfigDict, field: str) -> str:

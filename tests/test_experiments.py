@@ -279,6 +279,18 @@ def test_a_wrong_config_file_is_one_clear_line(arguments, words, capsys):
     assert error.count("\n") == 1
 
 
+def test_a_configuration_without_a_study_is_one_clear_line(tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def get_config():\n    return __import__('ml_collections').ConfigDict()"
+    )
+    for more in ([], ["--help"]):
+        assert run.main([f"--config={file}", *more]) == 2
+        error = capsys.readouterr().err
+        assert "config.experiment = '': choose from difficulty.closed_form" in error
+        assert error.count("\n") == 1
+
+
 def test_the_command_line_exits_with_the_status(tmp_path):
     environment = os.environ | {"PYTHONWARNINGS": "error"}
     command = [sys.executable, "-m", "experiments.run", f"{GRID}:digits,smoke"]
