@@ -8,14 +8,14 @@ import pytest
 import xarray as xr
 
 from advjax import data
-from experiments import arrays, intervals, run
+from experiments import arrays, batches, intervals, run
 from experiments.difficulty import (
     closed_form,
     growth,
     influential,
-    measuring,
     networks,
     oscillation,
+    reports,
 )
 from experiments.training import recipe
 
@@ -30,11 +30,32 @@ def _values(arguments, path):
 
 
 def test_tables_1_and_2_are_those_that_were_printed():
-    kappa, kappa_prime = map(measuring.printed_errors, ("kappa", "kappa_prime"))
+    kappa, kappa_prime = map(reports.printed_errors, ("kappa", "kappa_prime"))
     assert len(kappa) == len(kappa_prime) == 10
     assert kappa["mlp3"] == 1.5e-5
     assert kappa_prime["rescnn10"] == 1.9e-4
-    assert measuring.shown(None) == "–"
+    assert reports.shown(None) == "–"
+    assert reports.printed_span("kappa", ["mlp3", "mine"]) == "1.5e-05"
+    assert reports.printed_span("kappa", ["mine"]) == ""
+
+
+def test_spans_show_what_is_missing():
+    assert reports.span(xr.DataArray([1.0, 3.0, 2.0]), ".0f") == "1 to 3"
+    assert reports.span(xr.DataArray([1.0, 1.0]), ".0f") == "1"
+    assert reports.span(xr.DataArray([1.0, np.nan]), ".0f") == "nan"
+
+
+def test_parts_of_a_batch_are_joined():
+    def function(x, y):
+        assert len(x) == len(y) <= 2
+        return {"sum": x + y, "twice": np.stack([x, 2 * x])}
+
+    x, y = np.arange(5.0), np.ones(5)
+    np.testing.assert_array_equal(
+        batches.in_batches(lambda *each: function(*each)["sum"], 2, x, y), x + 1
+    )
+    found = batches.in_batches(lambda *each: function(*each)["twice"], 2, x, y, axis=1)
+    np.testing.assert_array_equal(found, [x, 2 * x])
 
 
 def test_kappa_falls_with_steps_and_rises_with_strength(families, tmp_path):
@@ -165,6 +186,33 @@ def test_ratios_of_instability_are_geometric_and_show_dead_layers():
     assert np.isnan(found.isel(layer=1)).all()
 
 
+def test_layers_that_a_network_lacks_are_nan():
+    class Made:
+        class config:  # noqa: N801
+            models = ("deep", "flat")
+
+    axes = ("eps", "epoch", "seed")
+    layers = {"deep": ("Conv_0", "Dense_0"), "flat": ("Dense_0",)}
+    Made.trained = {
+        f"{model}-{training}": arrays.dataset(
+            {name: (axes, np.full((1, 2, 3), 0.5)) for name in oscillation.ACCURACIES}
+            | {
+                f"{kind}/{layer}": (axes, np.full((1, 2, 3), 1.0 + i))
+                for i, layer in enumerate(layers[model])
+                for kind in oscillation.KINDS
+            }
+        )
+        for model in layers
+        for training in oscillation.TRAININGS
+    }
+    found = oscillation._values(Made, {})
+    assert [*found["layer"].values] == ["Conv_0", "Dense_0"]
+    flat = found["instability"].sel(network="flat")
+    assert np.isnan(flat.sel(layer="Conv_0")).all()
+    np.testing.assert_array_equal(flat.sel(layer="Dense_0"), 1.0)
+    assert (found["accuracy_percent"] == 50).all()
+
+
 def test_a_watch_measures_every_layer_of_both_kinds(key):
     part = next(iter(oscillation.parts(oscillation.get_config("smoke")).values()))
     images = data.subset(recipe.read(part, "test"), 2, seed=0)
@@ -233,7 +281,7 @@ def test_wrong_networks_are_named(families, tmp_path, capsys):
 def test_configurations_of_networks_are_those_of_the_paper(variant):
     config = networks.get_config(f"{variant},paper")
     expected = {
-        "clean,table": set(measuring.printed_errors("kappa")),
+        "clean,table": set(reports.printed_errors("kappa")),
         "adversarial,deep": {"alexnet", "vgg11", "resnet50"},
         "clean,deep": {"alexnet", "vgg11", "resnet18"},
     }[variant]

@@ -190,6 +190,29 @@ def test_theorems_4_1_and_4_2_hold_on_separable_data(tmp_path):
     assert verdicts == ["undecided", "agrees", "no claim", "agrees"]
 
 
+@pytest.mark.parametrize(
+    ("most", "least", "verdict"),
+    [
+        ([0.0, 0.0], [0.0, 0.0], findings.AGREES),
+        ([0.1, 0.0], [0.0, 0.0], findings.UNDECIDED),
+        ([0.1, 0.0], [0.1, 0.0], findings.CONTRADICTED),
+        ([np.nan, 0.0], [0.0, 0.0], findings.UNDECIDED),
+    ],
+)
+def test_bounds_of_the_robust_training_error_decide(most, least, verdict):
+    bounds = {"robust_train_most": most, "robust_train_least": least}
+    values = arrays.dataset(
+        {name: (("replicate",), [0.0, 0.0]) for name in separable.ERRORS}
+        | {name: (("replicate",), each) for name, each in bounds.items()}
+        | {"cosine": (("replicate", "step"), [[0.8, 0.9], [0.7, 0.9]])},
+        {"step": [1, 2]},
+    )
+    report = separable.STUDY.report(separable.get_config("smoke"), values)
+    assert report.findings[1].verdict == verdict
+    # As large an error on small margins is no larger one; bounds do not disprove it.
+    assert report.findings[3].verdict == findings.UNDECIDED
+
+
 def test_f_adv_keeps_its_promises_on_images(memorizers, tmp_path):
     found, results = _values(representation, tmp_path / "w", networks=memorizers)
     assert found["robust_train_error"].max() == 0
@@ -218,6 +241,15 @@ def test_f_adv_keeps_its_promises_on_images(memorizers, tmp_path):
     near = found.assign(separation=found["separation"] * 0 + 0.19)
     report = representation.STUDY.report(config, near)
     assert report.findings[0].verdict == findings.CONTRADICTED
+    # What attacks find is a lower bound: none is no proof, and many are one against.
+    verdicts = {}
+    for error in (0.0, 5.0):
+        same = xr.full_like(found["robust_train_error"], error)
+        report = representation.STUDY.report(
+            config, found.assign(robust_train_error=same)
+        )
+        verdicts[error] = report.findings[1].verdict
+    assert verdicts == {0.0: findings.UNDECIDED, 5.0: findings.CONTRADICTED}
 
 
 @pytest.mark.parametrize(

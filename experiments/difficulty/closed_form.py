@@ -24,21 +24,16 @@ At strength 0.001 kappa is between 7e-7 and 3e-5 with fixed gates, and grows as 
 square of the strength.
 """
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from advjax import dynamics, losses, norms
-from advjax.types import Array, Batch
-from experiments import arrays, devices, figures, findings, intervals
-from experiments.difficulty import measuring
-from experiments.difficulty.measuring import span
+from advjax.types import Batch
+from experiments import arrays, figures, findings, intervals
+from experiments.difficulty import measuring, perturbations, reports
 from experiments.fields import count, counts, number, with_defaults
 from experiments.study import Config, Setup, Study
 from experiments.writing import Drawn, Report, Table
@@ -51,7 +46,8 @@ def _measured(setup: Setup, name: str) -> xr.Dataset:
     batch = _noisy(config, measuring.images(setup))
 
     def measure(network):
-        return _of_network(config, batch, partial(measuring.predict, model, network))
+        predict = partial(measuring.predict, model, network)
+        return perturbations.measured(config, batch, predict)
 
     return measuring.over_seeds(setup, name, measure)
 
@@ -63,150 +59,51 @@ def _noisy(config: Config, batch: Batch) -> Batch:
     return batch._replace(x=batch.x + np.float32(config.noise * noise))
 
 
-_SHOWN = ("real", "theory", "to_l2", "to_linf")
-_NUM_SHOWN = 8
-
-
-def _of_network(config: Config, batch: Batch, predict: Callable) -> xr.Dataset:
-    """Lengths and errors of every image, and what a figure shows of the first ones."""
-    logits, triangles = measuring.reduced_in_batches(
-        predict, config.batch_size, batch.x
-    )
-    with devices.double_precision():
-        fixed = _frozen(config, logits, triangles, batch.y)
-    few = batch.x[: config.free_num_images], batch.y[: config.free_num_images]
-    free_of = measuring.compiled(jax.vmap(partial(_free, config, predict)))
-    strengths = [np.full(len(few[0]), beta, np.float32) for beta in config.horizons]
-    free = [free_of(config.batch_size, beta, *few) for beta in strengths]
-    each = ("strength", "free_image")
-    picture = ("shown", "row", "column", "channel")
-    return arrays.dataset(
-        {name: (("strength", "num_steps", "image"), v) for name, v in fixed.items()}
-        | {
-            name: (each, np.stack([found[name] for found in free]))
-            for name in free[0]
-            if name not in _SHOWN
-        }
-        | {name: (picture, free[0][name][:_NUM_SHOWN]) for name in _SHOWN}
-        | {"clean": (picture, few[0][:_NUM_SHOWN])},
-        {"strength": config.horizons, "num_steps": config.num_steps},
-    )
-
-
-def _frozen(config: Config, logits, triangles, labels) -> dict[str, np.ndarray]:
-    """‖delta*‖ and ‖delta* - delta‖, ``[strength, steps, n]``."""
-    every = (jnp.asarray(logits, float), jnp.asarray(triangles, float), labels)
-
-    def compared(num_steps, horizon, logits, triangle, label):
-        loss = partial(losses.cross_entropy, labels=label)
-        # In the coordinates of Q an input has as many entries as there are logits.
-        jacobian = triangle.T
-        path = dynamics.ascend_logits(num_steps=num_steps)(
-            loss, logits, jacobian, horizon
-        )
-        theory = _theory(loss, logits, jacobian, path.logit_hessian, horizon)
-        return jnp.linalg.norm(path.delta), jnp.linalg.norm(path.delta - theory)
-
-    sizes, errors = [], []
-    for num_steps in config.num_steps:
-        over_images = jax.vmap(partial(compared, num_steps), (None, 0, 0, 0))
-        over_all = jax.jit(jax.vmap(over_images, (0, None, None, None)))
-        size, error = over_all(jnp.asarray(config.horizons), *every)
-        sizes.append(np.asarray(size))
-        errors.append(np.asarray(error))
-    return {"size": np.stack(sizes, 1), "error": np.stack(errors, 1)}
-
-
-def _theory(loss, logits, jacobian, logit_hessian, horizon) -> Array:
-    eigs = dynamics.logit_eigs(jacobian, logit_hessian)
-    grad = jnp.tensordot(jax.grad(loss)(logits), jacobian, axes=1)
-    return dynamics.closed_form(eigs, grad, horizon).delta
-
-
-def _free(config: Config, predict, horizon, x: Array, label: Array) -> dict:
-    """With free gates: errors of the closed form, and angles to l2 and linf attacks."""
-    loss = partial(losses.cross_entropy, labels=label)
-    logits, jacobian = dynamics.logit_jacobian(predict, x)
-    record = dynamics.logit_hessians(predict, loss)
-    ascent = dynamics.ascend(
-        num_steps=config.free_num_steps, record=record, unroll=config.free_num_steps
-    )
-    real = ascent(lambda x: loss(predict(x)), x, horizon)
-    mean = dynamics.path_mean(*real.records[::-1])
-    theory = _theory(loss, logits, jacobian, mean, horizon)
-    length = jnp.linalg.norm(theory)
-    g = jnp.tensordot(jax.grad(loss)(logits), jacobian, axes=1)
-    # The length of linf steps whose effective part has the length of the theory's.
-    linf_length = length * jnp.linalg.norm(g) / norms.l1.value(g)
-
-    def attack(norm, length):
-        steps = dynamics.ascend(
-            num_steps=config.few_steps, direction=norm.steepest, unroll=config.few_steps
-        )
-        return steps(lambda x: loss(predict(x)), x, length).effective
-
-    l2, linf = attack(norms.l2, length), attack(norms.linf, linf_length)
-    after, jacobian_after = dynamics.logit_jacobian(predict, x + real.delta)
-    top, top_after = (
-        dynamics.logit_eigs(w, jax.hessian(loss)(z)).values[0]
-        for z, w in ((logits, jacobian), (after, jacobian_after))
-    )
-    scaled = length / jnp.linalg.norm(linf)
-    return {
-        "free_size": jnp.linalg.norm(real.delta),
-        "free_error": jnp.linalg.norm(real.delta - theory),
-        "l2_mismatch": dynamics.matching_error(theory, l2),
-        "linf_mismatch": dynamics.matching_error(theory, linf),
-        "eigenvalue": top,
-        "eigenvalue_change": jnp.abs(top_after - top),
-        "real": real.delta,
-        "theory": theory,
-        "to_l2": theory - length / jnp.linalg.norm(l2) * l2,
-        "to_linf": theory - scaled * linf,
-    }
-
-
 # --- values ---
 
 
 def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """kappa, with intervals over images; angles; and what Figure 1 shows."""
-    names = [*found]
-    every = {name: each.drop_vars(_PICTURED) for name, each in found.items()}
-    values = arrays.stacked({name: _summary(each) for name, each in every.items()}, _N)
-    angles = [each["l2_mismatch"].isel(strength=0) for each in every.values()]
-    num_images = every[names[0]].sizes["image"]
+    name, first = next(iter(found.items()))
+    values = arrays.stacked({k: _summary(each) for k, each in found.items()}, "network")
+    values = values.merge(perturbations.pictures(first.isel(seed=0)))
     return measuring.with_facts(
-        setup, values.merge(_pictures(found[names[0]].isel(seed=0)))
-    ).assign_attrs(
-        num_images=num_images,
-        num_free_images=angles[0].sizes["free_image"],
-        num_without_gradient=sum(
-            int(np.isnan(each["l2_mismatch"]).sum()) for each in every.values()
-        ),
-        shown=names[0],
+        setup,
+        values,
+        num_images=first.sizes["image"],
+        num_free_images=first.sizes["free_image"],
+        num_without_gradient=sum(map(_num_without_angle, found.values())),
+        shown=name,
     )
 
 
-_N = "network"
-_PICTURED = (*_SHOWN, "clean")
+ATTACKS = ("l2", "linf")
+
+
+def _mismatch(found: xr.Dataset) -> xr.DataArray:
+    return arrays.stacked({a: found[f"{a}_mismatch"] for a in ATTACKS}, "attack")
+
+
+def _num_without_angle(found: xr.Dataset) -> int:
+    """Images that lack one, to an attack or at a strength."""
+    return int(np.isnan(_mismatch(found)).any(("attack", "strength")).sum())
 
 
 def _summary(found: xr.Dataset) -> xr.Dataset:
-    """Of one network, over its images and seeds."""
+    """Of one network, over its images and seeds; angles of images that have one."""
     over, free = ("seed", "image"), ("seed", "free_image")
     last = found.isel(num_steps=-1, drop=True)
-    mismatch = [found[f"{attack}_mismatch"].mean(free) for attack in ("l2", "linf")]
-    change = found["eigenvalue_change"].mean(free) / found["eigenvalue"].mean(free)
+
+    def quotient(a, b, over):
+        return found[a].mean(over, skipna=False) / found[b].mean(over, skipna=False)
+
     return xr.Dataset(
         {
-            "kappa": found["error"].mean(over) / found["size"].mean(over),
+            "kappa": quotient("error", "size", over),
             "fixed_kappa": _ratio(last["error"], last["size"], over),
             "free_kappa": _ratio(found["free_error"], found["free_size"], free),
-            "mismatch": xr.concat(mismatch, "attack").assign_coords(
-                attack=["l2", "linf"]
-            ),
-            "eigenvalue_change": change,
+            "mismatch": _mismatch(found).mean(free),
+            "eigenvalue_change": quotient("eigenvalue_change", "eigenvalue", free),
         }
     )
 
@@ -215,45 +112,6 @@ def _ratio(error: xr.DataArray, size: xr.DataArray, over: tuple[str, str]):
     """Mean over mean, with its interval over images and seeds together."""
     pair = (each.stack(case=over) for each in (error, size))
     return intervals.along("case", intervals.ratio, *pair)
-
-
-PICTURES = {
-    "clean": "image",
-    "real": "δ*, real",
-    "theory": "δ, theory",
-    "minus_real": "δ − δ*",
-    "minus_l2": "δ − l2",
-    "minus_linf": "δ − eff. linf",
-}
-"""Rows of Figure 1."""
-
-
-def _pictures(found: xr.Dataset) -> xr.Dataset:
-    """Images, perturbations, and differences enlarged by a power of ten.
-
-    The strengths of attacks differ by orders of magnitude from image to image, so each
-    one is in units of the largest entry of its own closed form. Rounded to what can be
-    seen.
-    """
-    found = found[[*_PICTURED]].astype(float)
-    unit = np.abs(found["theory"]).max(("row", "column", "channel"))
-    differences = (found["theory"] - found["real"], found["to_l2"], found["to_linf"])
-    relative = [each / unit for each in (found["real"], found["theory"], *differences)]
-    rows = [found["clean"], *relative]
-    most = [float(np.abs(row).max()) for row in rows]
-    enlarged = [
-        10.0 ** np.floor(-np.log10(each)) if each and i >= 3 else 1.0
-        for i, each in enumerate(most)
-    ]
-    shown = [
-        (factor * row.mean("channel")).round(2)
-        for factor, row in zip(enlarged, rows, strict=True)
-    ]
-    coords = {"picture": [*PICTURES]}
-    return xr.Dataset(
-        {"pixels": xr.concat(shown, "picture"), "enlarged": ("picture", enlarged)},
-        coords,
-    )
 
 
 # --- report ---
@@ -289,7 +147,7 @@ def _report(config: Config, values: xr.Dataset) -> Report:
             Drawn("kappa", _figure(config, values), "κ by network, steps and strength"),
             Drawn(
                 "perturbations",
-                _picture_figure(values) if "pixels" in values else None,
+                perturbations.figure(values, f"{facts['shown']}, β = {strengths[0]:g}"),
                 "perturbations and their differences",
             ),
         ],
@@ -313,93 +171,86 @@ def _report(config: Config, values: xr.Dataset) -> Report:
 
 
 def _findings(config: Config, values: xr.Dataset) -> list[findings.Finding]:
-    beta, steps = values["strength"].values[0], values["num_steps"].values[-1]
-    number = f"{values.sizes[_N]} networks, "
-    fixed = number + f"{values.attrs['num_images']} images, {steps} steps"
-    free = f"{values.attrs['num_free_images']} images"
-    few = f"{number}{free}, {config.few_steps} steps"
-    free = f"{number}{free}, {config.free_num_steps} steps"
-    paper = measuring.printed_errors("kappa")
-    named = [paper[name] for name in values[_N].values if name in paper]
+    beta, steps = values["strength"].values[0], values["num_steps"].values
+    number, facts = f"{values.sizes['network']} networks", values.attrs
+    fixed = f"{number}, {facts['num_images']} images, {steps[-1]} steps"
+    free = f"{number}, {facts['num_free_images']} images, {config.free_num_steps} steps"
+    few = f"{number}, {facts['num_free_images']} images, {config.few_steps} steps"
+    paper = reports.printed_span("kappa", values["network"].values)
     at = values.isel(strength=0)
-    # The paper prints neither strengths nor numbers of steps.
-    unknown = {"verdict": findings.UNDECIDED}
     return [
         findings.finding(
             f"κ at strength {beta:g}, gates fixed",
-            span(at["fixed_kappa"].sel(bound="mean")),
-            printed=span(xr.DataArray(named)) if named else "",
+            reports.span(at["fixed_kappa"].sel(bound="mean")),
+            printed=paper,
             size=fixed,
-            **unknown if named else {},
+            # The paper prints neither strengths nor numbers of steps.
+            verdict=findings.unlike(paper),
         ),
         findings.finding(
             "κ at half as many steps over κ, gates fixed; of an error of 1/m it is 2",
-            span(halving(values["kappa"]), ".2f"),
-            size=number + f"{values['num_steps'].values[0]} steps",
+            reports.span(halving(values["kappa"]), ".2f"),
+            size=f"{number}, {steps[0]} steps",
         ),
         findings.finding(
-            f"power of the strength that κ at {steps} steps grows as, gates fixed",
-            span(order(values["kappa"]), ".2f"),
+            f"power of the strength that κ at {steps[-1]} steps grows as, gates fixed",
+            reports.span(order(values["kappa"]), ".2f"),
             size=fixed,
         ),
         findings.finding(
             f"κ at strength {beta:g}, gates free",
-            span(at["free_kappa"].sel(bound="mean")),
+            reports.span(at["free_kappa"].sel(bound="mean")),
             size=free,
         ),
         *(
             findings.finding(
                 f"1 − cos to the {attack} attack at strength {beta:g}, gates free",
-                span(at["mismatch"].sel(attack=attack)),
+                reports.span(at["mismatch"].sel(attack=attack)),
                 size=few,
-                **unknown,
             )
-            for attack in ("l2", "linf")
+            for attack in ATTACKS
         ),
     ]
 
 
-def _fixed_table(values: xr.Dataset) -> Table:
-    paper = measuring.printed_errors("kappa")
-    halved, power = halving(values["kappa"]), order(values["kappa"])
+def _kappas(values: xr.Dataset, gates: str, name: str) -> list[str]:
+    kappas = values[f"{gates}_kappa"].sel(network=name)
     strengths = values["strength"].values
-    rows = []
-    for name in values[_N].values:
-        kappas = values["fixed_kappa"].sel(network=name)
-        rows.append(
-            [
-                *(name, measuring.shown(paper.get(name))),
-                *(f"{intervals.at(kappas, strength=beta):.1e}" for beta in strengths),
-                f"{float(halved.sel(network=name)):.2f}",
-                f"{float(power.sel(network=name)):.2f}",
-            ]
-        )
-    header = ["network", "printed κ", *(f"κ, β = {beta:g}" for beta in strengths)]
+    return [f"{intervals.at(kappas, strength=beta):.1e}" for beta in strengths]
+
+
+def _fixed_table(values: xr.Dataset) -> Table:
+    paper = reports.printed_errors("kappa")
+    numbers = [halving(values["kappa"]), order(values["kappa"])]
+    rows = [
+        [
+            *(name, reports.shown(paper.get(name))),
+            *_kappas(values, "fixed", name),
+            *(f"{float(each.sel(network=name)):.2f}" for each in numbers),
+        ]
+        for name in values["network"].values
+    ]
+    kappas = [f"κ, β = {beta:g}" for beta in values["strength"].values]
+    header = ["network", "printed κ", *kappas, "m doubled", "order in β"]
     steps = values["num_steps"].values[-1]
-    title = f"Table 1: gates fixed, {steps} steps"
-    return Table(title, [*header, "m doubled", "order in β"], rows)
+    return Table(f"Table 1: gates fixed, {steps} steps", header, rows)
 
 
 def _free_table(values: xr.Dataset) -> Table:
-    betas = values["strength"].values
-    rows = []
-    for name in values[_N].values:
-        kappas = values["free_kappa"].sel(network=name)
-        rows.append(
-            [name, *(f"{intervals.at(kappas, strength=beta):.1e}" for beta in betas)]
-        )
-    header = ["network", *(f"κ, β = {beta:g}" for beta in betas)]
-    return Table("Gates free", header, rows)
+    names = values["network"].values
+    rows = [[name, *_kappas(values, "free", name)] for name in names]
+    kappas = [f"κ, β = {beta:g}" for beta in values["strength"].values]
+    return Table("Gates free", ["network", *kappas], rows)
 
 
 def _attacks_table(values: xr.Dataset) -> Table:
     betas = values["strength"].values
     ends = [*dict.fromkeys((betas[0], betas[-1]))]
     header = ["network"]
-    header += [f"1 − cos, {name}, β = {b:g}" for name in ("l2", "linf") for b in ends]
+    header += [f"1 − cos, {name}, β = {b:g}" for name in ATTACKS for b in ends]
     header += [f"change of λ₁, β = {beta:g}" for beta in betas]
     rows = []
-    for name in values[_N].values:
+    for name in values["network"].values:
         at = values.sel(network=name)
         angles = at["mismatch"].sel(strength=ends).transpose("attack", "strength")
         numbers = [*angles.values.ravel(), *at["eigenvalue_change"].values]
@@ -407,40 +258,17 @@ def _attacks_table(values: xr.Dataset) -> Table:
     return Table("Gates free: other attacks, and the largest eigenvalue", header, rows)
 
 
-# --- figures ---
-
-
-def _families(names: list[str]) -> dict[str, str]:
-    """A colour for each kind of network: "mlp", "cnn", "rescnn"."""
-    kinds = dict.fromkeys(_kind(name) for name in names)
-    return dict(zip(kinds, figures.colors(len(kinds)), strict=True))
-
-
-def _kind(name: str) -> str:
-    return re.sub(r"\d+$", "", name)
-
-
-_DEPTHS = {"3": "o", "4": "s", "5": "^", "10": "D"}
-"""Markers by what names end with."""
-
-
-def _style(name: str, colors: Mapping[str, str]) -> dict[str, Any]:
-    marker = _DEPTHS.get(name.removeprefix(_kind(name)), "o")
-    color = colors[_kind(name)]
-    return {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.2}
-
-
 def _figure(config: Config, values: xr.Dataset) -> Any:
     """Table 1, and how kappa depends on steps and strength, with and without gates."""
     figure, axes = figures.panels(3)
-    colors = _families(values[_N].values)
-    for name in values[_N].values:
-        at, style = values.sel(network=name), _style(name, colors)
+    names = values["network"].values
+    for name, style in reports.styles(names).items():
+        at = values.sel(network=name)
         axes[1].loglog(at["num_steps"], at["kappa"].isel(strength=0), **style)
-        fixed, free = (at[f"{kind}_kappa"].sel(bound="mean") for kind in _GATES)
+        fixed, free = (at[f"{kind}_kappa"].sel(bound="mean") for kind in _FILLS)
         axes[2].loglog(at["strength"], fixed, **style)
         axes[2].loglog(at["strength"], free, **style, linestyle=":", fillstyle="none")
-    _by_network(axes[0], values, colors)
+    _draw_table_1(axes[0], values)
     beta, steps = values["strength"].values[0], values["num_steps"].values
     highest = 2 * float(values["kappa"].isel(strength=0, num_steps=0).max())
     guide = highest * steps[0] / steps
@@ -451,60 +279,25 @@ def _figure(config: Config, values: xr.Dataset) -> Any:
     axes[2].set(xlabel="strength β", ylabel="relative error κ")
     title = f"gates fixed —, {steps[-1]} steps; free ···, {config.free_num_steps} steps"
     axes[2].set_title(title, fontsize=10)
-    _legend(figure, axes[2], colors, values[_N].values)
+    reports.legend(figure, axes[2], names)
     return figure
 
 
-_GATES = ("fixed", "free")
+_FILLS = {"fixed": "full", "free": "none"}
+"""Of markers, by gates."""
 
 
-def _by_network(axis, values: xr.Dataset, colors: Mapping[str, str]) -> None:
+def _draw_table_1(axis, values: xr.Dataset) -> None:
     """What Table 1 prints beside ours, with intervals."""
-    at = values.isel(strength=0)
-    for kind, fill in zip(_GATES, ("full", "none"), strict=True):
-
-        def style(name, fill=fill):
-            return _style(name, colors) | {"fillstyle": fill}
-
-        measuring.points(axis, at[f"{kind}_kappa"], style, "_")
-    paper = measuring.printed_errors("kappa")
-    measuring.by_network(axis, values[_N].values, paper)
+    at, names = values.isel(strength=0), values["network"].values
+    for kind, fill in _FILLS.items():
+        styles = reports.styles(names)
+        styles = {name: {**style, "fillstyle": fill} for name, style in styles.items()}
+        reports.points(axis, at[f"{kind}_kappa"], styles)
+    reports.label_networks(axis, names, reports.printed_errors("kappa"))
     axis.set_ylabel("relative error κ")
     title = f"β = {float(at['strength']):g}: gates fixed ●, free ○, printed —"
     axis.set_title(title, fontsize=10)
-
-
-def _legend(figure, axis, colors: Mapping[str, str], names: list[str]) -> None:
-    for kind, color in colors.items():
-        axis.plot([], [], color=color, linewidth=3, label=kind)
-    for depth, marker in _DEPTHS.items():
-        if any(name.removeprefix(_kind(name)) == depth for name in names):
-            style = {"color": "0.4", "linestyle": "none", "markersize": 4}
-            axis.plot([], [], marker=marker, **style, label=f"{depth} layers")
-    handles, labels = axis.get_legend_handles_labels()
-    options = {"loc": "outside lower center", "ncols": len(labels), "fontsize": 9}
-    figure.legend(handles, labels, **options)
-
-
-def _picture_figure(values: xr.Dataset) -> Any:
-    number, rows = values.sizes["shown"], values.sizes["picture"]
-    figure, axes = figures.panels(number, rows)
-    figure.set_size_inches(1.1 * number + 0.8, 1.15 * rows)
-    for i, (name, label) in enumerate(PICTURES.items()):
-        at = values.sel(picture=name)
-        limits = (0, 1) if name == "clean" else (-1, 1)
-        cmap = "gray_r" if name == "clean" else "RdBu_r"
-        if name.startswith("minus"):
-            label += f"\n× {float(at['enlarged']):.0e}"
-        for j, axis in enumerate(axes[i * number : (i + 1) * number]):
-            picture = at["pixels"].isel(shown=j)
-            axis.imshow(picture, cmap=cmap, vmin=limits[0], vmax=limits[1])
-            axis.set(xticks=[], yticks=[])
-            axis.grid(visible=False)
-            axis.set_ylabel("" if j else label, fontsize=7)
-    beta = values["strength"].values[0]
-    figure.suptitle(f"{values.attrs['shown']}, β = {beta:g}", fontsize=10)
-    return figure
 
 
 STUDY = Study(

@@ -180,9 +180,8 @@ MODELS = {
 
 def _summary(found: xr.Dataset) -> xr.Dataset:
     """Of one attack on one network: means, quartiles and fits of each norm."""
-    norms = [fitted(found[norm]) for norm in NORMS]
-    joined = xr.concat(norms, "norm").assign_coords(norm=[*NORMS])
-    return joined.merge(found.drop_vars([*NORMS]))
+    fits = arrays.stacked({norm: fitted(found[norm]) for norm in NORMS}, "norm")
+    return fits.merge(found.drop_vars([*NORMS]))
 
 
 def fitted(values: xr.DataArray) -> xr.Dataset:
@@ -326,8 +325,7 @@ def _figure(values: xr.Dataset) -> Any:
             axis.fill_between(curve["share"], low, high, **options)
         axis.set(yscale="log", ylabel=labels[norm], title=name)
         axis.set_xlabel("progress to success, m / m_success")
-    handles, shown = axes[0].get_legend_handles_labels()
-    figure.legend(handles, shown, loc="outside lower center", ncols=len(shown))
+    figures.legend_below(figure, axes[0])
     return figure
 
 

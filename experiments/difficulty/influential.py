@@ -31,6 +31,7 @@ import xarray as xr
 
 from advjax import influence, losses
 from experiments import arrays, figures, findings, intervals, progress
+from experiments.batches import in_batches
 from experiments.difficulty import measuring
 from experiments.fields import count, number, with_defaults
 from experiments.study import Config, Setup, Study
@@ -74,12 +75,13 @@ def _measured(setup: Setup, name: str) -> xr.Dataset:
 
 def _of_network(config: Config, model, network, x, y, label: str) -> dict:
     measure = influence.influence(num_steps=config.num_steps, unroll=config.num_steps)
+    logit = partial(measuring.logit, model, network)
 
     def strength(x, y):
-        z = partial(measuring.logit, model, network)
-        return measure(z, partial(losses.logistic, y=y), x, config.horizon)
+        return measure(logit, partial(losses.logistic, y=y), x, config.horizon)
 
-    each = measuring.in_batches(jax.vmap(strength), config.batch_size, x, y)
+    logits = in_batches(jax.jit(jax.vmap(logit)), config.batch_size, x)
+    each = in_batches(jax.jit(jax.vmap(strength)), config.batch_size, x, y)
     rows = (x, y, each.delta)
     z = measuring.first_layer_logit(model, *network)
     w = measuring.first_layer(network[0])
@@ -95,7 +97,7 @@ def _of_network(config: Config, model, network, x, y, label: str) -> dict:
     first = np.stack([_flat(difference) for difference in differences])
     return {
         "delta": np.linalg.norm(each.delta.reshape(len(x), -1), axis=1),
-        "logit": jax.device_get(_logits(config, model, network, x)) * y,
+        "logit": logits * y,
         "curvature": each.logit_hessian,
         "product": each.logit_hessian * each.square,
         "strength": each.strength,
@@ -105,11 +107,6 @@ def _of_network(config: Config, model, network, x, y, label: str) -> dict:
         **cosines("first", lambda: iter(first)),
         **cosines("all", partial(_all_differences, model, network, rows, label)),
     }
-
-
-def _logits(config: Config, model, network, x) -> np.ndarray:
-    over_images = jax.vmap(partial(measuring.logit, model, network))
-    return measuring.in_batches(over_images, config.batch_size, x)
 
 
 def _all_differences(model, network, rows, label: str) -> Iterable[np.ndarray]:
@@ -157,8 +154,8 @@ def _cos(a: np.ndarray, b: np.ndarray) -> float:
 def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
     parts = {name: _summary(setup.config, each) for name, each in found.items()}
     number = next(iter(found.values())).sizes["image"]
-    values = measuring.with_facts(setup, arrays.stacked(parts, "network"))
-    return values.assign_attrs(num_images=number)
+    values = arrays.stacked(parts, "network")
+    return measuring.with_facts(setup, values, num_images=number)
 
 
 def _summary(config: Config, found: xr.Dataset) -> xr.Dataset:
@@ -169,7 +166,7 @@ def _summary(config: Config, found: xr.Dataset) -> xr.Dataset:
     rank = partial(intervals.along, "image", intervals.spearman)
     group, error = groups(config, found["running"], cosines)
     sizes = _along(found, SIZES, "quantity")
-    quantile = sizes.quantile(QUANTILES, ("seed", "image"))
+    quantile = sizes.quantile(QUANTILES, ("seed", "image"), skipna=False)
     return xr.Dataset(
         {
             "correlation": rank(causes, effects),
@@ -185,27 +182,24 @@ def _summary(config: Config, found: xr.Dataset) -> xr.Dataset:
 
 
 def _along(found: xr.Dataset, names: Iterable[str], axis: str) -> xr.DataArray:
-    return xr.concat([found[name] for name in names], axis).assign_coords(
-        {axis: [*names]}
-    )
+    return arrays.stacked({name: found[name] for name in names}, axis)
 
 
 def groups(
     config: Config, running: xr.DataArray, cosines: xr.DataArray
 ) -> tuple[xr.DataArray, xr.DataArray]:
     """Mean cosines by groups of Â over all seeds, and their standard errors."""
-    order = running.argsort(running.get_axis_num("image")).transpose("seed", "image")
-    rows = [np.array_split(seed, config.num_groups) for seed in order.values]
+    order = running.argsort(running.get_axis_num("image"))
+    seeds = xr.DataArray(range(running.sizes["seed"]), dims="seed")
+    ordered = cosines.isel(seed=seeds, image=order)
     means, errors = [], []
-    for group in range(config.num_groups):
-        parts = [
-            cosines.isel(seed=i, image=seed[group]).drop_vars("seed")
-            for i, seed in enumerate(rows)
-        ]
-        there = xr.concat(parts, "image")
-        means.append(there.mean("image"))
-        errors.append(there.std("image", ddof=1) / there.sizes["image"] ** 0.5)
-    return xr.concat(means, "group"), xr.concat(errors, "group")
+    places = np.arange(order.sizes["image"])
+    for rows in np.array_split(places, config.num_groups):
+        there = ordered.isel(image=rows).stack(case=("seed", "image"))
+        sd = there.std("case", ddof=1, skipna=False)
+        means.append(there.mean("case", skipna=False))
+        errors.append(sd / there.sizes["case"] ** 0.5)
+    return tuple(xr.concat(each, "group", join="exact") for each in (means, errors))
 
 
 # --- report ---
@@ -241,24 +235,17 @@ def _report(config: Config, values: xr.Dataset) -> Report:
 
 def _findings(values: xr.Dataset, name: str) -> list[findings.Finding]:
     at = values.isel(seed=0, drop=True).sel(network=name)
-    rising = {
-        label: at["correlation"].sel(effect=effect, cause="running")
-        for effect, label in EFFECTS.items()
-    }
-    rising |= {
-        f"cosine of Δg_W with the mean of the others ({what})": at["trend"].sel(
-            weights=weights
-        )
-        for weights, what in (
-            ("first_others", "first layer"),
-            ("all_others", "all parameters"),
-        )
-    }
+    along = at["correlation"].sel(cause="running")
+    rising = {label: along.sel(effect=effect) for effect, label in EFFECTS.items()}
+    for weights in ("first", "all"):
+        what = f"cosine of Δg_W with the mean of the others ({WEIGHTS[weights]})"
+        rising[what] = at["trend"].sel(weights=f"{weights}_others")
     return [
         findings.finding(
             f"{name}: {what} rises with Â, rank correlation",
             found := intervals.at(bounds),
-            size=f"{values.attrs['num_images']} images",
+            # Over images alone: another network of the kind may differ.
+            size=f"{values.attrs['num_images']} images of one network",
             form=".2f",
             verdict=findings.above(found),
         )
@@ -267,17 +254,13 @@ def _findings(values: xr.Dataset, name: str) -> list[findings.Finding]:
 
 
 def _correlations_table(values: xr.Dataset) -> Table:
-    rows = [
-        [
-            *(name, label),
-            *(f"{intervals.at(each, cause=cause):.2f}" for cause in CAUSES),
-        ]
-        for name in values["network"].values
-        for effect, label in EFFECTS.items()
-        for each in [
-            values["correlation"].isel(seed=0).sel(network=name, effect=effect)
-        ]
-    ]
+    every = values["correlation"].isel(seed=0)
+    rows = []
+    for name in values["network"].values:
+        for effect, label in EFFECTS.items():
+            at = every.sel(network=name, effect=effect)
+            cells = (f"{intervals.at(at, cause=cause):.2f}" for cause in CAUSES)
+            rows.append([name, label, *cells])
     header = ["network", "effect", *CAUSES.values()]
     return Table("Figure 3: Spearman's correlation over images", header, rows)
 
@@ -324,17 +307,17 @@ def _correlations_figure(values: xr.Dataset) -> Any:
     figure, (axis,) = figures.panels()
     names = values["network"].values
     places = [(name, effect) for name in names for effect in EFFECTS]
+    y, rank = np.arange(len(places)), values["correlation"].isel(seed=0)
     for k, (cause, color) in enumerate(zip(CAUSES, figures.colors(3), strict=True)):
-        for i, (name, effect) in enumerate(places):
-            at = values["correlation"].isel(seed=0)
-            found = intervals.at(at, network=name, effect=effect, cause=cause)
-            ends = [[found.mean - found.low], [found.high - found.mean]]
-            label = "_" if i else _CAUSES[cause]
-            style = {"fmt": "os^"[k], "color": color, "markersize": 5}
-            axis.errorbar(
-                found.mean, i + 0.2 * (k - 1), xerr=ends, **style, label=label
-            )
-    axis.set_yticks(range(len(places)), [f"{n}\n{EFFECTS[e]}" for n, e in places])
+        found = [
+            intervals.at(rank, network=name, effect=effect, cause=cause)
+            for name, effect in places
+        ]
+        mean, low, high = np.array(found).T
+        style = {"fmt": "os^"[k], "color": color, "markersize": 5}
+        style |= {"label": _CAUSES[cause], "xerr": [mean - low, high - mean]}
+        axis.errorbar(mean, y + 0.2 * (k - 1), **style)
+    axis.set_yticks(y, [f"{name}\n{EFFECTS[effect]}" for name, effect in places])
     axis.invert_yaxis()
     axis.axvline(0, color="0.6", linewidth=0.8)
     axis.set_xlabel("rank correlation over images, ρ")
@@ -351,15 +334,12 @@ def _influence_figure(values: xr.Dataset) -> Any:
     panels = ((effect, cause) for effect in EFFECTS for cause in CAUSES)
     for axis, (effect, cause) in zip(axes, panels, strict=True):
         for name, color in zip(names, figures.colors(names.size), strict=True):
-            at = values.sel(network=name)
-            x, y = at["causes"].sel(cause=cause), at["effects"].sel(effect=effect)
-            shown = ((x > 0) & (y > 0)).values
-            rank = at["correlation"].isel(seed=0)
-            label = (
-                f"{name}: ρ = {intervals.at(rank, effect=effect, cause=cause).mean:.2f}"
-            )
+            at = values.sel(network=name, cause=cause, effect=effect)
+            shown = ((at["causes"] > 0) & (at["effects"] > 0)).values
+            x, y = (at[kind].values[shown] for kind in ("causes", "effects"))
+            rank = intervals.at(at["correlation"].isel(seed=0)).mean
             options = {"s": 8, "alpha": 0.5, "color": color, "linewidth": 0}
-            axis.scatter(x[shown], y[shown], **options, label=label)
+            axis.scatter(x, y, **options, label=f"{name}: ρ = {rank:.2f}")
         axis.set(xscale="log", yscale="log", xlabel=_CAUSES[cause])
         axis.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=8, ncols=3)
         if cause == "curvature":
@@ -388,8 +368,7 @@ def _dominance_figure(values: xr.Dataset) -> Any:
         axis.set(xlabel="group of Â, from small to large", title=name)
         axis.set_xticks(x)
     axes[0].set_ylabel("cosine of Δg_W with its mean")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
+    figures.legend_below(figure, axes[0])
     return figure
 
 

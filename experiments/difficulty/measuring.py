@@ -1,7 +1,7 @@
 """What the studies of trained networks share: which they take, and how they measure."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,23 +13,21 @@ from ml_collections import ConfigDict
 
 from advjax import dynamics
 from advjax.types import Array, Batch, Model, Params
-from experiments import arrays, checks, intervals, printed
+from experiments import arrays, checks, finished
+from experiments.batches import in_batches
 from experiments.difficulty import networks
-from experiments.fields import Field, count, machine, numbers, seed, text, words
+from experiments.fields import Field, count, numbers, some, words
 from experiments.finished import Finished, Need, Networks
 from experiments.study import Setup
 from experiments.training import recipe
 
 FIELDS = {
     "models": words((), "networks to measure; all if empty", length=0),
-    "data_dir": machine(
-        text("", "directory of the data sets; that of the networks' run if empty")
-    ),
     "num_images": count(
         0, "test images to measure, a random subset; 0 for all", least=0
     ),
-    "subset_seed": seed(0, "seed of the subset"),
-    "num_devices": recipe.FIELDS["num_devices"],
+    **some(recipe.FIELDS, "subset_seed"),
+    **some(finished.FIELDS, "data_dir"),
 }
 """Fields of a study of trained networks."""
 
@@ -100,7 +98,7 @@ def images(setup: Setup) -> Batch:
 def model(setup: Setup, name: str, **options: Any) -> Model:
     """An architecture; ``options`` come before those of its configuration."""
     family = setup.inputs["networks"]
-    return recipe.network(networks.part(family.config, name), **options)
+    return recipe.network(recipe.changed(family.config, model=name), **options)
 
 
 def over_seeds(
@@ -113,11 +111,11 @@ def over_seeds(
     )
 
 
-def with_facts(setup: Setup, values: xr.Dataset) -> xr.Dataset:
-    """With what reports say about the networks and their images."""
+def with_facts(setup: Setup, values: xr.Dataset, **facts: Any) -> xr.Dataset:
+    """With what reports say about the networks, and other facts."""
     family = setup.inputs["networks"]
     return values.assign_attrs(
-        setting=networks.setting(family.config), networks=family.origin
+        setting=networks.setting(family.config), networks=family.origin, **facts
     )
 
 
@@ -139,30 +137,11 @@ def reduced(predict: Callable, x: Array) -> tuple[Array, Array]:
     return logits, jnp.linalg.qr(jacobian.reshape(logits.size, -1).T, mode="r")
 
 
-def compiled(function: Callable) -> Callable:
-    """``(batch_size, *arrays[n, ...])``: ``function`` in parts, results on the host."""
-    function = jax.jit(function)
-
-    def in_parts(batch_size: int, *arrays: np.ndarray):
-        parts = []
-        for first in range(0, len(arrays[0]), batch_size):
-            rows = slice(first, first + batch_size)
-            parts.append(jax.device_get(function(*(array[rows] for array in arrays))))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-
-    return in_parts
-
-
-def in_batches(function: Callable, batch_size: int, *arrays: np.ndarray) -> Any:
-    """``compiled``, once."""
-    return compiled(function)(batch_size, *arrays)
-
-
 def reduced_in_batches(
     predict: Callable, batch_size: int, x: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """``reduced`` of images ``[n, ...]``: logits ``[n, k]`` and R ``[n, k, k]``."""
-    return in_batches(jax.vmap(partial(reduced, predict)), batch_size, x)
+    return in_batches(jax.jit(jax.vmap(partial(reduced, predict))), batch_size, x)
 
 
 # --- binary tasks ---
@@ -196,47 +175,3 @@ def first_layer_logit(model: Model, params: Params, stats: Params) -> Callable:
 
 def _first(params: Params) -> str:
     return "Conv_0" if "Conv_0" in params else "Dense_0"
-
-
-# --- reports ---
-
-
-def printed_errors(column: str) -> dict[str, float]:
-    """What Tables 1 and 2 print by network: of "kappa" or "kappa_prime"."""
-    rows = printed.rows("difficulty_tables_1_2_errors")
-    return {row["network"]: float(row[column]) for row in rows}
-
-
-def shown(value: float | None, form: str = ".1e") -> str:
-    """A number in a table, or a dash for None."""
-    return "–" if value is None else f"{value:{form}}"
-
-
-def span(values: xr.DataArray, form: str = ".1e") -> str:
-    """From the smallest to the largest of some values, in words."""
-    low, high = float(values.min()), float(values.max())
-    return f"{low:{form}}" if low == high else f"{low:{form}} to {high:{form}}"
-
-
-def points(
-    axis, bounds: xr.DataArray, style: Callable[[str], Mapping[str, Any]], label: str
-) -> None:
-    """Positive intervals over ``network``, one beside the other, on a log scale."""
-    for i, name in enumerate(bounds["network"].values):
-        found = intervals.at(bounds, network=name)
-        ends = np.array([[found.mean - found.low], [found.high - found.mean]])
-        ends = np.minimum(ends, [[0.9 * found.mean], [np.inf]])
-        axis.errorbar(i, found.mean, ends, **style(name), label=label)
-        label = "_"
-
-
-def by_network(axis, names: Sequence[str], paper: Mapping[str, float]) -> None:
-    """Labels of an axis of networks, and a dash for what the paper prints."""
-    label = "printed"
-    for i, name in enumerate(names):
-        if name in paper:
-            style = {"marker": "_", "markersize": 14, "color": "0.2"}
-            axis.plot(i, paper[name], linestyle="none", **style, label=label)
-            label = "_"
-    axis.set_yscale("log")
-    axis.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)

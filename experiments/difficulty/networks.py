@@ -25,10 +25,10 @@ import xarray as xr
 from ml_collections import ConfigDict
 
 from experiments import arrays, checks, figures, findings, usage
+from experiments.difficulty import reports
 from experiments.fields import Field, with_defaults, words
 from experiments.study import Config, Setup, Study
 from experiments.training import recipe
-from experiments.training.parts import Training
 from experiments.writing import Drawn, Report, Table
 
 TABLE = (
@@ -50,18 +50,6 @@ def fields(models: tuple[str, ...], **defaults: Any) -> dict[str, Field]:
     return given | {"models": words(models, "names of the networks in advjax.models")}
 
 
-def part(config: Config | ConfigDict, model: str, **changes: Any) -> ConfigDict:
-    """The configuration of one of the networks."""
-    return ConfigDict({**config.to_dict(), "model": model, **changes})
-
-
-def trainings(parts: Mapping[str, ConfigDict]) -> dict[str, Training]:
-    """Trainings on the same data, which are read once."""
-    first = next(iter(parts.values()))
-    batches = [recipe.read(first, split) for split in ("train", "test")]
-    return {name: recipe.training(each, *batches) for name, each in parts.items()}
-
-
 def setting(config: Config | ConfigDict) -> str:
     """Data, task and training, in words."""
     task = " (binary)" if config.positive_classes else ""
@@ -77,7 +65,7 @@ def setting(config: Config | ConfigDict) -> str:
 
 
 def _parts(config: Config) -> dict[str, ConfigDict]:
-    return {model: part(config, model) for model in config.models}
+    return {model: recipe.changed(config, model=model) for model in config.models}
 
 
 def _check(config: Config, inputs: Mapping[str, Any]) -> None:
@@ -98,13 +86,10 @@ def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """Curves over ``network``, ``epoch`` and ``seed``, and accuracies at their ends."""
     del found
     curves = arrays.stacked(setup.trained, "network").isel(eps=0, drop=True)
-    ends = [100 * curves[name].isel(epoch=-1, drop=True) for name in MEASURED.values()]
-    accuracy = xr.concat(ends, "measured").assign_coords(measured=[*MEASURED])
-    return (
-        curves.drop_vars("best_epoch")
-        .astype(np.float32)
-        .assign(accuracy_percent=accuracy.rename("accuracy_percent"))
-    )
+    last = 100 * curves.isel(epoch=-1, drop=True)
+    ends = {measured: last[name] for measured, name in MEASURED.items()}
+    kept = curves.drop_vars("best_epoch").astype(np.float32)
+    return kept.assign(accuracy_percent=arrays.stacked(ends, "measured"))
 
 
 def _report(config: Config, values: xr.Dataset) -> Report:
@@ -139,14 +124,13 @@ def _attack(config: Config) -> str:
 def _finding(
     config: Config, values: xr.Dataset, measured: str, claim: str
 ) -> findings.Finding:
-    means = values["accuracy_percent"].sel(measured=measured).mean("seed")
-    low, high = float(means.min()), float(means.max())
-    number = means.size
-    sizes = f"{values.attrs['num_train']} images, {config.num_epochs} epochs"
+    means = values["accuracy_percent"].sel(measured=measured).mean("seed", skipna=False)
+    number = f"{means.size} networks" if means.size > 1 else "one network"
+    images = f"{values.attrs['num_train']} images"
     return findings.finding(
         claim,
-        f"{low:.1f} to {high:.1f} %" if number > 1 else f"{low:.1f} %",
-        size=f"{number} networks, {sizes}" if number > 1 else f"one network, {sizes}",
+        f"{reports.span(means, '.1f')} %",
+        size=f"{number}, {images}, {config.num_epochs} epochs",
     )
 
 
@@ -245,7 +229,7 @@ STUDY = Study(
     ),
     needs=recipe.NEEDS,
     check=_check,
-    trains=lambda config, _: trainings(_parts(config)),
+    trains=lambda config, _: recipe.trainings(_parts(config)),
     values=_values,
 )
 get_config = STUDY.config

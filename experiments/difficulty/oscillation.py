@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 
 from advjax import data, influence, losses
 from advjax.types import Batch, Params
-from experiments import arrays, checks, figures, findings, intervals, usage
+from experiments import arrays, figures, findings, intervals, usage
 from experiments.difficulty import networks
 from experiments.fields import count, number
 from experiments.study import Config, Setup, Study
@@ -47,7 +47,7 @@ ACCURACIES = ("test_accuracy", "test_robust_accuracy")
 def parts(config: Config | ConfigDict) -> dict[str, ConfigDict]:
     """The configuration of each training, as ``alexnet-standard``."""
     return {
-        f"{model}-{training}": networks.part(config, model, objective=training)
+        f"{model}-{training}": recipe.changed(config, model=model, objective=training)
         for model in config.models
         for training in TRAININGS
     }
@@ -63,21 +63,11 @@ def _trains(config: Config, inputs: Mapping[str, Any]) -> dict[str, Training]:
     """Both trainings of each network, which follow every layer."""
     del inputs
     each = parts(config)
-    trainings = networks.trainings(each)
-    test = next(iter(trainings.values())).test
-    if config.num_watched > test.y.size:
-        raise checks.ConfigError(
-            f"config.num_watched = {config.num_watched}: choose numbers at most "
-            f"{test.y.size}, the test images"
-        )
-    images = data.subset(test, config.num_watched, seed=config.subset_seed)
+    trainings = recipe.trainings(each)
+    images = recipe.watched(config, next(iter(trainings.values())).test)
+    followed = partial(watch, images=images, layer_step=config.layer_step)
     return {
-        name: training.replaced(
-            watches=(
-                *training.watches,
-                watch(each[name], images, layer_step=config.layer_step),
-            )
-        )
+        name: training.replaced(watches=(*training.watches, followed(each[name])))
         for name, training in trainings.items()
     }
 
@@ -156,7 +146,7 @@ def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
         )
         for model in setup.config.models
     }
-    values = arrays.stacked(parts, "network")
+    values = arrays.stacked(parts, "network", is_ragged=True)
     return values.sel(layer=sorted(values["layer"].values, key=_place))
 
 
@@ -164,21 +154,19 @@ def _collected(curves: xr.Dataset) -> xr.Dataset:
     """Of one training of one network."""
     watched = [str(name) for name in curves if str(name).split("/")[0] in KINDS]
     layers = list(dict.fromkeys(name.split("/", 1)[1] for name in watched))
-    instability = _joined(
-        {
-            kind: _joined({name: curves[f"{kind}/{name}"] for name in layers}, "layer")
-            for kind in KINDS
-        },
-        "kind",
-    )
-    last = {name: 100 * curves[name].isel(epoch=-1, drop=True) for name in ACCURACIES}
+    by_kind = {
+        kind: arrays.stacked(
+            {each: curves[f"{kind}/{each}"] for each in layers}, "layer"
+        )
+        for kind in KINDS
+    }
+    last = 100 * curves[[*ACCURACIES]].isel(epoch=-1, drop=True)
     return xr.Dataset(
-        {"instability": instability, "accuracy_percent": _joined(last, "measured")}
+        {
+            "instability": arrays.stacked(by_kind, "kind"),
+            "accuracy_percent": last.to_array("measured"),
+        }
     )
-
-
-def _joined(parts: Mapping[str, xr.DataArray], axis: str) -> xr.DataArray:
-    return xr.concat(list(parts.values()), axis).assign_coords({axis: [*parts]})
 
 
 # --- report ---
@@ -265,20 +253,12 @@ def _findings(
 
 
 def _accuracies_table(values: xr.Dataset) -> Table:
-    rows = [
-        [
-            str(name),
-            label,
-            *(
-                figures.plus_minus(each, 1)
-                for each in values["accuracy_percent"].sel(
-                    network=name, training=training, measured=[*ACCURACIES]
-                )
-            ),
-        ]
-        for name in values["network"].values
-        for training, label in TRAININGS.items()
-    ]
+    rows = []
+    for name in values["network"].values:
+        for training, label in TRAININGS.items():
+            at = values["accuracy_percent"].sel(network=name, training=training)
+            cells = (figures.plus_minus(at.sel(measured=m), 1) for m in ACCURACIES)
+            rows.append([str(name), label, *cells])
     header = ["network", "training", "clean test", "attacked test"]
     return Table("Accuracies in %, mean ± sd over seeds", header, rows)
 
@@ -286,36 +266,44 @@ def _accuracies_table(values: xr.Dataset) -> Table:
 def _layers_table(name: str, training: str, instability: xr.DataArray) -> Table:
     last = instability.isel(epoch=-1, drop=True)
     at_last, at_all = ratios(last), ratios(mean_over(instability, "epoch"))
+    means = last.mean("seed", skipna=False)
     rows = [
         [
-            layer.removesuffix("/kernel"),
-            *(f"{float(last.sel(kind=k, layer=layer).mean()):.2e}" for k in KINDS),
-            f"{intervals.at(at_last, layer=layer):.2f}",
-            f"{intervals.at(at_all, layer=layer):.2f}",
+            label,
+            *(f"{float(means.sel(kind=k).isel(layer=i)):.2e}" for k in KINDS),
+            *(f"{intervals.at(each.isel(layer=i)):.2f}" for each in (at_last, at_all)),
         ]
-        for layer in map(str, instability["layer"].values)
+        for i, label in enumerate(_labels(instability))
     ]
     header = ["layer", *(f"{kind}, last epoch" for kind in KINDS.values())]
     header += ["ratio, last epoch", "ratio, all epochs"]
     return Table(f"{name}, {TRAININGS[training]}", header, rows)
 
 
+def _labels(instability: xr.DataArray) -> list[str]:
+    return [str(each).removesuffix("/kernel") for each in instability["layer"].values]
+
+
+_STYLES = {
+    "standard": ("o", figures.PALETTE[0], -0.1),
+    "adversarial": ("s", figures.PALETTE[1], 0.1),
+}
+"""Markers, colours and shifts."""
+
+
 def _ratios_figure(values: xr.Dataset) -> Any:
     """Intervals of each layer, a colour for each training."""
     names = values["network"].values
     figure, axes = figures.panels(names.size, sharey=True)
-    colors = dict(zip(TRAININGS, figures.colors(2), strict=True))
     panels = dict(zip(names, axes, strict=True))
     for name, training, instability in _networks(values):
-        axis, shift = panels[name], -0.1 if training == "standard" else 0.1
+        axis, (marker, color, shift) = panels[name], _STYLES[training]
         found = ratios(mean_over(instability, "epoch")).transpose("bound", "layer")
         mean, low, high = found.values
-        x = np.arange(mean.size)
-        style = {"fmt": "o" if training == "standard" else "s", "markersize": 5}
-        style |= {"color": colors[training], "label": TRAININGS[training]}
+        x, style = np.arange(mean.size), {"fmt": marker, "color": color}
+        style |= {"markersize": 5, "label": TRAININGS[training]}
         axis.errorbar(x + shift, mean, [mean - low, high - mean], **style)
-        layers = [str(v).removesuffix("/kernel") for v in instability["layer"].values]
-        axis.set_xticks(x, layers, rotation=45, ha="right", fontsize=8)
+        axis.set_xticks(x, _labels(instability), rotation=45, ha="right", fontsize=8)
         axis.set(yscale="log", title=name)
     for axis in axes:
         axis.axhline(1, color="0.4", linewidth=0.8)
@@ -323,8 +311,7 @@ def _ratios_figure(values: xr.Dataset) -> Any:
         axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.minorticks_off()
     axes[0].set_ylabel("instability, attacked over clean images")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    figures.legend_below(figure, axes[0])
     return figure
 
 
@@ -334,13 +321,13 @@ def _figure(values: xr.Dataset) -> Any:
     figure, axes = figures.panels(number, len(places))
     figure.set_size_inches(1.9 * number + 0.8, 1.9 * len(places) + 0.6)
     for i, (name, training, instability) in enumerate(places):
-        layers = [str(layer) for layer in instability["layer"].values]
+        labels = _labels(instability)
         row = axes[i * number : (i + 1) * number]
-        for axis in row[len(layers) :]:
+        for axis in row[len(labels) :]:
             axis.set_axis_off()
-        for layer, axis in zip(layers, row[: len(layers)], strict=True):
-            _epochs(axis, instability.sel(layer=layer))
-            axis.set_title(layer.removesuffix("/kernel"), fontsize=8)
+        for j, label in enumerate(labels):
+            _epochs(row[j], instability.isel(layer=j))
+            row[j].set_title(label, fontsize=8)
         row[0].set_ylabel(f"{name}\n{TRAININGS[training]}", fontsize=8)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2)
@@ -354,7 +341,8 @@ def _epochs(axis, instability: xr.DataArray) -> None:
         runs = instability.sel(kind=kind)
         axis.plot(epochs, mean_over(runs, "seed"), color=color, label=label)
         options = {"color": color, "alpha": 0.2, "linewidth": 0}
-        axis.fill_between(epochs, runs.min("seed"), runs.max("seed"), **options)
+        ends = runs.min("seed", skipna=False), runs.max("seed", skipna=False)
+        axis.fill_between(epochs, *ends, **options)
     axis.set_yscale("log")
     axis.minorticks_off()
     axis.tick_params(labelsize=7)

@@ -30,8 +30,8 @@ import xarray as xr
 from advjax import dynamics, influence, losses
 from advjax.types import Array
 from experiments import arrays, devices, figures, findings, intervals
-from experiments.difficulty import measuring
-from experiments.difficulty.measuring import span
+from experiments.batches import in_batches
+from experiments.difficulty import measuring, reports
 from experiments.fields import count, with_defaults
 from experiments.study import Config, Setup, Study
 from experiments.writing import Drawn, Report, Table
@@ -53,9 +53,8 @@ def _measured(setup: Setup, name: str) -> xr.Dataset:
             params, stats = jax.tree.map(lambda leaf: np.asarray(leaf, float), network)
             z = measuring.first_layer_logit(model, params, stats)
             one = partial(_of_image, config, z, measuring.first_layer(params))
-            return _labelled(
-                config, measuring.in_batches(jax.vmap(one), config.batch_size, x, y)
-            )
+            every = jax.jit(jax.vmap(one))
+            return _labelled(config, in_batches(every, config.batch_size, x, y))
 
         return measuring.over_seeds(setup, name, measure)
 
@@ -111,7 +110,7 @@ def _of_image(config: Config, z: Callable, w, x: Array, y: Array) -> dict:
 def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
     values = arrays.stacked({k: _summary(each) for k, each in found.items()}, "network")
     number = next(iter(found.values())).sizes["image"]
-    return measuring.with_facts(setup, values).assign_attrs(num_images=number)
+    return measuring.with_facts(setup, values, num_images=number)
 
 
 def _summary(found: xr.Dataset) -> xr.Dataset:
@@ -148,29 +147,27 @@ def _report(config: Config, values: xr.Dataset) -> Report:
 
 def _findings(config: Config, values: xr.Dataset) -> list[findings.Finding]:
     beta, largest = values["strength"].values[[0, -1]]
-    paper = measuring.printed_errors("kappa_prime")
     names = values["network"].values
-    named = [paper[name] for name in names if name in paper]
     size = f"{names.size} networks, {values.attrs['num_images']} images, "
     size += f"{config.num_steps} steps"
     errors = values["relative_error"].sel(strength=beta, bound="mean")
-    found = [
-        findings.finding(
-            f"relative error of {theorem} at strength {beta:g}",
-            span(errors.sel(theorem=theorem)),
-            printed=span(xr.DataArray(named)) if named and i == 0 else "",
-            size=size,
-            # The paper prints neither strengths nor numbers of steps.
-            verdict=findings.UNDECIDED if named and i == 0 else findings.NO_CLAIM,
-        )
-        for i, theorem in enumerate(THEOREMS)
-    ]
+    printed = {THEOREMS[0]: reports.printed_span("kappa_prime", names)}
     share = 100 * values["share_of_negative_effects"]
     return [
-        *found,
+        *(
+            findings.finding(
+                f"relative error of {theorem} at strength {beta:g}",
+                reports.span(errors.sel(theorem=theorem)),
+                printed=(paper := printed.get(theorem, "")),
+                size=size,
+                # The paper prints neither strengths nor numbers of steps.
+                verdict=findings.unlike(paper),
+            )
+            for theorem in THEOREMS
+        ),
         findings.finding(
             "images whose input gradient becomes smaller by the additional effect",
-            f"{span(share, '.0f')} %",
+            f"{reports.span(share, '.0f')} %",
             size=f"{size}, β = {largest:g}",
         ),
     ]
@@ -178,17 +175,17 @@ def _findings(config: Config, values: xr.Dataset) -> list[findings.Finding]:
 
 def _table(values: xr.Dataset, theorem: str) -> Table:
     strengths = values["strength"].values
-    paper = measuring.printed_errors("kappa_prime")
+    paper = reports.printed_errors("kappa_prime")
     is_printed = theorem == THEOREMS[0]
     rows = []
     for name in values["network"].values:
         at = values["relative_error"].sel(network=name, theorem=theorem)
-        row = [name] + [measuring.shown(paper.get(name))] * is_printed
+        row = [name] + [reports.shown(paper.get(name))] * is_printed
         row += [f"{intervals.at(at, strength=beta):.1e}" for beta in strengths]
         rows.append(row)
     header = ["network"] + ["printed κ′"] * is_printed
     header += [f"β = {beta:g}" for beta in strengths]
-    return Table(f"{theorem.capitalize()}", header, rows)
+    return Table(theorem.capitalize(), header, rows)
 
 
 def _shares_table(values: xr.Dataset) -> Table:
@@ -209,13 +206,13 @@ def _figure(values: xr.Dataset) -> Any:
         for beta, color in zip(strengths, figures.colors(len(strengths)), strict=True):
             bounds = values["relative_error"].sel(theorem=theorem, strength=beta)
             style = {"color": color, "marker": "o", "markersize": 4}
-            measuring.points(axis, bounds, lambda _, s=style: s, f"β = {beta:g}")
-        paper = measuring.printed_errors("kappa_prime")
-        measuring.by_network(axis, names, paper if theorem == THEOREMS[0] else {})
+            styles = dict.fromkeys(names, style)
+            reports.points(axis, bounds, styles, f"β = {beta:g}")
+        paper = reports.printed_errors("kappa_prime")
+        reports.label_networks(axis, names, paper if theorem == THEOREMS[0] else {})
         axis.set_title(theorem.capitalize())
     axes[0].set_ylabel("relative error E|φ* − φ|/E|φ*|")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    figures.legend_below(figure, axes[0])
     return figure
 
 

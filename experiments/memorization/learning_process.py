@@ -116,9 +116,9 @@ def finding(values: xr.Dataset, split: str) -> findings.Finding:
     if claimed:
         decided = VERDICTS[claimed](found, 1.0)
         verdict = networks.judged(decided, values.attrs["memorised"])
-    what = f"largest gradient within the radius, {SPLITS[split]}, {_ends(values)}"
+    what = "largest gradient within the radius" + (f" {claimed}" if claimed else "")
     return findings.finding(
-        what,
+        f"{what}, {SPLITS[split]}, {_ends(values)}",
         found,
         printed=f"{claimed} (curves)" if claimed else "",
         size=f"{int(values['num_images'].sel(split=split))} images, "
@@ -128,7 +128,7 @@ def finding(values: xr.Dataset, split: str) -> findings.Finding:
 
 
 def _table(values: xr.Dataset, split: str) -> Table:
-    means = values["gradient"].sel(split=split).mean("seed")
+    means = values["gradient"].sel(split=split).mean("seed", skipna=False)
     rows = [
         [
             f"{radius:g}",

@@ -33,8 +33,17 @@ import xarray as xr
 from ml_collections import ConfigDict
 
 from advjax import data, evaluate
-from experiments import arrays, checks, devices, figures, findings, intervals, printed
-from experiments.fields import count, counts, machine, seed, text, with_defaults
+from experiments import (
+    arrays,
+    checks,
+    devices,
+    figures,
+    findings,
+    finished,
+    intervals,
+    printed,
+)
+from experiments.fields import at_most, count, counts, some, with_defaults
 from experiments.finished import Need, Networks
 from experiments.study import Config, Setup, Study
 from experiments.training import recipe, testing
@@ -49,21 +58,17 @@ MEMORISED = 90.0
 
 NETWORKS = Need("memorization.networks", Networks.of, holds=("robust_accuracy",))
 FIELDS = {
-    "data_dir": machine(
-        text("", "directory of the data sets; that of the networks' run if empty")
-    ),
-    "num_devices": machine(count(0, "not used: one device measures", least=0)),
+    **some(finished.FIELDS, "data_dir"),
     "num_images": count(0, "training images, a random subset; 0 for all", least=0),
-    "subset_seed": seed(0, "seed of random subsets"),
+    **some(recipe.FIELDS, "subset_seed"),
 }
 """Fields of a study that measures these networks."""
 
 
 def setting(config: Config | ConfigDict) -> str:
     """Network, data and training, in words."""
-    width = f" (width {config.width})" if config.width else ""
     attack = f"PGD-{config.num_steps} at ε = {config.eps[0]:.4g}"
-    return f"{config.model}{width} on {config.dataset}, {attack}"
+    return f"{recipe.named(config)} on {config.dataset}, {attack}"
 
 
 def facts(networks: Networks) -> dict[str, Any]:
@@ -81,7 +86,7 @@ def facts(networks: Networks) -> dict[str, Any]:
 def memorised(values: xr.Dataset) -> float:
     """The robust accuracy of adversarial training on training images, in %."""
     at = {"training": "adversarial", "split": "train"}
-    return float(values["robust_accuracy"].sel(at).mean())
+    return float(values["robust_accuracy"].sel(at).mean(skipna=False))
 
 
 def judged(verdict: str, memorised: float) -> str:
@@ -96,25 +101,20 @@ def _check(config: Config, inputs: Mapping[str, Any]) -> None:
             f"config.kept_epochs = {config.kept_epochs!r}: choose numbers at most "
             f"config.num_epochs = {config.num_epochs}"
         )
-    for objective in TRAININGS:
-        recipe.check(_part(config, objective))
+    for part in _parts(config).values():
+        recipe.check(part)
 
 
-def _part(config: Config, objective: str) -> ConfigDict:
-    return ConfigDict(config.to_dict() | {"objective": objective})
+def _parts(config: Config) -> dict[str, ConfigDict]:
+    return {name: recipe.changed(config, objective=name) for name in TRAININGS}
 
 
 def _trains(config: Config, inputs: Mapping[str, Any]) -> dict[str, Training]:
     del inputs
-    images = [recipe.read(config, split) for split in SPLITS]
-    if config.num_measured > images[0].y.size:
-        raise checks.ConfigError(
-            f"config.num_measured = {config.num_measured}: choose numbers at most "
-            f"{images[0].y.size}, the training images"
-        )
-    parts = {name: recipe.training(_part(config, name), *images) for name in TRAININGS}
+    trainings = recipe.trainings(_parts(config))
+    at_most(config, "num_measured", trainings["adversarial"].train.y.size)
     kept = {"kept_epochs": config.kept_epochs}
-    return {name: part.replaced(**kept) for name, part in parts.items()}
+    return {name: part.replaced(**kept) for name, part in trainings.items()}
 
 
 def _cases(setup: Setup) -> dict[str, tuple[str]]:
@@ -150,19 +150,12 @@ def _accuracies(setup: Setup, part: str) -> xr.Dataset:
 
 def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """Accuracies, and all curves of training over ``epoch`` and ``seed``."""
-    measured = [found[f"accuracy-{part}"] for part in TRAININGS]
-    curves = [setup.trained[part].drop_vars("best_epoch") for part in TRAININGS]
-    values = xr.merge(
-        [
-            xr.concat(measured, "training"),
-            xr.concat(curves, "training").isel(eps=0, drop=True).astype(np.float32),
-        ],
-        combine_attrs="override",
-    )
-    first = curves[0].attrs
-    return values.assign_coords(training=[*TRAININGS]).assign_attrs(
-        num_train=first["num_train"], num_test=first["num_test"]
-    )
+    measured = {part: found[f"accuracy-{part}"] for part in TRAININGS}
+    curves = arrays.stacked(setup.trained, "training")
+    kept = curves.drop_vars("best_epoch").isel(eps=0, drop=True).astype(np.float32)
+    values = arrays.stacked(measured, "training").merge(kept, join="exact")
+    sizes = {name: curves.attrs[name] for name in ("num_train", "num_test")}
+    return values.assign_attrs(sizes)
 
 
 # --- the report ---

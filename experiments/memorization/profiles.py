@@ -19,6 +19,7 @@ import xarray as xr
 from advjax import attacks, criteria, flatness, losses, norms
 from advjax.types import Batch, Model, Params, example_keys
 from experiments import arrays, checks, figures
+from experiments.batches import in_batches
 from experiments.fields import count, number, numbers, seed, switch, with_defaults
 from experiments.finished import Networks
 from experiments.memorization import networks
@@ -86,22 +87,20 @@ def measurer(config: Config, run: Networks) -> Profile:
     )
 
     def profile(network: tuple[Params, Params], images: Batch) -> dict[str, np.ndarray]:
-        keys = example_keys(jax.random.key(config.seed), len(images.y))
-        parts = []
-        for first in range(0, len(images.y), config.batch_size):
-            rows = slice(first, first + config.batch_size)
-            x, y = jax.device_put((images.x[rows], images.y[rows]))
+        def of_part(keys, x, y):
             gradient, loss = (
-                flatness.profile(partial(search, network), keys[rows], x, y, radii)
+                flatness.profile(partial(search, network), keys, x, y, radii)
                 for search in (steepest, highest)
             )
             errors, delta = [], jnp.zeros_like(x)
             for eps, peak in zip(radii, loss.delta, strict=True):
                 error, delta = broken(network, x, y, eps, delta, peak)
                 errors.append(error)
-            part = {"gradient": gradient.value, "loss": loss.value}
-            parts.append(jax.tree.map(np.asarray, part | {"error": jnp.stack(errors)}))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
+            found = {"gradient": gradient.value, "loss": loss.value}
+            return found | {"error": jnp.stack(errors)}
+
+        keys = example_keys(jax.random.key(config.seed), len(images.y))
+        return in_batches(of_part, config.batch_size, keys, *images, axis=1)
 
     return profile
 

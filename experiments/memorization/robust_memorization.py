@@ -61,13 +61,13 @@ def ratios(gradient: xr.DataArray) -> dict[str, xr.DataArray]:
         ``growth_over_clean``, that from 1 to 2 radii over the same of clean training.
     """
     at = {float(r): gradient.sel(radius=r, drop=True) for r in gradient["radius"]}
-    steps = {name: pair for name, pair in STEPS.items() if {*pair} <= {*at}}
-    growth = [
-        intervals.along("seed", intervals.geometric, at[b], at[a])
-        for b, a in steps.values()
-    ]
-    found = {"growth": xr.concat(growth, "step").assign_coords(step=[*steps])}
-    if "2 over 1" in steps:
+    growth = {
+        step: intervals.along("seed", intervals.geometric, at[b], at[a])
+        for step, (b, a) in STEPS.items()
+        if {a, b} <= {*at}
+    }
+    found = {"growth": arrays.stacked(growth, "step")}
+    if "2 over 1" in growth:
         own = at[2.0] / at[1.0]
         pair = [own.sel(training=part, drop=True) for part in TRAININGS]
         found["growth_over_clean"] = intervals.along("seed", intervals.geometric, *pair)
@@ -104,27 +104,20 @@ def _claims(values: xr.Dataset) -> list[findings.Finding]:
     """Flat within the radius, and sharp beyond, each beside clean training."""
     level = values["gradient"].sel(radius=1)
     flat = intervals.geometric(*(level.sel(training=part).values for part in TRAININGS))
-    rows = [
-        (
-            "largest gradient within the radius, over that of clean training",
-            flat,
-            "below",
-        )
-    ]
+    claim = "largest gradient within the radius is below that of clean training; ratio"
+    rows = [(claim, flat, findings.below)]
     if "growth_over_clean" in values:
         sharp = intervals.at(values["growth_over_clean"])
-        claim = "its growth from 1 to 2 radii, over that of clean training"
-        rows.append((claim, sharp, "above"))
+        claim = "from 1 to 2 radii it grows more than that of clean training; ratio"
+        rows.append((claim, sharp, findings.above))
     return [
         findings.finding(
             claim,
             found,
             size=_size(values),
-            verdict=networks.judged(
-                getattr(findings, side)(found, 1.0), values.attrs["memorised"]
-            ),
+            verdict=networks.judged(decide(found, 1.0), values.attrs["memorised"]),
         )
-        for claim, found, side in rows
+        for claim, found, decide in rows
     ]
 
 
