@@ -142,18 +142,23 @@ def crossing(
     options = {"color": PALETTE[1], "linestyle": "--"}
     axis.axhline(level, **options, label="clean test loss of clean training")
     axis.axhspan(level - sd, level + sd, color=PALETTE[1], alpha=0.15, linewidth=0)
+    axis.set_ylim(bottom=0)
     if np.isfinite(eps_star).any():
         centre = np.nanmean(eps_star)
         axis.axvline(centre, color="0.3", linewidth=0.8, linestyle=":")
-        is_left = centre < float(losses[x].mean())
+        # Left of the crossing the losses lie below the threshold: the text stands well
+        # above it where it is low, and else at the bottom.
+        height = 0.5 if level < 0.35 * axis.get_ylim()[1] else 0.05
+        low, high = float(losses[x].min()), float(losses[x].max())
+        has_room = centre - low > 0.35 * (high - low)
         axis.annotate(
             f"ε* = {plus_minus(eps_star)}",
-            (centre, 0),
-            xytext=(6 if is_left else -6, 8),
+            (centre, height),
+            xycoords=axis.get_xaxis_transform(),
+            xytext=(-6 if has_room else 6, 0),
             textcoords="offset points",
-            horizontalalignment="left" if is_left else "right",
+            horizontalalignment="right" if has_room else "left",
         )
-    axis.set_ylim(bottom=0)
 
 
 def contours(axis, x, y, values, levels):

@@ -94,7 +94,9 @@ def test_what_is_no_dataset_is_a_value_error(content):
 def test_parts_are_stacked_under_their_names():
     one = arrays.dataset({"a": (("x",), [1.0, 2])}, {"x": [0, 1]})
     two = arrays.dataset({"a": (("x",), [3.0])}, {"x": [1]})
-    found = arrays.stacked({"n10": one, "n20": two}, "design")
+    with pytest.raises(ValueError, match="cannot align"):
+        arrays.stacked({"n10": one, "n20": two}, "design")
+    found = arrays.stacked({"n10": one, "n20": two}, "design", is_ragged=True)
     assert found["a"].sel(design="n20", x=1) == 3
     assert np.isnan(found["a"].sel(design="n20", x=0))
 
@@ -204,6 +206,11 @@ def _measured(setup, n):
     return arrays.dataset({"square": (("i",), square)}, {"i": np.arange(n)})
 
 
+def _values(setup, found):
+    del setup
+    return arrays.stacked(found, "case", is_ragged=True)
+
+
 def _report(config, values):
     total = float(values["square"].sum())
     found = findings.finding("the sum", total, size=f"{len(config.n)} cases")
@@ -226,6 +233,7 @@ FIRST = Study(
     variants=({"full": {}, "one": {"n": (2.0,)}}, {"plain": {}, "odd": {"seed": 1}}),
     cases=lambda setup: {f"n{n:g}": (int(n),) for n in setup.config.n},
     measure=_measured,
+    values=_values,
 )
 SECOND = Study(
     "training.second",
@@ -235,6 +243,7 @@ SECOND = Study(
     check=_check,
     cases=lambda setup: {"all": (setup.inputs["before"].sizes["i"],)},
     measure=_measured,
+    values=_values,
 )
 
 
