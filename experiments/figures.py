@@ -53,8 +53,9 @@ def panels(num_columns: int = 1, num_rows: int = 1, **options: Any):
 def legend_below(figure, axis) -> None:
     """The legend of one of the panels below all, where it covers no data."""
     handles, labels = axis.get_legend_handles_labels()
-    columns = {"ncols": min(len(labels), 6), "fontsize": 9}
-    figure.legend(handles, labels, loc="outside lower center", **columns)
+    num_rows = -(-len(labels) // 6)
+    style = {"ncols": -(-len(labels) // num_rows), "fontsize": 9, "handlelength": 3}
+    figure.legend(handles, labels, loc="outside lower center", **style)
 
 
 def runs(x, values) -> xr.DataArray:

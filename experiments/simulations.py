@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import xarray as xr
 
 from advjax import replicates
+from advjax.types import Array, Key
 from experiments import arrays, checks
 from experiments.fields import Field, count, number, numbers, seed, some
 from experiments.study import Config
@@ -36,8 +38,10 @@ def replicated(
     config: Config,
     function: Callable[..., Mapping[str, Any]],
     *shared: Any,
-    axes: tuple[str, ...],
-    coords: Mapping[str, Any],
+    axes: tuple[str, ...] = (),
+    coords: Mapping[str, Any] | None = None,
+    key: Key | None = None,
+    chunk_size: int | None = None,
 ) -> xr.Dataset:
     """``function(key, *shared)`` of each replicate.
 
@@ -47,17 +51,35 @@ def replicated(
         shared: what all replicates take.
         axes: of the arrays; one with fewer axes has the first of these.
         coords: of the axes.
+        key: of all replicates; that of ``config.seed`` by default.
+        chunk_size: replicates at once; that of ``config`` by default, or all.
 
     Returns:
         The arrays, with a first axis ``replicate``.
     """
-    keys = jax.random.split(jax.random.key(config.seed), config.num_replicates)
-    over_keys = replicates.sharded_vmap(function, chunk_size=config.chunk_size)
+    key = jax.random.key(config.seed) if key is None else key
+    keys = jax.random.split(key, config.num_replicates)
+    chunk_size = chunk_size or config.get("chunk_size")
+    found = replicates.sharded_vmap(function, chunk_size=chunk_size)(keys, *shared)
     names = ("replicate", *axes)
-    found = over_keys(keys, *shared)
     return arrays.dataset(
         {name: (names[: each.ndim], each) for name, each in found.items()}, coords
     )
+
+
+def design_key(config: Config, n: int, d: int) -> Key:
+    """A key for each design of a study."""
+    return jax.random.fold_in(jax.random.key(config.seed), n * 10_000 + d)
+
+
+def dense(norm: float, d: int) -> Array:
+    """Coefficients of this length that are all the same, ``[d]``."""
+    return jnp.full(d, norm / d**0.5)
+
+
+def null_risk(config: Config) -> float:
+    """The risk of θ = 0 where θ0 has ``num_active`` ones: v²."""
+    return config.num_active + config.sigma**2
 
 
 def check_descent(

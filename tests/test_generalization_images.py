@@ -265,7 +265,7 @@ BAD = {
     ),
     "a radius too few": (
         ("lasso_mnist:smoke", "--config.eps=(0.3,)"),
-        "give one for each of config.norms",
+        "config.norms, eps, rel_path: differ in length",
     ),
     "fewer images than classes": (
         ("lasso_mnist:smoke", "--config.n=(1,)"),
@@ -316,8 +316,8 @@ def test_wrong_input_is_one_clear_line(name, tmp_path, capsys):
 
 def test_intervals_are_students():
     values = np.random.default_rng(0).normal(size=7)
-    expected = stats.ttest_1samp(values, 0).confidence_interval(0.9)
-    found = intervals.student(values, 0.9)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    found = intervals.student(values)
     np.testing.assert_allclose(found, [values.mean(), *expected])
     assert f"{intervals.Interval(1.0, -0.25, 2.0):+.1f}" == "+1.0 [-0.2, +2.0]"
     assert f"{intervals.student(np.ones(1)):.0f}" == "1 [n/a]"

@@ -59,25 +59,14 @@ def _check(config: Config, inputs: Mapping[str, Any]) -> None:
 
 def _trains(config: Config, inputs: Mapping[str, Any]) -> dict[str, Training]:
     del inputs
-    images = _images(config)
-    watches = tuple(watch(config, number, images) for number in config.watched_steps)
     training = recipe.training(config)
+    images = recipe.watched(config, training.test)
+    watches = tuple(watch(config, number, images) for number in config.watched_steps)
     return {"": training.replaced(watches=training.watches + watches)}
 
 
 def _name(num_steps: int) -> str:
     return f"attack_difference_{num_steps}"
-
-
-def _images(config: Config) -> Batch:
-    """The test images that are watched.
-
-    Raises:
-        ConfigError: if there are not so many.
-    """
-    test = recipe.read(config, "test")
-    count(1, "", most=test.y.size).check("num_watched", config.num_watched)
-    return data.subset(test, config.num_watched, seed=config.subset_seed)
 
 
 def watch(config: Config, num_steps: int, images: Batch) -> Watch:
@@ -142,7 +131,8 @@ def _mean_difference(
 def _measured(setup: Setup) -> xr.Dataset:
     """Differences of attacks on linear functions, over numbers of steps and radii."""
     config = setup.config
-    images, steps = _images(config), config.watched_steps
+    steps, test = config.watched_steps, recipe.read(config, "test")
+    images = recipe.watched(config, test)
     linear = [linear_reference(config, number, images) for number in steps]
     return arrays.dataset(
         {"linear": (("num_steps", "eps"), linear)},
@@ -157,8 +147,9 @@ def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """
     config, trained = setup.config, setup.trained[""]
     names = [_name(number) for number in config.watched_steps]
-    difference = xr.concat([trained[name] for name in names], "num_steps")
-    difference = difference.assign_coords(num_steps=np.array(config.watched_steps))
+    steps = zip(config.watched_steps, names, strict=True)
+    difference = {number: trained[name] for number, name in steps}
+    difference = arrays.stacked(difference, "num_steps")
     others = trained.drop_vars(["best_epoch", *names]).astype(np.float32)
     return xr.merge(
         [
@@ -237,7 +228,8 @@ def _setting(config: Config) -> str:
 def _findings(config: Config, values: xr.Dataset) -> list[findings.Finding]:
     """Of one number of steps; Figure 8 has a difference that rises at the large radius.
 
-    That is a claim about the course of training, which another network can test.
+    There it is larger than at the small one, over the radius as well. These are claims
+    about the course of training, which another network can test.
     """
     steps = f"{int(values['num_steps'])} steps"
     size = f"{_setting(config)}, {values.attrs['num_train']} images, "
@@ -259,16 +251,24 @@ def _findings(config: Config, values: xr.Dataset) -> list[findings.Finding]:
         findings.finding(
             f"{steps}, {large}: the difference grows, since epoch {begin(config) + 1}",
             growth,
+            printed="rises (curves)",
             verdict=findings.above(growth),
             **options,
         ),
         findings.finding(
             f"{steps}: the difference is larger at {large} than at {small}, by",
             contrast,
+            printed="larger (curves)",
             verdict=findings.above(contrast),
             **options,
         ),
-        findings.finding(f"{steps}: the same, over ε", relative, **options),
+        findings.finding(
+            f"{steps}: so is the difference over ε, by",
+            relative,
+            printed="larger (curves)",
+            verdict=findings.above(relative),
+            **options,
+        ),
     ]
 
 
@@ -301,13 +301,7 @@ _AT_END = {
 
 def _accuracies_table(values: xr.Dataset) -> Table:
     last = values.isel(epoch=-1)
-    rows = [
-        [
-            f"{eps:.4g}",
-            *(figures.plus_minus(last[name].sel(eps=eps)) for name in _AT_END),
-        ]
-        for eps in values["eps"].values
-    ]
+    rows = figures.rows({name: last[name] for name in _AT_END}, digits=3)
     return Table("At the last epoch", ["ε", *_AT_END.values()], rows)
 
 

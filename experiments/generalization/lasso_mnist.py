@@ -45,18 +45,7 @@ from advjax.norms import Norm
 from advjax.train import TrainState
 from advjax.types import Array, Attack, Batch, Key, Model
 from experiments import arrays, checks, figures, findings, intervals
-from experiments.fields import (
-    count,
-    counts,
-    machine,
-    number,
-    numbers,
-    one_of,
-    seed,
-    switch,
-    text,
-    words,
-)
+from experiments.fields import count, counts, number, numbers, some, switch, words
 from experiments.intervals import Interval
 from experiments.study import Config, Setup, Study
 from experiments.training import recipe
@@ -99,12 +88,7 @@ FIGURES = {
 
 def _check(config: Config, inputs: Mapping[str, Any]) -> None:
     del inputs
-    for field in ("eps", "rel_path"):
-        if len(config[field]) != len(config.norms):
-            raise checks.ConfigError(
-                f"config.{field} = {config[field]!r}: give one for each of "
-                f"config.norms = {config.norms!r}"
-            )
+    checks.same_length(config, "norms", "eps", "rel_path")
     if len({*config.xi}) < len(config.xi):
         raise checks.ConfigError(f"config.xi = {config.xi!r}: one is repeated")
     if config.n[0] < len(config.classes):
@@ -373,9 +357,9 @@ def _finding(values: xr.Dataset, setting: Setting, n: int) -> findings.Finding:
     found = gain(_at(values, setting)["test_robust_accuracy"].sel(n=n), LASSO)
     is_printed = (setting.norm, setting.eps, setting.xi) in FIGURES
     return findings.finding(
-        f"{_title(setting)}: gain in adversarial accuracy at n = {n}",
+        f"{_title(setting)}: LASSO raises adversarial accuracy at n = {n}, by",
         found,
-        printed="a gain (box plots)" if is_printed else "",
+        printed="better (box plots)" if is_printed else "",
         size=f"{values.sizes['repetition']} repetitions",
         verdict=findings.above(found) if is_printed else findings.NO_CLAIM,
         form="+.1f",
@@ -459,12 +443,10 @@ _SMOKE = {
 STUDY = Study(
     "generalization.lasso_mnist",
     {
-        "seed": seed(),
-        "dataset": one_of(
-            "mnist", f"data set: {', '.join(recipe.DATASETS)}", recipe.DATASETS
-        ),
-        "data_dir": machine(
-            text("", "directory of the data sets; that of TFDS if empty")
+        **some(
+            recipe.FIELDS,
+            *("seed", "data_dir", "num_test", "subset_seed"),
+            dataset="mnist",
         ),
         "classes": counts((0, 1), "classes to keep, at least two", least=0, length=2),
         "num_train": count(
@@ -472,8 +454,6 @@ STUDY = Study(
             "images to draw training sets from, a random subset; 0 for all",
             least=0,
         ),
-        "num_test": recipe.FIELDS["num_test"],
-        "subset_seed": recipe.FIELDS["subset_seed"],
         "n": counts(
             (10, 20, 50, 100, 200, 500, 1000),
             "numbers of training images, increasing",

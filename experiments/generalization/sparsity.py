@@ -100,24 +100,22 @@ def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """
     parts = _parts(setup.config)
     all_found = arrays.stacked(found, "design")
-    inactive = all_found.isel(coefficient=parts["inactive"])
-    means = xr.concat(
-        [
-            all_found["measured"].isel(coefficient=part).mean("coefficient")
-            for part in parts.values()
-        ],
-        "part",
-    ).assign_coords(part=[*parts])
+    inactive = all_found["theta"].isel(coefficient=parts["inactive"])
+    largest = np.abs(inactive).max(["eps", "coefficient"], skipna=False)
+    measured, over = all_found["measured"], {"dim": "coefficient", "skipna": False}
+    by_part = {
+        name: measured.isel(coefficient=part).mean(**over)
+        for name, part in parts.items()
+    }
+    means = arrays.stacked(by_part, "part")
     return xr.Dataset(
         {
-            "largest_inactive": np.abs(inactive["theta"]).max(["eps", "coefficient"]),
-            "last_inactive": inactive["theta"]
-            .isel(eps=-1, drop=True)
-            .mean("coefficient"),
+            "largest_inactive": largest,
+            "last_inactive": inactive.isel(eps=-1, drop=True).mean("coefficient"),
             "measured_inactive": arrays.moments(
                 means.sel(part="inactive", drop=True).isel(measured_eps=-1, drop=True)
             ),
-            "largest_gap": all_found["gap"].max(),
+            "largest_gap": all_found["gap"].max(skipna=False),
             "theta": all_found["theta"],
             "measured": arrays.moments(means),
         }
@@ -125,7 +123,6 @@ def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
 
 
 def _report(config: Config, values: xr.Dataset) -> Report:
-    is_drawn = "theta" in values
     return Report(
         "Sparsity of the robust optimum (Proposition 8, Example 1)",
         "Does the robust optimum keep the zeros of θ0?",
@@ -134,13 +131,7 @@ def _report(config: Config, values: xr.Dataset) -> Report:
             for name, is_sparse in zip(DESIGNS, (True, False), strict=True)
             for finding in _findings(config, values, name, is_sparse=is_sparse)
         ],
-        [
-            Drawn(
-                "sparsity",
-                _figure(config, values) if is_drawn else None,
-                "coefficients over the radius",
-            )
-        ],
+        [Drawn("sparsity", _figure(config, values), "coefficients over the radius")],
         [_table(config, values)],
         f"θ0 has {config.num_active} ones among d = {config.d}; ρ = {config.rho:g}, n ="
         f" {config.n}. Empirical minimisers have a certified gap of at most "
@@ -154,7 +145,7 @@ def _findings(
 ) -> list[findings.Finding]:
     at = values.sel(design=name)
     exact = float(at["largest_inactive"])
-    measured = intervals.of_moments(*at["measured_inactive"], config.num_replicates)
+    measured = intervals.over(at["measured_inactive"], config.num_replicates)
     does = "keeps" if is_sparse else "does not keep"
     return [
         findings.finding(

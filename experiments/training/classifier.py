@@ -110,14 +110,7 @@ def _table(title: str, values: xr.Dataset, epoch: str) -> Table:
         label: trainer.at(values, name, values[epoch])
         for name, label in _COLUMNS.items()
     }
-    rows = [
-        [
-            f"{eps:.4g}",
-            *(figures.plus_minus(v.sel(eps=eps), 4) for v in columns.values()),
-        ]
-        for eps in values["eps"].values
-    ]
-    return Table(title, ["ε", *columns], rows)
+    return Table(title, ["ε", *columns], figures.rows(columns))
 
 
 def _figure(values: xr.Dataset) -> Any:

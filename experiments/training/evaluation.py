@@ -32,7 +32,7 @@ from advjax.evaluate import Outcome
 from advjax.types import Attack, Batch, Model, Params
 from experiments import arrays, checks, devices, figures, findings, progress, usage
 from experiments import run as command_line
-from experiments.fields import count, machine, number, numbers, one_of, seed
+from experiments.fields import count, machine, number, numbers, one_of, some
 from experiments.inputs import ReleasedFile
 from experiments.intervals import Interval
 from experiments.study import Config, Setup, Study
@@ -284,9 +284,7 @@ def _figure(config: Config, networks: list[xr.Dataset]) -> Any:
 STUDY = Study(
     "training.evaluation",
     {
-        "data_dir": recipe.FIELDS["data_dir"],
-        "num_test": recipe.FIELDS["num_test"],
-        "seed": seed(),
+        **some(recipe.FIELDS, "data_dir", "num_test", "seed", "num_devices"),
         "norm": one_of(
             "",
             "norm of the attacks: linf, l2 or l1; that of training if empty",
@@ -300,7 +298,6 @@ STUDY = Study(
         # 0.01 at eps = 0.3, as Wong et al. 2020.
         "rel_step_size": number(1 / 30, "step of PGD, over the radius", above=0),
         "batch_size": machine(count(100, "test images at once")),
-        "num_devices": recipe.FIELDS["num_devices"],
         "curve": numbers(
             (),
             "radii for a curve, attacked by PGD from one start; none if ()",

@@ -29,6 +29,7 @@ from advjax.types import Array, Attack, Batch, Key, Model, Objective, Params
 from experiments import checks, files
 from experiments.fields import (
     Field,
+    at_most,
     count,
     counts,
     machine,
@@ -293,6 +294,16 @@ def read(config: ConfigDict, split: str) -> Batch:
         msg = f"{split} part of {config.dataset}: {error}"
         raise checks.ConfigError(msg) from None
     return part
+
+
+def watched(config: ConfigDict | FrozenConfigDict, test: Batch) -> Batch:
+    """The ``config.num_watched`` test images that a study follows through training.
+
+    Raises:
+        ConfigError: if there are not so many.
+    """
+    at_most(config, "num_watched", len(test.y))
+    return data.subset(test, config.num_watched, seed=config.subset_seed)
 
 
 def network(config: ConfigDict, **options) -> Model:

@@ -48,13 +48,14 @@ def _trains(config: Config, inputs: Mapping[str, Any]) -> dict[str, Training]:
 
 def single_step(config: Config, grid: Grid) -> ConfigDict:
     """The grid's configuration with one step for its attack, at other radii."""
-    part = ConfigDict(grid.config.to_dict())
-    part.objective = "adversarial"
-    part.eps = config.eps
-    part.num_steps = 1
-    part.rel_step_size = config.rel_step_size
-    part.start = config.start or part.start
-    return part
+    return recipe.changed(
+        grid.config,
+        objective="adversarial",
+        eps=config.eps,
+        num_steps=1,
+        rel_step_size=config.rel_step_size,
+        start=config.start or grid.config.start,
+    )
 
 
 def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
@@ -92,6 +93,12 @@ def unstable_radius(collapsed: xr.DataArray) -> xr.DataArray:
     return collapsed["eps"].where(collapsed).min("eps")
 
 
+def stable_radius(radii: xr.DataArray, unstable: xr.DataArray) -> xr.DataArray:
+    """The largest radius of each seed before it collapses; 0 if none is."""
+    is_before = radii < unstable.fillna(np.inf)
+    return radii.where(is_before).max("eps").fillna(0.0)
+
+
 def _report(config: Config, values: xr.Dataset) -> Report:
     facts, num_seeds = values.attrs, values.sizes["seed"]
     steps, star = facts["test_num_steps"], figures.plus_minus(values["eps_star"], 4)
@@ -116,7 +123,7 @@ def _in_words(values: xr.Dataset) -> str:
         return f"none up to {radii[-1]:.4g} on {unstable.size} seeds"
     smallest = np.nanmin(unstable)
     seeds = ", ".join("none" if np.isnan(r) else f"{r:.4g}" for r in unstable)
-    return f"{smallest:.4g} ({255 * smallest:.3g}/255) on any seed, by seeds {seeds}"
+    return f"{readings.radius(smallest)} on any seed, by seeds {seeds}"
 
 
 def _size(values: xr.Dataset) -> str:
@@ -124,24 +131,23 @@ def _size(values: xr.Dataset) -> str:
 
 
 def _threshold_finding(values: xr.Dataset) -> findings.Finding:
-    """Seeds that do not collapse count with the largest radius, a lower bound."""
-    unstable, radii = values["unstable_eps"], values["eps"].values
-    is_bound = bool(unstable.isnull().any())
-    least = unstable.fillna(radii[-1])
-    beyond = intervals.student(least - values["eps_star"])
-    verdict = findings.above(beyond)
-    if is_bound and verdict == findings.CONTRADICTED:
-        verdict = findings.UNDECIDED
-    distance = f"difference {'at least ' * is_bound}{beyond:.3f}"
-    none = unstable.isnull().all()
-    smallest = f"none up to {radii[-1]:.4g}" if none else f"{float(unstable.min()):.4g}"
+    """Each seed's threshold lies above its last stable radius of the grid.
+
+    And at its first unstable one at most, which no seed has that does not collapse.
+    """
+    radii, unstable, star = (values[k] for k in ("eps", "unstable_eps", "eps_star"))
+    margin = intervals.student(stable_radius(radii, unstable) - star)
+    excess = intervals.student(unstable - star)
+    verdict = findings.CONTRADICTED if excess.high < 0 else findings.UNDECIDED
+    last, first = float(radii[-1]), float(unstable.min())
+    smallest = f"none up to {last:.4g}" if np.isnan(first) else f"{first:.4g}"
     return findings.finding(
         "the smallest unstable ε lies above ε*",
-        f"{smallest}; ε* = {figures.plus_minus(values['eps_star'])}",
+        f"{smallest}; ε* = {figures.plus_minus(star)}",
         printed=_printed(values.attrs["row"]),
-        interval="" if np.isnan(beyond.mean) else distance,
+        interval=f"last stable ε less ε*: {margin:.3f}",
         size=_size(values),
-        verdict=verdict,
+        verdict=findings.AGREES if margin.low > 0 else verdict,
     )
 
 
@@ -178,16 +184,11 @@ _COLUMNS = {
 
 
 def _table(values: xr.Dataset) -> Table:
-    rows = []
-    for eps in values["eps"].values:
-        at = values.sel(eps=eps)
-        columns = [at[f"selected_{name}"] for name in _COLUMNS]
-        fallen = at["is_collapsed"]
-        row = [f"{eps:.4g} ({255 * eps:.3g}/255)"]
-        row += [figures.plus_minus(column, 4) for column in columns]
-        rows.append([*row, f"{int(fallen.sum())} of {fallen.size}"])
-    header = ["ε", *_COLUMNS.values(), "unstable seeds"]
-    return Table("At the selected epoch", header, rows)
+    columns = {label: values[f"selected_{name}"] for name, label in _COLUMNS.items()}
+    fallen, seeds = values["is_collapsed"].sum("seed"), values.sizes["seed"]
+    every = zip(readings.rows(columns), fallen.values, strict=True)
+    rows = [[*row, f"{number} of {seeds}"] for row, number in every]
+    return Table("At the selected epoch", ["ε", *columns, "unstable seeds"], rows)
 
 
 def _figure(values: xr.Dataset) -> Any:

@@ -38,7 +38,7 @@ import numpy as np
 import xarray as xr
 from ml_collections import ConfigDict
 
-from experiments import checks, figures, findings, printed
+from experiments import arrays, checks, figures, findings, printed
 from experiments.fields import numbers, one_of, with_defaults
 from experiments.study import Config, Setup, Study
 from experiments.training import recipe, trainer
@@ -218,21 +218,12 @@ def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """Curves of all radii, and what is read off them by each rule."""
     del found
     parts = [setup.trained[part] for part in (CLEAN, ATTACKED)]
-    trained = xr.concat(parts, "eps").drop_vars("best_epoch")
+    trained = xr.concat(parts, "eps", join="exact").drop_vars("best_epoch")
     first = first_selectable(setup.config.select_from, setup.config.num_epochs)
-    read = xr.concat(
-        [readings.read_off(trained, rule, first) for rule in RULES], "rule"
-    )
-    # The first epoch compiles.
-    speed = np.median(parts[1]["images_per_second"][1:])
-    return (
-        xr.merge(
-            [trained.astype(np.float32), read.assign_coords(rule=[*RULES])],
-            combine_attrs="override",
-        )
-        .assign(median_images_per_second=speed)
-        .assign_attrs(row=setup.config.row)
-    )
+    by_rule = {rule: readings.read_off(trained, rule, first) for rule in RULES}
+    read = arrays.stacked(by_rule, "rule")
+    values = xr.merge([trained.astype(np.float32), read], combine_attrs="override")
+    return values.assign_attrs(row=setup.config.row)
 
 
 def _report(config: Config, values: xr.Dataset) -> Report:
@@ -268,20 +259,15 @@ def _finding(config: Config, values: xr.Dataset) -> findings.Finding:
     published = published_eps_star(values.attrs["row"])
     size = f"n = {values.attrs['num_train']}, {config.num_epochs} epochs, "
     return findings.finding(
-        f"ε* of {_network(config)} on {config.dataset}, {config.norm}",
+        f"ε* of {recipe.named(config)} on {config.dataset}, {config.norm}",
         255 * eps_star,
         form=".1f",
         unit="/255",
-        printed=f"{published}/255" if published else "",
+        printed=f"{published}/255, of its network and size" if published else "",
         size=size + f"{config.num_seeds} seeds",
         # ε* depends on size and epochs, which are not the paper's.
-        verdict=findings.UNDECIDED if published else findings.NO_CLAIM,
+        verdict=findings.unlike(published),
     )
-
-
-def _network(config: Config) -> str:
-    width = f" (width {config.width})" if config.width else ""
-    return config.model + width
 
 
 def _transition_figure(config: Config, values: xr.Dataset) -> Any:
@@ -315,7 +301,7 @@ def _curves_figure(values: xr.Dataset) -> Any:
             lines = axis.plot(values["epoch"], curves, color=color, linewidth=1.2)
             lines[0].set_label(f"ε = {eps:.3g}")
         axis.set(xlabel="epoch", title=title, yscale="log")
-    axes[0].legend(fontsize=8)
+    figures.legend_below(figure, axes[0])
     return figure
 
 
@@ -331,16 +317,16 @@ _COLUMNS = {
 
 def _table(title: str, values: xr.Dataset) -> Table:
     epoch = values["selected_epoch"]
-    columns = [trainer.at(values, name, epoch).astype(float) for name in _COLUMNS]
+    columns = {
+        label: trainer.at(values, name, epoch).astype(float)
+        for name, label in _COLUMNS.items()
+    }
+    every = zip(readings.rows(columns), epoch.transpose("eps", "seed"), strict=True)
     rows = [
-        [
-            f"{eps:.4g} ({255 * eps:.3g}/255)",
-            ", ".join(f"{each:.0f}" for each in epoch.sel(eps=eps)),
-            *(figures.plus_minus(column.sel(eps=eps), 4) for column in columns),
-        ]
-        for eps in values["eps"].values
+        [eps, ", ".join(f"{each:.0f}" for each in epochs), *cells]
+        for (eps, *cells), epochs in every
     ]
-    return Table(title, ["ε", "epochs", *_COLUMNS.values()], rows)
+    return Table(title, ["ε", "epochs", *columns], rows)
 
 
 def _readings_table(config: Config, values: xr.Dataset) -> Table:

@@ -133,12 +133,13 @@ def _finding(config: Config, grid: xr.Dataset, first: xr.Dataset) -> findings.Fi
     step = float(both[0]) - float(both[1]) if all(both) else 0.0
     confidence = f"({100 * config.confidence:g} %)"
     in_order = findings.above if step > 0 else findings.below
-    claim = f"ε* of {_name(grid)} minus that of {_name(first)}"
+    order = ("lies above" if step > 0 else "lies below") if step else "less"
+    claim = f"ε* of {_name(grid)} {order} that of {_name(first)}"
     is_short = len(claim) <= findings.LONGEST
     return findings.finding(
-        claim if is_short else f"ε* of {_name(grid)} minus that of the first",
+        claim if is_short else f"ε* of {_name(grid)} {order} that of the first",
         difference,
-        printed=f"{step:+.3g}/255, at its size" if step else "",
+        printed=f"{step:+.3g}/255, of its networks and size" if step else "",
         interval="" if np.isnan(difference.low) else confidence,
         size=f"{int(grid['num_seeds'])} and {int(first['num_seeds'])} seeds",
         form="+.1f",

@@ -42,7 +42,7 @@ from advjax import curves, norms
 from advjax.curves import Path
 from advjax.types import Params
 from experiments import arrays, checks, figures, findings, intervals, progress
-from experiments.fields import at_most, count, number, numbers, one_of, with_defaults
+from experiments.fields import at_most, count, number, numbers, one_of, some
 from experiments.study import Config, Setup, Study
 from experiments.training import recipe
 from experiments.transition import paths, readings
@@ -184,7 +184,8 @@ def low_loss_shares(values: np.ndarray, level: float) -> np.ndarray:
 
 def barrier(losses: xr.DataArray) -> xr.DataArray:
     """Max over ``t`` minus the larger end."""
-    return losses.max("t") - losses.isel(t=[0, -1]).max("t")
+    ends = losses.isel(t=[0, -1])
+    return losses.max("t", skipna=False) - ends.max("t", skipna=False)
 
 
 def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
@@ -192,20 +193,16 @@ def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
     config, grid = setup.config, setup.inputs["grid"]
     num_seeds = grid.config.num_seeds
     pairs = [
-        xr.merge([found[f"curve-{i}"].drop_vars("t"), found[f"plane-{i}"]])
+        xr.merge([found[f"curve-{i}"], found[f"plane-{i}"]])
         for i in range(len(config.eps) * num_seeds)
     ]
-    rows = [
-        xr.concat(pairs[k : k + num_seeds], "seed")
-        for k in range(0, len(pairs), num_seeds)
-    ]
-    seeds = np.arange(num_seeds)
-    values = xr.concat(rows, "eps").assign_coords(
-        eps=[*config.eps], seed=seeds, t=found["curve-0"]["t"]
-    )
+    rows = {
+        eps: arrays.stacked(dict(enumerate(pairs[k : k + num_seeds])), "seed")
+        for eps, k in zip(config.eps, range(0, len(pairs), num_seeds), strict=True)
+    }
+    values = arrays.stacked(rows, "eps")
     for name in ("plane", "curve_at", "bend_at"):
         values[name] = values[name].isel(seed=0, drop=True)
-    values["right_seed"] = ("seed", (seeds + config.seed_shift) % num_seeds)
     values["eps_star"] = ("grid_seed", grid.reading["eps_star"].values)
     return with_quantities(values).assign_attrs(
         setting=grid.setting,
@@ -260,21 +257,22 @@ def _findings(config: Config, values: xr.Dataset):
     """Barriers at the largest radius, and the halves of the planes at each."""
     size = f"{values.sizes['seed']} pairs"
     last = values.isel(eps=-1)
-    lower = last["barrier_line"] - last["barrier_curve"]
+    difference = intervals.student(last["barrier_curve"] - last["barrier_line"])
     yield findings.finding(
-        f"barrier of the line minus that of the curve, ε = {config.eps[-1]:.4g}",
-        intervals.student(lower),
+        f"the barrier of the curve is below that of the line, ε = {config.eps[-1]:.4g}",
+        difference,
         printed="a curve of low loss (contours)",
         size=size,
-        verdict=findings.above(intervals.student(lower)),
+        form="+.3g",
+        verdict=findings.below(difference),
     )
-    eps_star = readings.centre(values["eps_star"])
+    eps_star = values["eps_star"].max(skipna=False)
     for eps in values["eps"].values:
         shares = values["share_low"].sel(eps=eps)
         more = intervals.student(
             100 * (shares.sel(side="clean") - shares.sel(side="other"))
         )
-        is_beyond = eps_star is not None and eps > eps_star
+        is_beyond = bool(eps > eps_star)
         yield findings.finding(
             f"low loss on the clean half of the plane more than on the other, "
             f"{_label(values, eps)}",
@@ -345,19 +343,9 @@ _LOSSES = {
 }
 
 
-def _by_eps(values: xr.Dataset, columns: Mapping[str, xr.DataArray]) -> list[list[str]]:
-    return [
-        [
-            f"{eps:.4g}",
-            *(figures.plus_minus(each.sel(eps=eps), 4) for each in columns.values()),
-        ]
-        for eps in values["eps"].values
-    ]
-
-
 def _losses_table(values: xr.Dataset) -> Table:
     columns = {label: values[name] for name, label in _LOSSES.items()}
-    return Table("Losses and distances", ["ε", *columns], _by_eps(values, columns))
+    return Table("Losses and distances", ["ε", *columns], figures.rows(columns))
 
 
 def _halves_table(values: xr.Dataset) -> Table:
@@ -368,7 +356,7 @@ def _halves_table(values: xr.Dataset) -> Table:
         "low on the clean half, share": shares.sel(side="clean"),
         "on the other half": shares.sel(side="other"),
     }
-    return Table("The two halves", ["ε", *columns], _by_eps(values, columns))
+    return Table("The two halves", ["ε", *columns], figures.rows(columns))
 
 
 def _mnist(config) -> None:
@@ -393,7 +381,6 @@ def _same(config) -> None:
 
 _DIGITS = readings.row("digits", "linf", (0.0, 0.04, 0.1, 0.16))
 _CIFAR10 = readings.row("cifar10", "linf", tuple(k / 255 for k in (0, 0.5, 2, 8)))
-_TRAINING = ("seed", "learning_rate", "schedule", "schedule_knots", "schedule_values")
 STUDY = Study(
     "transition.connectivity",
     {
@@ -409,8 +396,8 @@ STUDY = Study(
         # Garipov et al.'s training of VGG and ResNets, 50 of their 200 epochs; the
         # decay of Rice et al. on the point of the curve.
         "num_epochs": count(50, "epochs of training"),
-        **with_defaults(
-            {name: recipe.FIELDS[name] for name in _TRAINING},
+        **some(
+            recipe.FIELDS,
             seed=2,
             learning_rate=0.03,
             schedule="linear",

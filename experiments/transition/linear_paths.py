@@ -21,20 +21,26 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from advjax import data, descent, linear, norms, replicates
-from experiments import arrays, checks, figures, findings, intervals, simulations
+from advjax import data, descent, linear, norms
+from experiments import (
+    arrays,
+    checks,
+    figures,
+    findings,
+    intervals,
+    printed,
+    simulations,
+)
 from experiments.fields import count, counts, numbers
 from experiments.study import Config, Setup, Study
 from experiments.writing import Drawn, Report, Table
 
 ATTACKS = {"small": "eps_small", "critical": "eps_star", "large": "eps_large"}
-COLUMNS = ("d", "n", *ATTACKS.values(), "step_size")
 
 
 def _check(config: Config, inputs: Mapping[str, Any]) -> None:
     del inputs
-    if len({len(config[column]) for column in COLUMNS}) > 1:
-        raise checks.ConfigError(f"config.{', '.join(COLUMNS)} differ in length")
+    checks.same_length(config, "d", "n", *ATTACKS.values(), "step_size")
 
 
 def _regimes(setup: Setup) -> dict[str, tuple[int]]:
@@ -46,7 +52,7 @@ def _differences(setup: Setup, i: int) -> xr.Dataset:
     config = setup.config
     d, n, step_size = config.d[i], config.n[i], config.step_size[i]
     eps = jnp.asarray([config[field][i] for field in ATTACKS.values()])
-    theta0 = jnp.full(d, config.theta0_norm / d**0.5)
+    theta0 = simulations.dense(config.theta0_norm, d)
 
     def replicate(key):
         x, y = data.gaussian(key, n, theta0, None, config.sigma)
@@ -60,22 +66,25 @@ def _differences(setup: Setup, i: int) -> xr.Dataset:
 
         clean = path(0.0)
         length = jnp.linalg.norm(clean, axis=-1)
-        return jax.lax.map(
+        difference = jax.lax.map(
             lambda eps: jnp.linalg.norm(path(eps) - clean, axis=-1) / length, eps
         )
+        return {"difference": difference}
 
-    keys = jax.random.split(jax.random.key(config.seed), config.num_replicates)
-    found = np.asarray(replicates.sharded_vmap(replicate)(keys))
-    checks.finite(found.T, 1, lambda j, r: f"radius {j}, replicate {r}")
-    axes = ("replicate", "attack", "step")
+    axes = ("attack", "step")
     coords = {"attack": [*ATTACKS], "step": np.arange(1, config.num_steps + 1)}
-    return arrays.dataset({"difference": (axes, found)}, coords)
+    found = simulations.replicated(config, replicate, axes=axes, coords=coords)
+    by_step = found["difference"].values.T
+    checks.finite(by_step, 1, lambda j, r: f"radius {j}, replicate {r}")
+    return found
 
 
 def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """Means and standard deviations over replicates, of each regime."""
     config = setup.config
-    difference = xr.concat([each["difference"] for each in found.values()], "regime")
+    difference = xr.concat(
+        [each["difference"] for each in found.values()], "regime", join="exact"
+    )
     eps = [config[field] for field in ATTACKS.values()]
     return xr.Dataset(
         {
@@ -115,7 +124,7 @@ def _finding(config: Config, last: xr.Dataset) -> findings.Finding:
     eps = float(last["eps"])
     return findings.finding(
         f"relative difference, {_text(last)}, ε = {eps:g} ({last['attack'].item()})",
-        intervals.of_moments(*last["difference"].values, number),
+        intervals.over(last["difference"], number),
         size=f"{number} replicates, step {config.num_steps}",
     )
 
@@ -156,16 +165,22 @@ def _table(last: xr.Dataset) -> Table:
     return Table("Relative differences", header, rows)
 
 
+def _table_b1(column: str, kind: type = float) -> tuple:
+    """A column of the table, with a row for each regime."""
+    rows = printed.rows("phase_transition_table_b1_simulation")
+    return tuple(kind(row[column]) for row in rows)
+
+
 STUDY = Study(
     "transition.linear_paths",
     {
         **simulations.fields(num_replicates=100, theta0_norm=1.0, sigma=1.0),
         "num_steps": count(100, "steps of gradient descent", least=2),
-        "d": counts((20, 2000), "dimension of the inputs in each regime"),
-        "n": counts((1000, 10), "training examples in each regime"),
-        "eps_small": numbers((0.01, 1), "radius below eps* in each regime"),
-        "eps_star": numbers((0.02, 15), "radius about eps* in each regime"),
-        "eps_large": numbers((0.2, 20), "radius above eps* in each regime"),
+        "d": counts(_table_b1("d", int), "dimension of the inputs in each regime"),
+        "n": counts(_table_b1("n", int), "training examples in each regime"),
+        "eps_small": numbers(_table_b1("small_eps"), "radii below eps* by regime"),
+        "eps_star": numbers(_table_b1("eps_star"), "radii about eps* by regime"),
+        "eps_large": numbers(_table_b1("large_eps"), "radii above eps* by regime"),
         # Table B.1 gives none. They must stay below 2 over the largest curvature,
         # 460 + 2·20² in the second regime.
         "step_size": numbers(

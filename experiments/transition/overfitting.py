@@ -21,7 +21,7 @@ from typing import Any
 
 import xarray as xr
 
-from experiments import figures, findings, intervals
+from experiments import figures, findings, finished, intervals
 from experiments.study import Config, Setup, Study
 from experiments.training.parts import first_selectable
 from experiments.transition import readings
@@ -111,21 +111,17 @@ def _figure(values: xr.Dataset) -> Any:
 def _table(values: xr.Dataset) -> Table:
     first = values.attrs["first_epoch"]
     gap, last = values["gap"], values.isel(epoch=-1)
-    columns = (gap.isel(epoch=first), last["gap"], last["ratio"])
-    rows = [
-        [
-            f"{eps:.4g} ({255 * eps:.3g}/255)",
-            *(figures.plus_minus(column.sel(eps=eps), 4) for column in columns),
-        ]
-        for eps in values["eps"].values
-    ]
-    header = ["ε", f"gap at epoch {first}", "gap at the last epoch", "their ratio"]
-    return Table("Gaps", header, rows)
+    columns = {
+        f"gap at epoch {first}": gap.isel(epoch=first),
+        "gap at the last epoch": last["gap"],
+        "their ratio": last["ratio"],
+    }
+    return Table("Gaps", ["ε", *columns], readings.rows(columns))
 
 
 STUDY = Study(
     "transition.overfitting",
-    readings.FIELDS,
+    finished.FIELDS,
     _report,
     variants=({"paper": {}, "gpu": {}, "smoke": {}},),
     needs={"grid": GRID},

@@ -54,16 +54,18 @@ class Pairs(NamedTuple):
 
 def training(config: Config, grid: Grid) -> ConfigDict:
     """The grid's configuration, with the training of the curve for that of networks."""
-    part = ConfigDict(grid.config.to_dict())
     fields = ("seed", "objective", "num_epochs", "learning_rate", "schedule")
-    for field in (*fields, "schedule_knots", "schedule_values"):
-        part[field] = config[field]
-    part.weight_decay = 0.0  # on the point of the curve instead
-    part.eps_warmup_epochs = 0.0
-    part.xi, part.l1_proximal = 0.0, False  # as the bend's own SGD takes them
-    part.eps = (0.0,)
-    part.num_seeds = 1
-    return part
+    fields += ("schedule_knots", "schedule_values")
+    return recipe.changed(
+        grid.config,
+        **{field: config[field] for field in fields},
+        weight_decay=0.0,  # on the point of the curve instead
+        eps_warmup_epochs=0.0,
+        xi=0.0,  # as the bend's own SGD takes them
+        l1_proximal=False,
+        eps=(0.0,),
+        num_seeds=1,
+    )
 
 
 def read(config: Config, grid: Grid) -> Pairs:

@@ -1,6 +1,7 @@
 """What is read off a grid of networks, and a finished grid for other studies."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,8 +12,8 @@ from ml_collections import ConfigDict
 from scipy.interpolate import PchipInterpolator
 
 from advjax import transition
-from experiments import checks
-from experiments.fields import machine, text
+from experiments import checks, figures, finished
+from experiments.fields import text
 from experiments.finished import Finished, Need, Networks
 from experiments.study import Config
 from experiments.training import recipe, trainer
@@ -92,37 +93,22 @@ def cubic_crossings(losses: xr.DataArray, threshold: xr.DataArray) -> xr.DataArr
 
 def trainings(config: Config | ConfigDict) -> dict[str, Training]:
     """The two parts of a grid."""
-    clean = ConfigDict(config.to_dict())
-    clean.eps = config.eps[:1]
-    clean.test_num_steps = 1  # within a ball of radius 0
     # MART at radius 0 is not cross-entropy, and its row of Table B.5 is of its
     # objective.
-    if config.objective == "adversarial":
-        clean.objective, clean.xi = "standard", 0.0
-    attacked = ConfigDict(config.to_dict())
-    attacked.eps = config.eps[1:]
-    first = recipe.training(clean)
-    return {
-        CLEAN: first,
-        ATTACKED: recipe.training(attacked, first.train, first.test),
-    }
+    is_plain = config.objective == "adversarial"
+    changes = {"objective": "standard", "xi": 0.0} if is_plain else {}
+    # A test within a ball of radius 0 needs one step.
+    clean = recipe.changed(config, eps=config.eps[:1], test_num_steps=1, **changes)
+    attacked = recipe.changed(config, eps=config.eps[1:])
+    return recipe.trainings({CLEAN: clean, ATTACKED: attacked})
 
-
-FIELDS = {
-    "data_dir": machine(
-        text("", "directory of the data sets; that of the grid's run if empty")
-    ),
-    "num_devices": recipe.FIELDS["num_devices"],
-    "hosts": recipe.FIELDS["hosts"],
-}
-"""Fields of a study of one grid for the machine that it runs on."""
 
 ROW_FIELDS = {
-    **FIELDS,
+    **finished.FIELDS,
     "dataset": text("digits", "that of the grid; another one is refused"),
     "norm": text("linf", "that of the grid; another one is refused"),
 }
-"""And of a study whose radii are for a data set and a norm, as ``row`` has them."""
+"""Fields of a study whose radii are for a data set and a norm, as ``row`` has them."""
 
 
 def row(dataset: str, norm: str, eps: tuple[float, ...]) -> dict[str, Any]:
@@ -192,7 +178,6 @@ GRIDS = GRID._replace(many=True)
 
 def setting(config: Config | ConfigDict, num_train: int) -> str:
     """Data, network, size, training and norm, in words."""
-    width = f" (width {config.width})" if config.width else ""
     unusual = [
         shown
         for field, shown in (
@@ -204,7 +189,7 @@ def setting(config: Config | ConfigDict, num_train: int) -> str:
     return ", ".join(
         [
             config.dataset,
-            config.model + width,
+            recipe.named(config),
             f"n = {num_train}",
             f"{config.num_epochs} epochs",
             *unusual,
@@ -218,3 +203,15 @@ def centre(values: xr.DataArray) -> float | None:
     """The mean over the seeds that have a value; None if none has."""
     there = np.asarray(values)[np.isfinite(values)]
     return float(there.mean()) if there.size else None
+
+
+def radius(eps: float) -> str:
+    """A radius of pixels in [0, 1], and in 1/255."""
+    return f"{eps:.4g} ({255 * eps:.3g}/255)"
+
+
+def rows(columns: Mapping[str, xr.DataArray]) -> list[list[str]]:
+    """As ``figures.rows``, with each ``radius`` in both units."""
+    radii = next(iter(columns.values()))["eps"].values
+    every = zip(radii, figures.rows(columns), strict=True)
+    return [[radius(eps), *cells] for eps, (_, *cells) in every]
