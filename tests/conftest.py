@@ -21,12 +21,20 @@ if STORED.is_dir():
     os.environ.setdefault("TFDS_DATA_DIR", str(STORED.resolve()))
 
 
-# What one test has compiled, another one loads: of this process alone, since files are
-# not written at once. Programs that tests start compile for themselves.
+# What one test has compiled, another one loads, and so do the programs that it starts:
+# of this worker alone, since files are not written at once.
 COMPILED = tempfile.TemporaryDirectory(prefix="advjax-tests-")
-jax.config.update("jax_compilation_cache_dir", COMPILED.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+SETTINGS = {
+    "jax_compilation_cache_dir": COMPILED.name,
+    "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+    # Most of the time of tests goes into compiling many small programs.
+    # ``OPTIMISED=1 make test`` compiles them as users do.
+    "jax_disable_most_optimizations": "OPTIMISED" not in os.environ,
+}
+for name, value in SETTINGS.items():
+    jax.config.update(name, value)
+    os.environ[name.upper()] = str(int(value) if isinstance(value, bool) else value)
 
 
 def pytest_collection_modifyitems(items):
@@ -56,16 +64,14 @@ def forget_before_maps_run_out():
         jax.clear_caches()
 
 
-@pytest.fixture(scope="module")
-def unoptimised():
-    """For a module whose time goes into compiling many small programs.
-
-    ``OPTIMISED=1 make test`` compiles them as users do.
-    """
-    value = "OPTIMISED" not in os.environ
-    jax.config.update("jax_disable_most_optimizations", value)
-    yield value
+@pytest.fixture
+def optimised():
+    """For tests whose loops run long enough for optimisations to pay."""
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update(
+        "jax_disable_most_optimizations", SETTINGS["jax_disable_most_optimizations"]
+    )
 
 
 @pytest.fixture(scope="session")

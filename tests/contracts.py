@@ -62,4 +62,14 @@ CASES = [
     for norm in NORMS
     if (attack, norm) != ("smooth", "l1")
 ]
-each_case = pytest.mark.parametrize(("name", "norm_name"), CASES)
+
+# Every attack in some norm, and every norm in the attack with all options. Attacks
+# share steps and starts: ``make test-all`` runs the other pairs.
+FEW = {*dict(CASES).items(), *(("pgd, best iterate", norm) for norm in NORMS)}
+each_case = pytest.mark.parametrize(
+    ("name", "norm_name"),
+    [
+        pytest.param(*case, marks=[] if case in FEW else pytest.mark.slow)
+        for case in CASES
+    ],
+)

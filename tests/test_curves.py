@@ -9,8 +9,6 @@ import pytest
 from advjax import attacks, curves, losses, models, norms, objectives, train
 from advjax.types import Batch
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 RNG = np.random.default_rng(0)
 
 

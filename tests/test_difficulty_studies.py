@@ -19,8 +19,6 @@ from experiments.difficulty import (
 )
 from experiments.training import recipe
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 STUDIES = Path(__file__).parents[1] / "experiments/difficulty"
 
 
@@ -58,6 +56,7 @@ def test_parts_of_a_batch_are_joined():
     np.testing.assert_array_equal(found, [x, 2 * x])
 
 
+@pytest.mark.slow
 def test_kappa_falls_with_steps_and_rises_with_strength(families, tmp_path):
     arguments = [f"--config={STUDIES}/closed_form.py:smoke"]
     arguments += [f"--config.networks={families['clean']}"]

@@ -11,8 +11,6 @@ import scipy.linalg
 
 from advjax import dynamics, hessians, losses, models, norms, spectrum
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 RNG = np.random.default_rng(0)
 
 

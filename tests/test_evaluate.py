@@ -9,8 +9,6 @@ from scipy import stats
 from advjax import attacks, evaluate, losses, norms
 from advjax.types import AttackInfo, example_keys
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 RNG = np.random.default_rng(0)
 W = jnp.asarray(RNG.normal(size=(4, 3)), jnp.float32)
 X = jnp.asarray(RNG.normal(size=(23, 4)), jnp.float32)
@@ -108,7 +106,7 @@ def test_a_binary_linear_margin_decides_robustness_exactly(key):
 
 @pytest.mark.parametrize("batch_size", [4, 23, 50])
 def test_the_batch_size_changes_nothing(key, batch_size):
-    whole = evaluate.in_batches(_outcome, key, X, Y, batch_size=7)
+    whole = _outcome(key, X, Y)
     parts = evaluate.in_batches(_outcome, key, X, Y, batch_size=batch_size)
     assert whole.outside is None
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
@@ -158,6 +156,32 @@ def test_worst_case_over_attacks(key):
     np.testing.assert_allclose(
         worst.robust_loss, jnp.maximum(weak.robust_loss, strong.robust_loss)
     )
+
+
+def test_the_worst_case_joins_every_field_over_all_attacks():
+    first = jnp.array([True, True, False, False])
+    last = jnp.array([True, False, True, False])
+    outcomes = [
+        evaluate.Outcome(jnp.zeros(4), each, jnp.where(each, 1.0, 2.0), *[each] * 5)
+        for each in (first, last)
+    ]
+    worst = evaluate.worst_case(*outcomes)
+    np.testing.assert_array_equal(worst.loss, 0)
+    np.testing.assert_array_equal(worst.robust_loss, [1, 2, 2, 2])
+    for every in (worst.correct, worst.robust):
+        np.testing.assert_array_equal(every, first & last)
+    for some in worst[4:]:
+        np.testing.assert_array_equal(some, first | last)
+
+
+def test_an_answer_that_an_attack_puts_right_is_not_robust():
+    def mended(key, loss_fn, x, y, eps):
+        del key, eps
+        x_adv = jax.nn.one_hot(y, 3)
+        return x_adv, AttackInfo(loss_fn(x_adv, y), jnp.zeros(len(x), bool))
+
+    result = _at(jnp.eye(3), jnp.zeros(3, int), lambda x: x, attack=mended)
+    np.testing.assert_array_equal(result.robust, [True, False, False])
 
 
 def test_summary_counts_and_averages(key):
@@ -440,7 +464,8 @@ def test_probabilities_in_place_of_logits_are_said():
     soft = lambda x: jax.nn.softmax(_predict(x))  # noqa: E731
     total = evaluate.summary(_at(X, Y, soft))
     assert any("probabilities, not logits" in line for line in total.caveats)
-    assert not evaluate.summary(_at(X, Y, _predict)).caveats
+    for logits in (_predict, lambda x: soft(x) / 2, lambda x: 3 * soft(x) - 2 / 3):
+        assert not evaluate.summary(_at(X, Y, logits)).caveats
 
 
 def test_zero_gradients_of_broken_points_are_not_counted():
@@ -518,7 +543,7 @@ def test_what_is_no_attack_is_one_value_error():
         _at(X, Y, _predict, 0.1, attack=alone)
 
 
-def test_an_undefined_clean_output_is_shown_of_targeted_attacks_too(key):
+def test_an_undefined_clean_output_is_shown_whatever_the_attack_finds(key):
     x = X.at[0].set(0.0)
 
     def predict(x):
@@ -526,8 +551,8 @@ def test_an_undefined_clean_output_is_shown_of_targeted_attacks_too(key):
 
     start = attacks.in_ball(norms.linf)
     attack = attacks.pgd(norms.linf, num_steps=2, rel_step_size=0.3, start=start)
-    found = evaluate.targeted_outcome(
-        key, predict, losses.cross_entropy, attack, x, (Y + 1) % 3, 0.5
-    )
-    assert found.undefined[0]
+    for outcome in (evaluate.outcome, evaluate.targeted_outcome):
+        target = (Y + 1) % 3
+        found = outcome(key, predict, losses.cross_entropy, attack, x, target, 0.5)
+        np.testing.assert_array_equal(found.undefined, [True] + [False] * 22)
     assert "not a number" in " ".join(found.caveats())

@@ -24,14 +24,11 @@ from experiments import (
     findings,
     provenance,
     run,
-    studies,
     writing,
 )
 from experiments.files import FileError
 from experiments.transition import published
 from experiments.workdir import Workdir
-
-pytestmark = pytest.mark.usefixtures("unoptimised")
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = command.experiments()
@@ -48,24 +45,18 @@ LONG = ("attack_difference", "closed_form", "growth", "lasso_mnist")
 
 
 @pytest.fixture
-def optimised_if_long(request, unoptimised):
+def optimised_if_long(request):
     """Compiles the programs of ``LONG`` as users do."""
-    is_long = request.node.callspec.params["name"].partition("/")[2] in LONG
-    if is_long:
-        jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    if is_long:
-        jax.config.update("jax_disable_most_optimizations", unoptimised)
+    if request.node.callspec.params["name"].partition("/")[2] in LONG:
+        request.getfixturevalue("optimised")
 
 
 # One of each kind, and those that others start from; ``make test-all`` runs all.
 KINDS = (
     *("training/digits", "training/evaluation", "transition/classifier_grid"),
-    *("transition/connectivity", "transition/comparison", "transition/overfitting"),
-    *("transition/scaling", "transition/moments", "generalization/interpolation"),
-    *("generalization/wide_resnet", "difficulty/networks", "difficulty/weight_effects"),
-    *("difficulty/oscillation", "memorization/networks", "memorization/separable"),
-    *("memorization/learning_process", "memorization/generalization_gap"),
+    *("transition/connectivity", "transition/comparison", "transition/scaling"),
+    *("generalization/wide_resnet", "difficulty/networks", "difficulty/oscillation"),
+    *("memorization/networks", "memorization/learning_process"),
 )
 ALL = [
     name if name in KINDS else pytest.param(name, marks=pytest.mark.slow)
@@ -161,11 +152,7 @@ def test_an_interrupted_run_resumes_and_gives_the_same_result(tmp_path, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(
-            studies.find("transition.scaling").values.__globals__["xr"],
-            "concat",
-            interrupted,
-        )
+        patch.setattr(arrays, "stacked", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run.main([*arguments, f"--workdir={tmp_path}/parts"])
     assert not (tmp_path / "parts" / "results.json").exists()

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from advjax import attacks, flatness, losses, models, norms
-
-pytestmark = pytest.mark.usefixtures("unoptimised")
+from advjax.flags import Flags
 
 NORMS = {"linf": norms.linf, "l2": norms.l2, "l1": norms.l1}
 RADII = (0.0, 0.05, 0.1, 0.3)
@@ -143,6 +142,25 @@ def test_profiles_do_not_fall_and_start_at_the_centre(network, key):
     )
 
 
+def test_profiles_go_on_from_the_last_peak_and_keep_one_that_a_search_misses(key):
+    values, starts = iter(jnp.array([[1.0, 2.0], [3.0, 1.0], [2.0, 4.0]])), []
+
+    def search(key, x, y, eps, start):
+        del key, y
+        starts.append(start[:, 0])
+        value = next(values)
+        raised = Flags(value > 2, value > 3, None)
+        return flatness.Peak(value, jnp.zeros(2), jnp.full_like(x, eps), raised)
+
+    found = flatness.profile(search, key, jnp.zeros((2, 3)), None, (1.0, 2.0, 3.0))
+    np.testing.assert_array_equal(found.value, [[1, 2], [3, 2], [3, 4]])
+    np.testing.assert_array_equal(found.delta[..., 0], [[1, 1], [2, 1], [2, 3]])
+    np.testing.assert_array_equal(starts, [[0, 0], [1, 1], [2, 1]])
+    # Flags are of the search at this radius, whichever point is kept.
+    np.testing.assert_array_equal(found.flags.zero_grad[1:], [[1, 0], [0, 1]])
+    np.testing.assert_array_equal(found.flags.undefined[1:], [[0, 0], [0, 1]])
+
+
 @pytest.mark.usefixtures("x64")
 def test_radii_can_be_mapped_with_one_trace(network, key):
     loss_fn, x, y = network
@@ -160,6 +178,31 @@ def test_radii_can_be_mapped_with_one_trace(network, key):
     assert len(traces) == 1
     mapped = jax.vmap(peak)(radii)
     np.testing.assert_allclose(mapped, looped, rtol=1e-9)
+
+
+def test_flags_are_of_all_climbs_or_of_any(key):
+    def away(x):
+        return x[:, 0] - 0.5
+
+    x = jnp.array([[0.5], [1.5]])
+    options = {"num_steps": 1, "rel_step_size": 1, "bounds": (0.0, 1.0)}
+    search = flatness.largest(norms.linf, num_starts=2, **options)
+    search = jax.jit(search, static_argnums=1)
+    for measure, has_vanished, is_undefined in (
+        (lambda x, _: jnp.where(away(x) == 0, 0, away(x)), False, False),  # there alone
+        (lambda x, _: 0 * away(x), True, False),
+        (lambda x, _: away(x) + 0 * jnp.sqrt(jnp.abs(away(x))), False, True),
+    ):
+        flags = search(key, measure, x, None, 0.1).flags
+        assert flags.zero_grad[0] == has_vanished
+        assert flags.undefined[0] == is_undefined
+        np.testing.assert_array_equal(flags.outside, [False, True])
+
+
+def test_gradient_norms_of_half_precision_do_not_overflow():
+    x = jnp.ones((1, 70_000), jnp.float16)
+    found = flatness.gradient_norm(lambda x, _: jnp.sum(x, axis=1), norms.linf)(x, None)
+    np.testing.assert_allclose(found, 70_000)
 
 
 def test_examples_do_not_depend_on_the_batch_or_on_the_label_of_others(network, key):

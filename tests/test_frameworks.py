@@ -22,8 +22,6 @@ from advjax import (
 )
 from advjax.types import Batch
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.normal(size=(24, 3)), jnp.float32)
 Y = jnp.asarray(X[:, 0] > 0.5 * X[:, 1], jnp.int32)

@@ -16,8 +16,6 @@ from experiments import arrays, checks, intervals, run
 from experiments.generalization import attack_difference, lasso_mnist, wide_resnet
 from experiments.training import parameters, recipe
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 FOLDER = Path(wide_resnet.__file__).parent
 SIZES = ("paper", "gpu", "cpu", "smoke")
 
@@ -149,6 +147,7 @@ def small():
     return config, setting, parts, keys, rows, found
 
 
+@pytest.mark.slow
 def test_repetitions_at_once_are_repetitions_one_by_one(small):
     config, setting, parts, keys, rows, found = small
     alone = jax.jit(

@@ -15,8 +15,6 @@ from jax.flatten_util import ravel_pytree
 
 from advjax import hessians, losses, models, spectrum
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 RNG = np.random.default_rng(0)
 
 

@@ -15,8 +15,6 @@ from contracts import ATTACKS, NORMS, each_case, pgd
 from advjax import attacks, criteria, evaluate, losses, norms
 from advjax.types import AttackInfo
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 N, K = 6, 4
 PLAIN, FLAT, UNDEFINED, OUTSIDE, BROKEN, INFINITE = range(N)
 RNG = np.random.default_rng(1)
@@ -129,7 +127,7 @@ def test_features_have_radii_of_their_own_and_0_holds_them(name, norm_name):
 @each_case
 def test_equal_radii_of_features_are_one_radius(name, norm_name):
     run, eps = _run(name, norm_name), EPS[norm_name]
-    of_features, _ = run(jnp.full((1, 3, 2), eps), X)
+    of_features, _ = run(jnp.full((1 if name == "pgd" else N, 3, 2), eps), X)
     of_examples, _ = run(jnp.full(N, eps), X)
     np.testing.assert_allclose(of_features, of_examples, atol=1e-6)
 
@@ -139,8 +137,9 @@ def test_equal_radii_of_features_are_one_radius(name, norm_name):
 def test_half_precision_stays_in_the_ball_and_in_the_box(name, norm_name, dtype):
     x, eps = X.astype(dtype), np.float32(EPS[norm_name])
     for radius in (eps, np.float32(1e-3)):
-        x_adv, _ = _run(name, norm_name)(jnp.full(N, radius), x)
-        assert x_adv.dtype == dtype
+        x_adv, info = _run(name, norm_name)(jnp.full(N, radius), x)
+        assert (x_adv.dtype, x_adv.shape) == (dtype, x.shape)
+        assert info.loss.shape == info.zero_grad.shape == (N,)
         length = _length(norm_name, _difference(x_adv, x))
         assert (length <= radius * (1 + 1e-6)).all()
         assert ((x_adv >= jnp.minimum(x, 0)) & (x_adv <= jnp.maximum(x, 1))).all()

@@ -9,8 +9,6 @@ import pytest
 
 from advjax import dynamics, hessians, influence, losses, models
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 RNG = np.random.default_rng(0)
 
 

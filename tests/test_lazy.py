@@ -10,8 +10,6 @@ from scipy import stats
 
 from advjax import attacks, descent, lazy, linear, losses, norms
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 NORMS = {"l2": norms.l2, "linf": norms.linf}
 PHI = {"sigmoid": lazy.sigmoid, "linear": lazy.linear, "relu": lazy.relu}
 FORMULAS = {

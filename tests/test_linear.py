@@ -6,11 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from scipy import integrate, optimize
+from scipy import integrate, optimize, stats
 
 from advjax import attacks, data, descent, linear, losses, norms, solvers
-
-pytestmark = pytest.mark.usefixtures("unoptimised")
 
 NORMS = {"l1": norms.l1, "l2": norms.l2, "linf": norms.linf}
 each_norm = pytest.mark.parametrize("name", NORMS)
@@ -471,6 +469,23 @@ def test_moments_of_least_squares_agree_with_simulation(n, d):
     ):
         error = found.std() / 4000**0.5
         assert abs(ours(n, d, signal=signal, sigma=sigma) - found.mean()) < 4 * error
+
+
+@pytest.mark.parametrize("m", [4, 9])
+def test_moments_of_one_example_and_of_one_parameter_are_those_of_chi_squared(m):
+    """There (x xᵀ)⁻¹ is one over a chi-squared number."""
+    inverse, bias = stats.chi2(m).expect(lambda v: 1 / v), 4 * (1 - 1 / m)
+    given = {"signal": 2.0, "sigma": 0.5}
+    found = [
+        moment(n, d, **given)
+        for n, d in ((1, m), (m, 1))
+        for moment in (linear.least_squares_variance, linear.generalization_gap)
+    ]
+    expected = [
+        *(0.25 * inverse + bias / m, 0.25 + bias + 0.25 * inverse),
+        *(0.25 * inverse, 0.25 * (inverse + 1 / m)),
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("d", [9, 10, 11])

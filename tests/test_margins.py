@@ -7,8 +7,6 @@ import pytest
 
 from advjax import attacks, criteria, losses, margins, models, norms
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 NORMS = {"linf": norms.linf, "l2": norms.l2, "l1": norms.l1}
 
 
@@ -46,6 +44,8 @@ def test_the_boundary_of_a_linear_model_is_found_from_above(name, problem, key):
     assert wrong.any()
     assert (~wrong & ~far).any()
     np.testing.assert_array_equal(found.distance[wrong], 0)
+    np.testing.assert_array_equal(found.delta[wrong], 0)
+    assert found.flags.caveats() == ()
     assert jnp.isinf(found.distance[far]).all()
     near = ~wrong & ~far
     assert (found.distance[near] >= exact[near] * (1 - 1e-5)).all()
@@ -124,6 +124,14 @@ def test_searches_say_where_they_had_no_direction(key):
     assert not least.flags.zero_grad[2]
 
 
+def test_a_gradient_that_vanishes_beyond_the_boundary_is_no_reason_to_distrust(key):
+    find = margins.boundary(_pgd(norms.linf), norms.linf, num_halvings=12)
+    x, y = jnp.array([[0.5]]), jnp.ones(1)
+    found = find(key, lambda x, _: jnp.maximum(x[:, 0], -0.1), x, y, 1.0)
+    np.testing.assert_allclose(found.distance, 0.5, atol=1e-3)
+    assert found.flags.caveats() == ()
+
+
 def test_a_margin_that_becomes_nan_is_not_far_without_a_word(key):
     x, y = jnp.ones((2, 3)), jnp.ones(2)
     score = margins.logit_margin(lambda x: jnp.where(x[:, 0] < 0.9, jnp.nan, x[:, 0]))
@@ -141,6 +149,15 @@ def test_distances_of_half_precision_are_measured_in_single(dtype, key):
     assert found.distance.dtype == jnp.float32
     assert (found.distance >= 35_000).all()
     assert (found.distance < 36_000).all()
+
+
+def test_the_radius_of_half_precision_is_not_rounded(key):
+    """In bfloat16, 0.1 would be 0.1001."""
+    score = margins.logit_margin(lambda x: x[:, 0].astype(jnp.float32) + 0.1)
+    find = margins.boundary(_pgd(norms.linf), norms.linf, num_halvings=0)
+    x, y = jnp.zeros((1, 1), jnp.bfloat16), jnp.ones(1)
+    assert jnp.isinf(find(key, score, x, y, 0.1).distance).all()
+    assert (find(key, score, x, y, 0.101).distance <= 0.101).all()
 
 
 def test_wrong_arguments_are_refused(key, problem):

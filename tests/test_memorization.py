@@ -13,8 +13,6 @@ from advjax import attacks, data, memorization, models, norms
 from advjax.models import memorizing
 from advjax.models.memorizing import gate, linf_distance, product, square
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 NORMS = {"linf": norms.linf, "l2": norms.l2, "l1": norms.l1}
 RADIUS = 0.1
 

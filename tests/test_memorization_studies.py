@@ -24,8 +24,6 @@ from experiments.training import parameters
 
 FOLDER = Path(networks.__file__).parent
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 
 def _values(study, path, **fields):
     """What a study finds at smoke size, and its report."""

@@ -12,8 +12,6 @@ import pytest
 from advjax import attacks, losses, models, norms, objectives, train
 from advjax.types import Batch
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 X = jnp.asarray(np.random.default_rng(0).normal(size=(12, 2, 3)), jnp.float32)
 Y = jnp.arange(12) % 4
 

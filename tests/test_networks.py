@@ -12,8 +12,6 @@ import pytest
 from advjax import models
 from advjax.models import layers
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 RNG = np.random.default_rng(0)
 MNIST, CIFAR, TINY = (28, 28, 1), (32, 32, 3), (8, 8, 3)
 

@@ -10,8 +10,6 @@ from scipy import stats
 
 from advjax import norms
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 NORMS = {"l1": norms.l1, "l2": norms.l2, "linf": norms.linf}
 ORDERS = {"l1": 1, "l2": 2, "linf": np.inf}
 DUALS = {"l1": np.inf, "l2": 2, "linf": 1}
@@ -92,6 +90,13 @@ def test_projection_is_the_identity_inside(name, shape):
     delta = _draw(shape)
     eps = NORMS[name].value(delta) * 1.000001
     np.testing.assert_array_equal(NORMS[name].project(delta, eps), delta)
+
+
+@each_norm
+@pytest.mark.parametrize("eps", [0.0, 1e-12])
+def test_radii_below_the_rounding_of_a_point_project_it_to_zero(name, eps):
+    found = NORMS[name].project(_draw((50,)), eps)
+    assert NORMS[name].value(found) <= eps * (1 + 1e-5)
 
 
 @each_norm
@@ -182,3 +187,28 @@ def test_dtype_and_shape_are_kept(name, dtype, key):
 def test_a_radius_that_is_not_a_number_gives_none(name):
     found = NORMS[name].project(jnp.array([0.5, 0.0]), jnp.asarray(jnp.nan))
     assert jnp.isnan(found).any()
+
+
+@pytest.mark.parametrize("xi", [0.0, 0.5])
+def test_the_surrogate_factor_is_that_of_the_formula(xi):
+    g = _draw((2, 3, 4))
+    size = np.linalg.norm(g)
+    found = norms.surrogate_factor(norms.l2, g, xi)
+    np.testing.assert_allclose(found, np.full_like(g, size / np.hypot(size, xi)))
+    found = norms.surrogate_factor(norms.linf, g, xi)
+    np.testing.assert_allclose(found, np.abs(g) / (np.abs(g) + xi))
+    for norm in (norms.l2, norms.linf):
+        found = norms.surrogate_factor(norm, jnp.zeros(3), xi)
+        np.testing.assert_array_equal(found, float(xi == 0))
+
+
+def test_the_surrogate_factor_has_no_overflow_and_a_domain():
+    g = jnp.array([3e30, 4e30])
+    found = norms.surrogate_factor(norms.l2, g, 12e30)
+    np.testing.assert_allclose(found, 5 / 13, rtol=1e-6)
+    for norm in (norms.l2, norms.linf):
+        assert jnp.isnan(norms.surrogate_factor(norm, g, -0.1)).all()
+    with pytest.raises(ValueError, match="defined for norms"):
+        norms.surrogate_factor(norms.l1, g, 0.1)
+    with pytest.raises(ValueError, match="norm = 'l2': choose"):
+        norms.surrogate_factor("l2", g, 0.1)

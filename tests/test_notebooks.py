@@ -104,8 +104,6 @@ RUN = [FIRST, *(pytest.param(script, marks=pytest.mark.slow) for script in OTHER
 
 @pytest.mark.parametrize("script", RUN, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_shows_figures(script, tmp_path, monkeypatch):
-    # Programs that run for a moment: compiling them is what takes the time.
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     monkeypatch.delenv("MPLBACKEND", raising=False)
     cells = _cells(script)
     (at,) = _tagged(cells, "parameters")

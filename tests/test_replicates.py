@@ -12,8 +12,6 @@ import pytest
 
 from advjax import data, replicates
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 
 def _fit(key, eps):
     x, y = data.gaussian(key, 12, jnp.ones(3), None, 0.5)

@@ -8,8 +8,6 @@ import pytest
 
 from experiments import arrays, intervals, run
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
@@ -75,6 +73,7 @@ def test_low_dimension_reaches_the_optimal_risk(results):
     np.testing.assert_allclose(mean(found, "measured_c")[:6], exact[:6], atol=0.012)
 
 
+@pytest.mark.slow
 def test_the_linear_network_ends_near_the_optimal_risk(results):
     fields = {"num_replicates": 4, "num_observations": 4, "steps_between": 500}
     found = results("generalization/two_layer", **fields)
@@ -84,6 +83,7 @@ def test_the_linear_network_ends_near_the_optimal_risk(results):
     assert (risk < 1.1 * least).all()
 
 
+@pytest.mark.slow
 def test_two_layer_networks_interpolate_in_high_dimension(results):
     # The last of the 100 steps is what is looked at.
     fields = {"num_replicates": 4, "num_observations": 2, "steps_between": 50}
@@ -126,6 +126,7 @@ def test_corrected_moments_hold_and_the_printed_ones_do_not(results):
     assert off[found["n"] > found["d"]].min() > 4
 
 
+@pytest.mark.slow
 def test_the_two_criteria_scale_differently_where_d_is_small(results):
     small = {"small_n": "(100,500,500)", "small_d": "(5,5,20)"}
     # Other regimes are not looked at here.

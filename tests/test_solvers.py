@@ -13,8 +13,6 @@ from sklearn.linear_model import Lasso
 
 from advjax import descent, norms, solvers
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 NORMS = {"l2": norms.l2, "linf": norms.linf}
 ORDERS = {"l2": 2, "linf": np.inf}
 DUALS = {"l2": 2, "linf": 1}

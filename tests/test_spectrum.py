@@ -11,8 +11,6 @@ from matfree import decomp
 
 from advjax import hessians, losses, models, spectrum
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 RNG = np.random.default_rng(0)
 
 

@@ -13,8 +13,6 @@ import reference
 from advjax import attacks, losses, models, norms, objectives, train
 from advjax.types import Batch, Model
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.normal(size=(20, 5)), jnp.float32)
 Y = jnp.asarray(RNG.integers(0, 3, 20))
@@ -410,6 +408,26 @@ def test_optimisers_with_extra_arguments_train(name):
     assert (jnp.diff(metrics["objective"]) < 0).all()
 
 
+def test_optimisers_are_given_what_they_name_and_nothing_else():
+    def named(updates, state, params=None, *, value):
+        del params
+        return jax.tree.map(lambda g: -value * g, updates), state
+
+    def plain(updates, state, params=None):
+        del params
+        return jax.tree.map(jnp.negative, updates), state
+
+    moved = {}
+    for update in (named, plain):
+        tx = optax.GradientTransformationExtraArgs(lambda params: (), update)
+        step = train.make_step(objectives.standard(MODEL, losses.cross_entropy), tx)
+        before = train.create(jax.random.key(0), MODEL, tx, X[:1])
+        after, metrics = step(before, DATA, 0.0)
+        moved[update] = jax.tree.map(jnp.subtract, after.params, before.params)
+    expected = jax.tree.map(lambda leaf: metrics["objective"] * leaf, moved[plain])
+    chex.assert_trees_all_close(moved[named], expected, rtol=1e-5, atol=1e-7)
+
+
 def test_statistics_that_are_no_numbers_are_taken_as_they_are():
     """Counters and keys, as NNX keeps them for dropout."""
     key = jax.random.key(7)
@@ -530,11 +548,21 @@ def test_statistics_of_half_precision_are_those_of_single():
     np.testing.assert_allclose(found.astype(float), X.mean(axis=0), rtol=2**-8)
 
 
+def _restarted(key):
+    return train.restart(key, {}, {}, TX)
+
+
 def test_what_is_no_model_and_no_optimiser_is_refused():
     with pytest.raises(ValueError, match="is no PRNG key"):
         train.create(0, MODEL, TX, X)
     with pytest.raises(ValueError, match="give one key, and vmap"):
         train.create(jax.random.split(jax.random.key(0)), MODEL, TX, X)
+    orders = (train.epoch_indices, train.remainder_indices)
+    for function in (*(lambda key, f=f: f(key, 20, 6) for f in orders), _restarted):
+        with pytest.raises(ValueError, match="is no PRNG key"):
+            function(0)
+        with pytest.raises(ValueError, match="give one key, and vmap"):
+            function(jax.random.split(jax.random.key(0)))
     with pytest.raises(ValueError, match="model is a MLP: give"):
         train.create(jax.random.key(0), models.module("mlp", num_classes=3), TX, X)
     with pytest.raises(ValueError, match="give an optimiser, such as"):

@@ -35,13 +35,7 @@ from experiments.training.parameters import Released
 from experiments.training.parts import Watch
 from experiments.workdir import Workdir
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 ROOT = Path(__file__).parents[1]
-# What ``unoptimised`` is to the programs that tests start.
-UNOPTIMISED = {
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int("OPTIMISED" not in os.environ))
-}
 CONFIG = f"--config={ROOT}/experiments/training/configs/digits.py"
 # Of full batches only, since another size compiles another program.
 SMALL = [
@@ -76,7 +70,7 @@ def _start(arguments, path, **environment):
         return subprocess.Popen(
             [*command, f"--workdir={path}"],
             cwd=ROOT,
-            env=os.environ | UNOPTIMISED | environment,
+            env=os.environ | environment,
             stdout=log,
             stderr=log,
         )
@@ -178,7 +172,7 @@ def test_eight_devices_share_a_batch_without_a_difference():
     done = subprocess.run(
         [sys.executable, "-c", PARALLEL],
         cwd=ROOT,
-        env=os.environ | UNOPTIMISED | {"JAX_NUM_CPU_DEVICES": "8"},
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "8"},
         capture_output=True,
         text=True,
         check=False,
@@ -202,7 +196,7 @@ def test_cores_that_divide_the_networks_change_nothing(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", SHARED, *arguments, f"--workdir={tmp_path}/shared"],
         cwd=ROOT,
-        env=os.environ | UNOPTIMISED | {"JAX_NUM_CPU_DEVICES": "2"},
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "2"},
         capture_output=True,
         text=True,
         check=False,
@@ -395,7 +389,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, *SMALL, f"--workdir={tmp_path}/w"],
         cwd=ROOT,
-        env=os.environ | UNOPTIMISED,
+        env=os.environ,
         capture_output=True,
         text=True,
         check=False,

@@ -19,6 +19,10 @@ def test_exact_on_a_line_whatever_the_order(method):
         assert found.status == Status.CROSSES
 
 
+def test_statuses_keep_the_numbers_that_results_are_stored_with():
+    assert list(Status) == [0, 1, 2, 3, 4]
+
+
 def test_crossing_interpolates_between_neighbours():
     found = crossing(EPS, jnp.array([0.1, 0.2, 0.6, 0.8]), 0.4)
     np.testing.assert_allclose(found.eps_star, 1.5)

@@ -33,8 +33,6 @@ from experiments.transition import (
     readings,
 )
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 STUDIES = Path(__file__).parents[1] / "experiments" / "transition"
 SIZES = ("paper", "gpu", "cpu", "smoke")
 
@@ -525,6 +523,7 @@ def test_an_interrupted_grid_goes_on_where_it_was(tmp_path, monkeypatch):
     assert parts.drop_vars(speed).identical(whole.drop_vars(speed))
 
 
+@pytest.mark.slow
 def test_a_grid_of_one_seed_by_mart_under_l2(tmp_path, capsys):
     fields = ["--config.num_seeds=1", "--config.norm=l2", "--config.eps=(0., 0.5)"]
     fields += ["--config.objective=mart", "--config.beta=5."]
