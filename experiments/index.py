@@ -39,8 +39,7 @@ def rows(wanted: Mapping[str, int]) -> list[list[str]]:
     """
     found = []
     for name, number in wanted.items():
-        result = record.result(RESULTS / name, name)
-        for finding in result.record.findings[:number]:
+        for finding in record.finished(RESULTS / name).findings[:number]:
             claim, *cells = writing.cells(finding)
             found.append([f"[{claim}](results/{name}/report.md)", *cells])
     return found
@@ -61,11 +60,10 @@ def not_run() -> list[list[str]]:
 
 def reports(paper: str) -> str:
     """Links to all reports of a paper."""
-    results = (record.result(each, each.name) for each in sorted(RESULTS.iterdir()))
     return ", ".join(
         f"[{each.name}](results/{each.name}/report.md)"
-        for each in results
-        if each.record.paper == paper
+        for each in sorted(RESULTS.iterdir())
+        if record.finished(each).paper == paper
     )
 
 

@@ -129,11 +129,21 @@ def result(folder: Path, name: str) -> Result:
     Raises:
         UnreadableError: for whatever is missing, damaged, too large or elsewhere.
     """
-    record = _record(_within(folder, "results.json", _MOST_JSON))
-    _check_digests(folder)
+    record = finished(folder)
     report = _text(_within(folder, "report.md", _MOST_MARKDOWN), "report.md")
     figures = _figures(folder, markdown.images(report))
     return Result(name, Path(os.path.realpath(folder)), record, report, figures)
+
+
+def finished(folder: Path) -> Record:
+    """What the run that finished in a directory found, without report and figures.
+
+    Raises:
+        UnreadableError: as ``result``.
+    """
+    record = _record(_within(folder, "results.json", _MOST_JSON))
+    _check_digests(folder)
+    return record
 
 
 def _check_digests(folder: Path) -> None:
