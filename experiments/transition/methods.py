@@ -1,13 +1,16 @@
 """eps* by Adam, MART and TRADES beside SGD: Table B.5, on the digits.
 
 Size: 1437 images of 8 × 8 pixels, 200 epochs, 8 radii × 10 seeds for each method. Time:
-minutes on two cores.
+half an hour on two cores.
 
     advjax run transition/methods
 
 A grid of ``classifier_grid`` for each method, with the settings of its rows ``adam``,
 ``mart`` and ``trades``. eps* is read off the loss that a method minimises, as in the
 paper, and off the cross-entropy at attacked training images.
+
+It exists by all four: 21.7/255 by SGD, 5.8 by Adam, 20.5 by MART, 20.4 by TRADES. At
+the rate of the paper Adam fits the digits less in these epochs.
 
 Variants: ``full``; ``smoke``, seconds long, for tests.
 """
@@ -69,10 +72,12 @@ def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
 
 
 def _report(config: Config, values: xr.Dataset) -> Report:
+    others = [method for method in METHODS if method != "SGD"]
     return Report(
         "ε* by Adam, MART and TRADES beside SGD",
         "Does ε* exist by other optimisers and objectives, and where?",
-        [_finding(config, values.sel(training=method)) for method in [*METHODS][1:]],
+        [_crossing(config, values.sel(training=method)) for method in others]
+        + [_difference(config, values.sel(training=method)) for method in others],
         [Drawn("methods", _figure(values), "losses over the radius")],
         [_table(values)],
         f"Digits, linf, {config.num_epochs} epochs; mean ± sd over {config.num_seeds} "
@@ -82,20 +87,38 @@ def _report(config: Config, values: xr.Dataset) -> Report:
     )
 
 
-def _finding(config: Config, values: xr.Dataset) -> findings.Finding:
-    """The order that Table 3 prints; of Adam it prints no ε*."""
+def _crossing(config: Config, values: xr.Dataset) -> findings.Finding:
+    """Whether ε* exists, which Table B.5 shows."""
+    crosses = values["status"] == "CROSSES"
+    return findings.finding(
+        f"by {values['training'].item()} the losses cross in all {crosses.size} seeds, "
+        "at ε* =",
+        255 * values["eps_star"],
+        printed="they cross (Table B.5)",
+        size=_size(config),
+        verdict=findings.follows(is_so=bool(crosses.all())),
+        form=".1f",
+        unit="/255",
+    )
+
+
+def _difference(config: Config, values: xr.Dataset) -> findings.Finding:
+    """The order to SGD, of other networks and images than those of Table 3."""
     method = values["training"].item()
     paper = [classifier_grid.published_eps_star(METHODS[m]) for m in (method, "SGD")]
-    difference = intervals.Interval(*(255 * values["difference"].values))
     return findings.finding(
-        f"ε* by {method} lies above that by SGD, by",
-        difference,
-        printed=f"{paper[0]} over {paper[1]}/255, of its network" if paper[0] else "",
-        size=f"digits, {config.num_epochs} epochs, {config.num_seeds} seeds",
-        verdict=findings.above(difference) if paper[0] else findings.NO_CLAIM,
+        f"ε* by {method} less that by SGD",
+        intervals.Interval(*(255 * values["difference"].values)),
+        printed=f"{paper[0]} less {paper[1]}/255, of its network" if paper[0] else "",
+        size=_size(config),
+        verdict=findings.unlike(paper[0]),
         form="+.1f",
         unit="/255",
     )
+
+
+def _size(config: Config) -> str:
+    return f"digits, {config.num_epochs} epochs, {config.num_seeds} seeds"
 
 
 def _table(values: xr.Dataset) -> Table:
@@ -133,7 +156,7 @@ FIELDS = some(
     **{
         name: _DIGITS[name]
         for name in (
-            *("num_train", "num_test", "batch_size", "test_batch_size"),
+            *("num_train", "num_test", "batch_size", "test_batch_size", "dispatch"),
             *("eps", "num_epochs", "num_seeds", "num_steps", "test_num_steps"),
         )
     },
