@@ -15,7 +15,7 @@ CORE = $(LIBRARY) tests/test_layers.py
 QUICKSTART = tests/test_notebooks.py -k quickstart
 
 .PHONY: demo test test-all test-core test-library test-oldest test-colab test-setup \
- lint report docs notebooks clean
+ mutants lint report docs notebooks clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m experiments.demo
@@ -73,6 +73,11 @@ docs: $(VENV)/installed
 # The notebooks from their scripts.
 notebooks: $(VENV)/installed
 	$(BIN)/python colab/pair.py
+
+# Faults of the pure modules, and which of them no test notices; tests/mutants.py.
+mutants: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mutants]'
+	JOBS=$(JOBS) $(BIN)/python tests/mutants.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check --fix .
