@@ -10,7 +10,7 @@ BIN = $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 # The tests of the library, file by file, and its first notebook.
 LIBRARY = $(wildcard $(patsubst advjax/%,tests/test_%.py,$(basename $(wildcard advjax/*)))) \
-  $(addprefix tests/test_,$(addsuffix .py,contracts frameworks hostile_input lowering networks))
+  $(addprefix tests/test_,$(addsuffix .py,auto_attack contracts frameworks hostile_input lowering networks projections))
 CORE = $(LIBRARY) tests/test_layers.py
 QUICKSTART = tests/test_notebooks.py -k quickstart
 

@@ -9,7 +9,7 @@ Everything is a pure function of arrays. Modules are imported by name, as in
 | `norms` | the l1, l2 and linf balls, for one example |
 | `losses` | per-example losses |
 | `criteria` | which outputs are right, and what an attack is after |
-| `attacks` | fgsm, pgd, best_of, smooth: factories of attacks |
+| `attacks` | fgsm, pgd, apgd, fab, square, best_of, smooth; AutoAttack |
 | `flags` | reasons to distrust what an attack found |
 | `regions` | balls and boxes: where an attack may go |
 | `arguments` | checks of what a caller passes |

@@ -22,8 +22,12 @@ __all__ = [
     "kl",
     "logistic",
     "margin",
+    "probability_margin",
     "signs",
     "squared_error",
+    "targeted_dlr",
+    "targeted_margin",
+    "targeted_probability_margin",
 ]
 
 
@@ -173,3 +177,42 @@ def dlr(logits: Array, labels: Array) -> Array:
     top = jax.lax.top_k(logits, 3)[0]
     third = arguments.nan_where(top[..., 2] == -jnp.inf, top[..., 2])
     return margin(logits, labels) / (top[..., 0] - third + 1e-12)
+
+
+def probability_margin(logits: Array, labels: Array) -> Array:
+    """The largest p_j - p_y over j ≠ y, ``[...]``, of the probabilities p."""
+    return margin(jax.nn.softmax(arguments.single(logits)), labels)
+
+
+def targeted_margin(logits: Array, labels: Array, targets: Array) -> Array:
+    """z_t - z_y, ``[...]``, for targets t; an attack raises it."""
+    own, _ = _split(logits, labels)
+    target, _ = _split(logits, targets)
+    return target - own
+
+
+def targeted_probability_margin(logits: Array, labels: Array, targets: Array) -> Array:
+    """p_t - p_y, ``[...]``, of the probabilities p.
+
+    Proposed, untargeted, by Xie et al. 2024 as the loss of an attack.
+    """
+    p = jax.nn.softmax(arguments.single(logits))
+    return targeted_margin(p, labels, targets)
+
+
+def targeted_dlr(logits: Array, labels: Array, targets: Array) -> Array:
+    """(z_t - z_y) / (z_(1) - (z_(3) + z_(4))/2 + 1e-12), ``[...]``, for targets t.
+
+    Raises:
+        ValueError: for fewer than four classes; use ``targeted_margin`` there.
+
+    Croce and Hein, Reliable evaluation of adversarial robustness, 2020.
+    """
+    num_classes = logits.shape[-1]
+    if num_classes < 4:
+        msg = f"targeted_dlr needs at least 4 classes, got {num_classes}"
+        raise ValueError(f"{msg}; use losses.targeted_margin")
+    logits = arguments.single(logits)
+    top = jax.lax.top_k(logits, 4)[0]
+    width = top[..., 0] - (top[..., 2] + top[..., 3]) / 2
+    return targeted_margin(logits, labels, targets) / (width + 1e-12)

@@ -44,6 +44,9 @@ ATTACKS = {
     "pgd, best iterate": lambda norm, **options: pgd(
         norm, start=attacks.in_ball(norm), keep_best=True, **options
     ),
+    "apgd": lambda norm, num_steps=4, bounds=BOX, **_: attacks.apgd(
+        norm, num_steps=num_steps, bounds=bounds, unroll=1
+    ),
     "best of 3": lambda norm, **options: attacks.best_of(
         pgd(norm, start=attacks.in_ball(norm), **options), num_restarts=3
     ),
@@ -54,6 +57,8 @@ ATTACKS = {
 # How much of the maximum of a linear model is reached at least. One step from a random
 # start stops short, and the surrogate shrinks.
 REACHES = {"fgsm, random start": 0.5, "smooth": 0.9}
+# Its steps in l1 are for many inputs, and move several of 16.
+REACHES_IN = {("apgd", "l1"): 0.7}
 RANDOM = tuple(name for name in ATTACKS if name not in ("fgsm", "pgd"))
 
 CASES = [
@@ -65,7 +70,8 @@ CASES = [
 
 # Every attack in some norm, and every norm in the attack with all options. Attacks
 # share steps and starts: ``make test-all`` runs the other pairs.
-FEW = {*dict(CASES).items(), *(("pgd, best iterate", norm) for norm in NORMS)}
+_OWN_STEPS = ("pgd, best iterate", "apgd")
+FEW = {*dict(CASES).items(), *((name, norm) for name in _OWN_STEPS for norm in NORMS)}
 each_case = pytest.mark.parametrize(
     ("name", "norm_name"),
     [

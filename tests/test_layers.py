@@ -42,7 +42,7 @@ ALLOWED = {
     "solvers": {"arguments", "norms", "linear"},
     "flags": set(),
     "margins": {"arguments", "criteria", "flags", "norms", "losses", "regions"},
-    "attacks": {"arguments", "criteria", "norms", "regions"},
+    "attacks": {"attacks", "arguments", "criteria", "losses", "norms", "regions"},
     "flatness": {
         "arguments",
         "flags",

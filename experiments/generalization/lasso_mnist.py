@@ -267,6 +267,7 @@ def _attack(setting: Setting, num_steps: int, start: attacks.Start | None) -> At
         rel_step_size=setting.rel_path / num_steps,
         start=start,
         bounds=(0.0, 1.0),
+        project="clip",
         unroll=1,
     )
 

@@ -430,6 +430,7 @@ def pgd(
         rel_step_size=rel_step_size,
         start=starts[start_name],
         bounds=(0.0, 1.0),
+        project="clip",  # the protocols' own, where it differs: in l2
     )
 
 

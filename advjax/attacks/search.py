@@ -1,0 +1,216 @@
+"""An attack step by step, so that it may run as one program or in parts.
+
+    attack = search.as_attack(auto.apgd_search(norms.linf, num_steps=100), bounds)
+
+``ensembles`` carries a search on from Python, a few steps at a time: programs stay
+small, and XLA on CPU takes gradients of convolutions several times faster outside of
+its loops (jax issue 12868).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from advjax import arguments, criteria, regions
+from advjax.arguments import Bounds
+from advjax.attacks import gradients, projections, restarts
+from advjax.attacks.projections import Projection
+from advjax.criteria import Judgement
+from advjax.norms import Norm
+from advjax.regions import Region
+from advjax.types import Array, Attack, AttackInfo, Key, LossFn, example_keys
+
+__all__ = [
+    "Problem",
+    "Search",
+    "as_attack",
+    "default_unroll",
+    "end",
+    "fooled",
+    "over_features",
+    "problem",
+    "projection",
+]
+
+State = Any
+"""A pytree whose leaves have the examples first, ``[n, ...]``."""
+
+
+class Problem(NamedTuple):
+    """What is attacked.
+
+    Attributes:
+        loss_fn: the loss to raise, or the goal.
+        y: labels.
+        region: the ball about each input, and the box.
+        outside: whether an input is not in the box, ``[n]``; None without bounds.
+        dtype: of the input.
+        keys: ``[n]``, one for each example.
+        repeat: ``[n]``, the number of the restart, or of the rival that is the target.
+    """
+
+    loss_fn: LossFn
+    y: Any
+    region: Region
+    outside: Array | None
+    dtype: Any
+    keys: Key
+    repeat: Array
+
+    def place(self, u: Array) -> Array:
+        """The points of these ``u``, as they are returned."""
+        return self.region.place(u, self.dtype)
+
+    def judge(self, u: Array) -> Judgement:
+        """The verdict on these points."""
+        return criteria.judge(self.loss_fn, self.place(u), self.y)
+
+    def judge_and_grad(self, u: Array) -> tuple[Judgement, Array]:
+        """The verdict, and the gradient with respect to ``u``, as it is."""
+        judge_and_grad = gradients.judge_and_grad(self.loss_fn, self.y)
+        judged, g = judge_and_grad(self.place(u))
+        return judged, self.over_u(g)
+
+    def over_u(self, g: Array) -> Array:
+        """The gradient with respect to ``u`` of one with respect to the input."""
+        g = self.region.of_free_features(g.astype(self.region.x.dtype))
+        return self.region.weights * g
+
+    def input(self) -> Array:
+        """The inputs, in their own dtype."""
+        return self.region.x.astype(self.dtype)
+
+    def box(self) -> tuple[Array, Array]:
+        """Bounds of ``u``, infinite where there is none."""
+        box = self.region.box()
+        infinite = jnp.full_like(self.region.x, jnp.inf)
+        return (-infinite, infinite) if box is None else box
+
+
+class Search(NamedTuple):
+    """An attack in steps.
+
+    Attributes:
+        num_steps: of them.
+        begin: ``problem -> state``.
+        step: ``(problem, state, k) -> state`` for k = 0, 1, ..., which may be traced.
+        end: ``(problem, state) -> (x_adv, info)``.
+        fooled: ``(problem, state) -> [n]``, which examples need no more steps.
+        has_gradients: whether steps take the gradient of the model.
+    """
+
+    num_steps: int
+    begin: Callable[[Problem], State]
+    step: Callable[[Problem, State, Array], State]
+    end: Callable[[Problem, State], tuple[Array, AttackInfo]]
+    fooled: Callable[[Problem, State], Array]
+    has_gradients: bool = True
+
+
+def problem(
+    key: Key,
+    loss_fn: LossFn,
+    x: Array,
+    y: Any,
+    eps: Array | float,
+    bounds: Bounds | None,
+    repeat: Array | int = 0,
+) -> Problem:
+    """The problem of a call of ``types.Attack``, whose errors it raises.
+
+    Args:
+        key: one key, or ``[n]``; ``repeat`` is folded into each.
+        loss_fn: as of an attack, and so are the next three.
+        x: inputs.
+        y: labels.
+        eps: radius.
+        bounds: as of ``pgd``.
+        repeat: the number of the restart, or ``[n]`` of them.
+    """
+    arguments.functions(loss_fn=loss_fn)
+    region, outside = regions.region(x, eps, bounds)
+    n = len(region.x)
+    repeat = jnp.broadcast_to(jnp.asarray(repeat, jnp.int32), (n,))
+    keys = jax.vmap(jax.random.fold_in)(example_keys(key, n), repeat)
+    dtype = jnp.asarray(x).dtype
+    return Problem(loss_fn, y, region, outside, dtype, keys, repeat)
+
+
+def as_attack(
+    search: Search,
+    bounds: Bounds | None,
+    *,
+    num_repeats: int = 1,
+    unroll: int | None = None,
+) -> Attack:
+    """The attack that takes all steps of a search in one program.
+
+    Args:
+        search: the steps.
+        bounds: as of ``pgd``.
+        num_repeats: restarts or targets, one after the other, of which each example
+            keeps the strongest by ``criteria.better``.
+        unroll: as of ``pgd``.
+    """
+    bounds = arguments.bounds(bounds)
+    if unroll is not None:
+        unroll = arguments.count("unroll", unroll)
+    number = search.num_steps
+    rolled = default_unroll(number) if search.has_gradients else 1
+
+    def attack(key, loss_fn, x, y, eps):
+        def once(repeat):
+            given = problem(key, loss_fn, x, y, eps, bounds, repeat)
+
+            def step(state, k):
+                return search.step(given, state, k), None
+
+            ks, state = jnp.arange(number), search.begin(given)
+            state, _ = jax.lax.scan(step, state, ks, unroll=unroll or rolled)
+            return search.end(given, state)
+
+        if num_repeats == 1:
+            return once(0)
+        found = jax.lax.map(once, jnp.arange(num_repeats))
+        return restarts.strongest(*found)
+
+    return attack
+
+
+def default_unroll(num_steps: int) -> int:
+    """All steps on CPU, up to 100; one elsewhere."""
+    # XLA on CPU runs the gradient of a convolution inside a while loop several times
+    # slower than outside (jax issue 12868), so loops of usual length are unrolled
+    # there; experiments/benchmarks/unroll.py measures it.
+    on_cpu = jax.default_backend() == "cpu"
+    return num_steps if on_cpu and 1 < num_steps <= 100 else 1
+
+
+def projection(norm: Norm, project: Projection) -> Callable[[Problem, Array], Array]:
+    """``(problem, u) -> u``, onto ball and box.
+
+    Raises:
+        ValueError: for what is no norm, or another name.
+    """
+    onto = jax.vmap(projections.named(norm, project))
+    return lambda problem, u: onto(u, problem.region.radius, *problem.box())
+
+
+def over_features(radius: Array, u: Array) -> Array:
+    """``radius[n]`` with axes that broadcast against ``u[n, ...]``."""
+    return radius.reshape(radius.shape + (1,) * (u.ndim - 1))
+
+
+def end(problem: Problem, state: Any) -> tuple[Array, AttackInfo]:
+    """The end of a search whose state has ``found`` and ``flags``."""
+    u, judged = state.found
+    info = gradients.info(problem.loss_fn, judged, state.flags, problem.outside)
+    return problem.place(u), info
+
+
+def fooled(problem: Problem, state: Any) -> Array:
+    """Where a search whose state has ``found`` has fooled the model."""
+    del problem
+    return state.found[1].fooled
