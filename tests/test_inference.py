@@ -46,7 +46,8 @@ def test_under_the_null_p_values_are_uniform_at_any_number_of_replicates(r, d):
 
 def test_rank_p_value():
     replicates = jnp.arange(1.0, 100.0)
-    for observed, p in ((0.0, 0.02), (1000.0, 0.02), (50.5, 1.0), (10.5, 0.22)):
+    cases = ((0.0, 0.02), (1000.0, 0.02), (50.5, 1.0), (50.0, 1.0), (10.5, 0.22))
+    for observed, p in cases:
         ours = inference.rank_p_value(jnp.asarray(observed), replicates)
         np.testing.assert_allclose(ours, p, rtol=1e-6)
     assert jnp.isnan(inference.rank_p_value(jnp.asarray(jnp.nan), replicates))

@@ -34,6 +34,12 @@ def test_kl_equals_the_reference_and_vanishes_at_equality():
         np.testing.assert_allclose(grad, 0, atol=1e-6)
 
 
+def test_kl_of_half_precision_is_that_of_single():
+    p, q = (jnp.asarray(LOGITS + shift, jnp.bfloat16) for shift in (0.0, 0.1 * LOGITS))
+    wide = losses.kl(p.astype(jnp.float32), q.astype(jnp.float32))
+    np.testing.assert_array_equal(losses.kl(p, q), wide)
+
+
 @pytest.mark.parametrize("name", ["cross_entropy", "margin", "dlr"])
 @pytest.mark.parametrize("offset", [-1e4, 1e4])
 def test_a_constant_added_to_all_logits_changes_nothing(name, offset):

@@ -212,3 +212,10 @@ def test_the_surrogate_factor_has_no_overflow_and_a_domain():
         norms.surrogate_factor(norms.l1, g, 0.1)
     with pytest.raises(ValueError, match="norm = 'l2': choose"):
         norms.surrogate_factor("l2", g, 0.1)
+
+
+def test_norms_are_constants_and_arguments_of_transformations():
+    dual = jax.jit(lambda norm, g: norm.dual(g))
+    assert [dual(norm, jnp.ones(3)) for norm in (norms.linf, norms.l1)] == [3, 1]
+    with pytest.raises(AttributeError, match="cannot assign"):
+        norms.l2.name = "l1"

@@ -10,15 +10,14 @@ from scipy import optimize
 from advjax import norms
 from advjax.attacks import projections
 
-RNG = np.random.default_rng(0)
 N, D = 30, 6
 each_norm = pytest.mark.parametrize("norm_name", NORMS)
 
 
-def _box(n=N, d=D):
-    low, high = (RNG.uniform(0, 0.5, (n, d)).astype(np.float32) for _ in range(2))
-    low[RNG.uniform(size=low.shape) < 0.2] = 0  # at a wall
-    high[RNG.uniform(size=high.shape) < 0.1] = np.inf
+def _box(rng, n=N, d=D):
+    low, high = (rng.uniform(0, 0.5, (n, d)).astype(np.float32) for _ in range(2))
+    low[rng.uniform(size=low.shape) < 0.2] = 0  # at a wall
+    high[rng.uniform(size=high.shape) < 0.1] = np.inf
     return -low, high
 
 
@@ -55,10 +54,10 @@ def _nearest(norm_name, v, radius, low, high):
 
 @each_norm
 def test_the_nearest_point_of_ball_and_box_is_that_of_a_solver(norm_name):
-    norm = NORMS[norm_name]
-    v = RNG.normal(size=(N, D)).astype(np.float32)
-    low, high = _box()
-    radius = RNG.uniform(0.05, 1.5, N).astype(np.float32)
+    norm, rng = NORMS[norm_name], np.random.default_rng(0)
+    v = rng.normal(size=(N, D)).astype(np.float32)
+    low, high = _box(rng)
+    radius = rng.uniform(0.05, 1.5, N).astype(np.float32)
     onto = jax.jit(jax.vmap(projections.onto_ball(norm)))
     u = onto(v, radius, low, high)
     assert ((u >= low) & (u <= high)).all()
@@ -118,11 +117,11 @@ def _shortest(norm_name, w, c, low, high):
 
 @each_norm
 def test_the_shortest_move_onto_a_plane_is_that_of_a_solver(norm_name):
-    norm = NORMS[norm_name]
-    w = RNG.normal(size=(N, D)).astype(np.float32)
-    w[RNG.uniform(size=w.shape) < 0.1] = 0
-    c = (0.7 * RNG.normal(size=N)).astype(np.float32)
-    low, high = _box()
+    norm, rng = NORMS[norm_name], np.random.default_rng(1)
+    w = rng.normal(size=(N, D)).astype(np.float32)
+    w[rng.uniform(size=w.shape) < 0.1] = 0
+    c = (0.7 * rng.normal(size=N)).astype(np.float32)
+    low, high = _box(rng)
     d = jax.jit(jax.vmap(projections.onto_plane(norm)))(w, c, low, high)
     assert ((d >= low) & (d <= high)).all()
     reached = np.sum(w * np.asarray(d, float), axis=1)

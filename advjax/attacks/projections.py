@@ -232,7 +232,7 @@ def _l1_plane(w: Array, c: Array, low: Array, high: Array) -> Array:
     steps = size[order] * jnp.minimum(room[order], 2 * c / _nonzero(size[order]))
     before = jnp.cumsum(steps) - steps
     moves = jnp.clip(c - before, 0, steps) / _nonzero(size[order])
-    moves = jnp.where(size[order] > 0, moves, 0)
+    moves = jnp.where(size[order] > 0, jnp.minimum(moves, room[order]), 0)
     return sign * jnp.zeros_like(size).at[order].set(moves).reshape(w.shape)
 
 
