@@ -38,6 +38,7 @@ __all__ = [
     "judge",
     "labelled",
     "misclassified",
+    "probabilities",
     "targeted",
 ]
 
@@ -100,6 +101,19 @@ def labelled(output: Array, y: Array) -> Array:
 
 def _everywhere(holds: Array) -> Array:
     return jnp.all(holds, axis=tuple(range(1, holds.ndim)))
+
+
+def probabilities(output: Array) -> Array:
+    """Whether each example's outputs are in [0, 1] and sum to 1, as no logits do.
+
+    ``[n]``; of single logits, whether they are in [0, 1].
+    """
+    within = (output >= 0) & (output <= 1)
+    if output.ndim < 2:
+        return within
+    # The rounding of k numbers of half precision is below 1 %.
+    is_whole = jnp.abs(jnp.sum(arguments.single(output), axis=-1) - 1) < 1e-2
+    return _everywhere(jnp.all(within, axis=-1) & is_whole)
 
 
 def misclassified(output: Array, y: Array) -> Array:

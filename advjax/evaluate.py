@@ -193,17 +193,7 @@ def _seen(predict: Predict, loss: Loss, x: Array, y: Array) -> _Seen:
         return _Seen(losses, None, is_defined, None)
     # Not minus infinity, the margin where all other classes are masked.
     right = right & (losses < jnp.inf)
-    return _Seen(losses, right, is_defined, _probabilities(output))
-
-
-def _probabilities(output: Array) -> Array | None:
-    within = (output >= 0) & (output <= 1)
-    if output.ndim < 2:
-        return within
-    # The rounding of k numbers of half precision is below 1 %.
-    is_whole = jnp.abs(jnp.sum(arguments.single(output), axis=-1) - 1) < 1e-2
-    every = jnp.all(within, axis=-1) & is_whole
-    return jnp.all(every, axis=tuple(range(1, every.ndim)))
+    return _Seen(losses, right, is_defined, criteria.probabilities(output))
 
 
 def _never(output: Array, y: Array) -> Array:
@@ -395,22 +385,9 @@ def summary(result: Outcome) -> Summary:
         flags.raised(found.zero_grad),
         flags.raised(found.undefined),
         flags.raised(found.outside),
-        found.caveats() + _caveat_of_probabilities(result),
+        found.caveats()
+        + flags.of_probabilities(result.probabilities, result.undefined),
     )
-
-
-def _caveat_of_probabilities(result: Outcome) -> tuple[str, ...]:
-    if result.probabilities is None:
-        return ()
-    seen = result.probabilities
-    if result.undefined is not None:
-        seen = seen[~result.undefined]
-    # Logits of a single example may look like probabilities by chance.
-    if not seen.size or not seen.all():
-        return ()
-    n = len(result.loss)
-    line = "outputs are probabilities, not logits: losses and gradients are flat"
-    return (f"{seen.size} of {n} {line}",)
 
 
 class TargetedOutcome(NamedTuple):

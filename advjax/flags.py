@@ -14,7 +14,7 @@ import numpy as np
 
 from advjax.types import Array, AttackInfo
 
-__all__ = ["Flags", "of", "raised"]
+__all__ = ["Flags", "of", "of_probabilities", "raised"]
 
 
 class Flags(NamedTuple):
@@ -55,6 +55,25 @@ def of(info: AttackInfo, *, undefined: Array | None = None) -> Flags:
     reasons = [each for each in (info.undefined_grad, undefined) if each is not None]
     is_undefined = jnp.any(jnp.stack(reasons), axis=0) if reasons else None
     return Flags(info.zero_grad, is_undefined, info.outside)
+
+
+def of_probabilities(seen: Any, undefined: Any = None) -> tuple[str, ...]:
+    """A line if the outputs of all defined examples are ``criteria.probabilities``.
+
+    Args:
+        seen: ``[n]``, or None where nothing is known.
+        undefined: ``[n]``, examples that do not count; or None.
+    """
+    if seen is None:
+        return ()
+    n, seen = np.size(seen), np.asarray(seen)
+    if undefined is not None:
+        seen = seen[~np.asarray(undefined)]
+    # Logits of a single example may look like probabilities by chance.
+    if not seen.size or not seen.all():
+        return ()
+    line = "outputs are probabilities, not logits: losses and gradients are flat"
+    return (f"{seen.size} of {n} {line}",)
 
 
 def raised(flag: Any) -> int:

@@ -57,8 +57,9 @@ ATTACKS = {
 # How much of the maximum of a linear model is reached at least. One step from a random
 # start stops short, and the surrogate shrinks.
 REACHES = {"fgsm, random start": 0.5, "smooth": 0.9}
-# Its steps in l1 are for many inputs, and move several of 16.
-REACHES_IN = {("apgd", "l1"): 0.7}
+# Its published steps in l1 are for many inputs: of 16 they keep several, by the key
+# from two to four, and so reach 0.54 to 0.98.
+REACHES_IN = {("apgd", "l1"): 0.5}
 RANDOM = tuple(name for name in ATTACKS if name not in ("fgsm", "pgd"))
 
 CASES = [

@@ -46,6 +46,13 @@ IMPORTED = ("flax.linen", "optax", "orbax.checkpoint", "scipy.stats", "xarray")
 # Those that take longest come first. The tables of contracts test many modules at once.
 TESTS = {
     "attacks/projected": ["attacks", "contracts", "hostile_input"],
+    "attacks/surrogate": ["attacks", "contracts"],
+    "attacks/restarts": ["attacks", "contracts", "hostile_input"],
+    "attacks/auto": ["auto_attack"],
+    "attacks/boundary": ["auto_attack"],
+    "attacks/squares": ["auto_attack"],
+    "attacks/survivors": ["auto_attack"],
+    "attacks/projections": ["projections"],
     "evaluate": ["evaluate"],
     "objectives": ["objectives", "contracts"],
     "train": ["train"],

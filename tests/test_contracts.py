@@ -3,6 +3,7 @@
 A new attack or objective gets all these tests for one line in a table.
 """
 
+from contextlib import contextmanager
 from functools import cache, partial
 
 import chex
@@ -28,6 +29,13 @@ W2 = jnp.asarray(RNG.normal(size=(8, K)), jnp.float32)
 KEY = jax.random.key(0)
 EPS = {"l1": 1.0, "l2": 0.5, "linf": 0.2}
 PLAIN = {"scale": jnp.ones(N), "offset": jnp.zeros(N)}
+
+
+@contextmanager
+def _without_jit():
+    """Op by op, where jax_debug_nans would take a constant nan for a result."""
+    with jax.disable_jit(), jax.debug_nans(False):
+        yield
 
 
 def _logits(x, w1=W1):
@@ -149,7 +157,7 @@ def test_padding_a_batch_changes_nobody_else(name, norm_name):
 @each_case
 def test_jit_equals_eager(name, norm_name):
     (run, _, eager), eps = _attack(name, norm_name), EPS[norm_name]
-    with jax.disable_jit():
+    with _without_jit():
         slow = eager(W1, KEY, X, Y, eps, PLAIN)
     chex.assert_trees_all_close(run(W1, KEY, X, Y, eps, PLAIN), slow, atol=1e-5)
 
@@ -527,7 +535,7 @@ def test_gradient_equals_finite_differences(name):
 def test_gradient_holds_the_attack_fixed(name):
     """Danskin: the gradient through the attack equals that at the points it found."""
     spying, seen = _spy(INNER)
-    with jax.disable_jit():
+    with _without_jit():
         grad = jax.grad(OBJECTIVES[name](spying), has_aux=True)(
             PARAMS, {}, KEY, BATCH, 0.1
         )[0]
@@ -696,7 +704,7 @@ def test_dropout_has_a_mask_of_its_own_in_every_pass():
         return _apply(params, batch_stats, x, train=train)
 
     model = Model(_init, apply)
-    with jax.disable_jit():
+    with _without_jit():
         objectives.trades(model, INNER, beta=6.0)(PARAMS, {}, KEY, BATCH, 0.1)
         objectives.trades(model, INNER, beta=6.0)(PARAMS, {}, KEY, BATCH, 0.1)
     assert seen[:2] == seen[2:]
@@ -705,7 +713,7 @@ def test_dropout_has_a_mask_of_its_own_in_every_pass():
     adversarial = objectives.adversarial(
         model, losses.cross_entropy, _pgd(norms.linf), attack_mode="train"
     )
-    with jax.disable_jit():
+    with _without_jit():
         adversarial(PARAMS, {}, KEY, BATCH, 0.1)
     # The attack meets the network that is then trained.
     assert len(seen) > 2

@@ -42,7 +42,15 @@ ALLOWED = {
     "solvers": {"arguments", "norms", "linear"},
     "flags": set(),
     "margins": {"arguments", "criteria", "flags", "norms", "losses", "regions"},
-    "attacks": {"attacks", "arguments", "criteria", "losses", "norms", "regions"},
+    "attacks": {
+        "attacks",
+        "arguments",
+        "criteria",
+        "flags",
+        "losses",
+        "norms",
+        "regions",
+    },
     "flatness": {
         "arguments",
         "flags",

@@ -12,7 +12,7 @@ from advjax.arguments import Bounds
 from advjax.attacks import gradients, search, sparse
 from advjax.attacks.gradients import Flags
 from advjax.attacks.projections import Projection
-from advjax.attacks.search import Problem, Search, over_features
+from advjax.attacks.search import Point, Problem, Search, over_features
 from advjax.criteria import Judgement
 from advjax.norms import Norm
 from advjax.types import Array, Attack
@@ -74,14 +74,15 @@ def apgd_search(
     onto = search.projection(norm, project)
     if norm is norms.l1:
         return sparse.search(onto, num_steps)
-    is_check, window = map(jnp.asarray, checks(num_steps))
+    checked, windows = checks(num_steps)
+    is_check, most = jnp.asarray(checked), jnp.asarray(RISES * windows, jnp.int32)
 
     def begin(problem):
         return _begin(problem, onto, norm)
 
     def step(problem, state, k):
         state = _ascend(problem, state, k, onto, norm)
-        return _checked(state, is_check[k], window[k])
+        return _checked(state, is_check[k], most[k])
 
     return Search(num_steps, begin, step, search.end, search.fooled)
 
@@ -104,14 +105,6 @@ def checks(num_steps: int) -> tuple[np.ndarray, np.ndarray]:
     return is_check, windows
 
 
-class _Point(NamedTuple):
-    """A point, its loss and the gradient there."""
-
-    u: Array
-    loss: Array
-    g: Array
-
-
 class _State(NamedTuple):
     """The search of each example.
 
@@ -128,9 +121,9 @@ class _State(NamedTuple):
         flags: of gradients.
     """
 
-    now: _Point
+    now: Point
     before: Array
-    best: _Point
+    best: Point
     found: tuple[Array, Judgement]
     step_size: Array
     num_rises: Array
@@ -157,12 +150,10 @@ def _uniform(key, shape, dtype):
 
 def _begin(problem: Problem, onto: Callable, norm: Norm) -> _State:
     region = problem.region
-    u = jax.vmap(sphere(norm))(problem.keys, region.x)
+    u = problem.free(jax.vmap(sphere(norm))(problem.keys, region.x))
     u = onto(problem, over_features(region.radius, u) * u)
-    judged, g = problem.judge_and_grad(u)
+    point, judged, flags = problem.look(u)
     nowhere = jnp.zeros(len(u), bool)
-    flags = gradients.flagged(Flags(nowhere, nowhere), judged, g)
-    point = _Point(u, judged.loss, gradients.finite(g))
     return _State(
         point,
         u,
@@ -186,23 +177,22 @@ def _ascend(
     steepest = over_features(state.step_size, u) * jax.vmap(norm.steepest)(g)
     z = onto(problem, u + steepest)
     u = onto(problem, u + share * (z - u) + (1 - share) * (u - state.before))
-    judged, g = problem.judge_and_grad(u)
-    flags = gradients.flagged(state.flags, judged, g)
-    now = _Point(u, judged.loss, gradients.finite(g))
+    now, judged, flags = problem.look(u, state.flags)
+    rises = judged.loss > state.loss
     return state._replace(
         now=now,
         before=state.now.u,
         best=gradients.where(now.loss > state.best.loss, now, state.best),
         found=gradients.stronger((u, judged), state.found),
-        num_rises=state.num_rises + (judged.loss > state.loss),
+        num_rises=jnp.where(rises, state.num_rises + 1, state.num_rises),
         loss=judged.loss,
         flags=flags,
     )
 
 
-def _checked(state: _State, is_check: Array, window: Array) -> _State:
+def _checked(state: _State, is_check: Array, most: Array) -> _State:
     """Halves η and goes back to the best point where the loss stopped rising."""
-    oscillates = state.num_rises <= RISES * window
+    oscillates = state.num_rises <= most
     stays = ~state.was_halved & (state.best.loss <= state.checked_loss)
     halves = is_check & (oscillates | stays)
     return state._replace(

@@ -91,6 +91,7 @@ def _linf_ball(v: Array, radius: Array, low: Array, high: Array) -> Array:
 
 
 def _l2_ball(v: Array, radius: Array, low: Array, high: Array) -> Array:
+    radius = jnp.asarray(radius, v.dtype)
     # u(t) = clip(t v) at the largest t ≤ 1 with ‖u(t)‖ ≤ radius.
     room = jnp.where(v > 0, high, -low)
     scale = _scale(jnp.minimum(jnp.abs(v), room))
@@ -151,6 +152,7 @@ def _free(
 
 
 def _l1_ball(v: Array, radius: Array, low: Array, high: Array) -> Array:
+    radius = jnp.asarray(radius, v.dtype)
     # |u_i| = min(max(|v_i| - level, 0), room_i), at the least level with ‖u‖ ≤ radius.
     room = jnp.where(v > 0, high, -low)
     size = jnp.abs(v)
@@ -169,7 +171,7 @@ def _l1_ball(v: Array, radius: Array, low: Array, high: Array) -> Array:
     is_walled = size - middle >= room
     is_free = (size > middle) & ~is_walled
     whole = jnp.sum(jnp.where(is_free, size, jnp.where(is_walled, room, 0)))
-    number = jnp.sum(is_free)
+    number = jnp.sum(is_free).astype(v.dtype)
     level = (whole - radius) / jnp.maximum(number, 1)
     level = jnp.where(number == 0, most, jnp.clip(level, least, most))
     level = jnp.where(length(0) <= radius, 0, level)
@@ -211,7 +213,8 @@ def _l2_plane(w: Array, c: Array, low: Array, high: Array) -> Array:
         return _ratio(c - walls, jnp.sum(jnp.where(is_free, size, 0) ** 2))
 
     def move(level, size):
-        return jnp.where(size > 0, level * size, 0)
+        # An infinite level is that of a corner, to which flat entries do not go.
+        return jnp.where(size > 0, level * jnp.where(size > 0, size, 1), 0)
 
     is_free = _free(root, move, size, room, c)
     return sign * jnp.minimum(move(root(size, room, c, is_free), size), room)

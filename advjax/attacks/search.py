@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from advjax import arguments, criteria, regions
 from advjax.arguments import Bounds
 from advjax.attacks import gradients, projections, restarts
+from advjax.attacks.gradients import Flags
 from advjax.attacks.projections import Projection
 from advjax.criteria import Judgement
 from advjax.norms import Norm
@@ -23,8 +24,10 @@ from advjax.regions import Region
 from advjax.types import Array, Attack, AttackInfo, Key, LossFn, example_keys
 
 __all__ = [
+    "Point",
     "Problem",
     "Search",
+    "Seen",
     "as_attack",
     "default_unroll",
     "end",
@@ -36,6 +39,22 @@ __all__ = [
 
 State = Any
 """A pytree whose leaves have the examples first, ``[n, ...]``."""
+
+
+class Point(NamedTuple):
+    """A point, its loss and the gradient there, ``[n, ...]``."""
+
+    u: Array
+    loss: Array
+    g: Array
+
+
+class Seen(NamedTuple):
+    """A point, its judgement, and the flags so far."""
+
+    point: Point
+    judged: Judgement
+    flags: Flags
 
 
 class Problem(NamedTuple):
@@ -67,11 +86,18 @@ class Problem(NamedTuple):
         """The verdict on these points."""
         return criteria.judge(self.loss_fn, self.place(u), self.y)
 
-    def judge_and_grad(self, u: Array) -> tuple[Judgement, Array]:
-        """The verdict, and the gradient with respect to ``u``, as it is."""
+    def look(self, u: Array, flags: Flags | None = None) -> Seen:
+        """The verdict and the gradient at ``u``, of which nan counts as zero."""
+        nowhere = jnp.zeros(len(u), bool)
         judge_and_grad = gradients.judge_and_grad(self.loss_fn, self.y)
         judged, g = judge_and_grad(self.place(u))
-        return judged, self.over_u(g)
+        g = self.over_u(g)
+        flags = gradients.flagged(flags or Flags(nowhere, nowhere), judged, g)
+        return Seen(Point(u, judged.loss, gradients.finite(g)), judged, flags)
+
+    def free(self, u: Array) -> Array:
+        """``u`` with 0 for features that are held fixed, which take no radius."""
+        return jnp.where(self.region.weights == 0, 0, u)
 
     def over_u(self, g: Array) -> Array:
         """The gradient with respect to ``u`` of one with respect to the input."""

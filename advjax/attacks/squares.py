@@ -119,7 +119,7 @@ def _over_images(problem: Problem, move: Callable, u: Array, *args: Array) -> Ar
     image = u.reshape(len(u), *_image(u.shape[1:]))
     moved = jax.vmap(lambda *each: move(*each, *args))
     moved = moved(problem.keys, image, region.radius).reshape(u.shape)
-    return jnp.where(region.weights == 0, 0, jnp.clip(moved, *problem.box()))
+    return problem.free(jnp.clip(moved, *problem.box()))
 
 
 def _begin(problem: Problem, moves: _Moves) -> _State:
@@ -233,7 +233,8 @@ def _bumps(norm: Norm) -> _Moves:
         signs = _signs(key, (num_rows, num_columns, c), like.dtype)
         of_tile = signs[(i // side) % num_rows, (j // side) % num_columns]
         bump = _bump(i % side, j % side, side, power, h, w)
-        return scaled(is_inside[..., None] * bump[..., None] * of_tile, radius)
+        bumps = jnp.where(is_inside, bump, 0)[..., None] * of_tile
+        return scaled(bumps, radius)
 
     def change(key, u, radius, share):
         h, w, c = u.shape
@@ -243,7 +244,7 @@ def _bumps(norm: Norm) -> _Moves:
         *_, emptied = _window(key_from, side, side, h, w)
         turns = jax.random.bernoulli(key_turn)
         i, j = jnp.where(turns, j, i), jnp.where(turns, i, j)
-        bump = to * _bump(i, j, side, power, h, w)[..., None]
+        bump = jnp.where(to, _bump(i, j, side, power, h, w)[..., None], 0)
         bump = normalised(bump) * _signs(key_sign, (1, 1, c), u.dtype)
         unused = jnp.maximum(radius**order - jnp.sum(length(u) ** order), 0) / c
         mass = length(jnp.where(to | emptied, u, 0)) ** order + unused

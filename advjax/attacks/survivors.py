@@ -1,0 +1,351 @@
+"""Components of an ensemble, each on the points that all before it left robust.
+
+Survivors are packed on the host into batches of a few sizes, so that few programs are
+compiled. Every random number depends on the example, the component and the restart
+alone: results do not depend on the size of batches, nor on which points others broke.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advjax import arguments, criteria, flags, losses, regions
+from advjax.arguments import Bounds
+from advjax.attacks import search
+from advjax.attacks.search import Search
+from advjax.flags import Flags
+from advjax.types import Array, Key, Loss, Predict, example_keys
+
+__all__ = ["Component", "Ensemble", "Found", "Row"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+    """One attack of an ensemble.
+
+    Attributes:
+        name: such as "apgd-ce".
+        search: its steps.
+        loss: what it raises, unless the search has a loss of its own.
+        num_repeats: restarts, or targets.
+    """
+
+    name: str
+    search: Search
+    loss: Loss = losses.cross_entropy
+    num_repeats: int = 1
+
+
+class Row(NamedTuple):
+    """What one component did.
+
+    Attributes:
+        name: of the component.
+        num_attacked: points that were robust before it.
+        num_broken: of these.
+    """
+
+    name: str
+    num_attacked: int
+    num_broken: int
+
+
+class Found(NamedTuple):
+    """The result of an ensemble, so far.
+
+    Attributes:
+        correct: at the input, ``[n]``.
+        robust: correct, and not broken by any component, ``[n]``.
+        x_adv: a point that breaks each example, ``[n, ...]``; the input where none was
+            found.
+        broken_by: the component, ``[n]``; -1 for none.
+        flags: of all components, ``[n]`` each.
+        probabilities: whether outputs look like probabilities, ``[n]``.
+        rows: of the components that have run.
+    """
+
+    correct: np.ndarray
+    robust: np.ndarray
+    x_adv: np.ndarray
+    broken_by: np.ndarray
+    flags: Flags
+    probabilities: np.ndarray
+    rows: tuple[Row, ...]
+
+    def caveats(self) -> tuple[str, ...]:
+        """Reasons to distrust the robust points, a line each; () for none."""
+        seen = self.flags._replace(zero_grad=self.flags.zero_grad & self.robust)
+        lines = seen.caveats()
+        lines += flags.of_probabilities(self.probabilities, self.flags.undefined)
+        n = len(self.robust)
+        return lines + tuple(
+            f"{row.num_broken} of {n} points were broken by square alone: gradients "
+            "may be masked"
+            for row in self.rows
+            if row.name == "square" and row.num_broken > _MOST_BY_SQUARE * n
+        )
+
+
+_MOST_BY_SQUARE = 0.002
+"""The share of points above which random search should not be needed."""
+
+
+class _Program(NamedTuple):
+    """A search, compiled: its first state, ``block`` steps at once, and its end."""
+
+    begin: Any
+    advance: Any
+    end: Any
+    block: int
+    num_steps: int
+
+    @property
+    def number(self) -> int:
+        """Of programs that were compiled."""
+        return sum(each._cache_size() for each in self[:3])
+
+
+class _Part(NamedTuple):
+    """Rows of a batch, on which a program runs."""
+
+    keys: Key
+    x: Array
+    y: Array
+    eps: Array
+    repeat: Array
+
+    def taken(self, rows: np.ndarray) -> "_Part":
+        return _Part(*(each[rows] for each in self))
+
+
+_BLOCK = {True: 10, False: 250}
+"""Steps of one program, with gradients and without."""
+
+
+def _program(predict: Predict, component: Component, bounds: Bounds | None) -> _Program:
+    steps = component.search
+    goal = criteria.Goal(predict, component.loss)
+    block = _divisor(steps.num_steps, _BLOCK[steps.has_gradients])
+
+    def problem(part: _Part) -> search.Problem:
+        x, y, eps, repeat = part.x, part.y, part.eps, part.repeat
+        return search.problem(part.keys, goal, x, y, eps, bounds, repeat)
+
+    def begin(part):
+        return steps.begin(problem(part))
+
+    def advance(part, state, first):
+        given = problem(part)
+
+        def step(state, k):
+            return steps.step(given, state, k), None
+
+        ks = first + jnp.arange(block)
+        unroll = block if steps.has_gradients else 1
+        state, _ = jax.lax.scan(step, state, ks, unroll=unroll)
+        return state, steps.fooled(given, state)
+
+    def end(part, state):
+        x_adv, info = steps.end(problem(part), state)
+        return x_adv, info, _is_broken(predict, part.y, x_adv)
+
+    compiled = (jax.jit(begin), jax.jit(advance), jax.jit(end))
+    return _Program(*compiled, block, steps.num_steps)
+
+
+def _divisor(number: int, most: int) -> int:
+    return max(d for d in range(1, most + 1) if number % d == 0)
+
+
+def _is_broken(predict: Predict, y: Array, x_adv: Array) -> Array:
+    """Whether the model is wrong there, at a point that is one."""
+    is_finite = jnp.all(jnp.isfinite(x_adv), axis=tuple(range(1, x_adv.ndim)))
+    return criteria.misclassified(predict(x_adv), y) & is_finite
+
+
+def _clean(
+    predict: Predict, bounds: Bounds | None, part: _Part
+) -> tuple[Array, Flags, Array]:
+    """Which inputs are classified rightly, and what is wrong with them, ``[n]``."""
+    output = predict(part.x)
+    _, outside = regions.region(part.x, part.eps, bounds)
+    nowhere = jnp.zeros(len(part.x), bool)
+    undefined = ~criteria.defined(output, part.y)
+    seen = Flags(nowhere, undefined, nowhere if outside is None else outside)
+    return criteria.correct(output, part.y), seen, criteria.probabilities(output)
+
+
+class Ensemble:
+    """Components that share a model; programs are compiled once for each size.
+
+    See ``ensembles.compiled``, which makes one.
+    """
+
+    def __init__(
+        self,
+        predict: Predict,
+        components: Sequence[Component],
+        bounds: Bounds | None,
+        batch_sizes: Sequence[int],
+    ):
+        """Compiles nothing yet."""
+        self.components = tuple(components)
+        self._sizes = sorted(arguments.count("batch_sizes", b) for b in batch_sizes)
+        self._programs = [_program(predict, each, bounds) for each in self.components]
+        self._clean = jax.jit(partial(_clean, predict, bounds))
+
+    @property
+    def num_programs(self) -> int:
+        """Programs that have been compiled so far, of all components."""
+        return sum(each.number for each in self._programs)
+
+    def __call__(
+        self,
+        key: Key,
+        x: Array,
+        y: Array,
+        eps: Array | float,
+        *,
+        start: Found | None = None,
+        after: Callable[[Found], None] | None = None,
+    ) -> Found:
+        """Attacks a data set.
+
+        Args:
+            key: one key, or ``[n]`` keys.
+            x: ``[n, ...]``.
+            y: ``[n]`` labels.
+            eps: radius, as of ``types.Attack``.
+            start: what an interrupted call had found after some components; it goes on
+                with the others.
+            after: is given what was found after each component.
+
+        Raises:
+            ValueError: for no examples, and for lengths or shapes that do not fit.
+        """
+        n = arguments.equal_lengths(x=x, y=y)
+        if n < 1:
+            msg = "x has no examples: give at least 1"
+            raise ValueError(msg)
+        keys = example_keys(key, n)
+        eps = jnp.asarray(eps, regions.promoted(x[:1]).dtype)
+        eps = jnp.broadcast_to(eps, (n,) if eps.ndim == 0 else (n, *eps.shape[1:]))
+        data = _Part(keys, jnp.asarray(x), jnp.asarray(y), eps, jnp.zeros(n, jnp.int32))
+        found = start or self._first(data)
+        for i in range(len(found.rows), len(self.components)):
+            found = self._run(i, found, data)
+            if after is not None:
+                after(found)
+        return found
+
+    def _first(self, data: _Part) -> Found:
+        """Before any component."""
+        parts = [
+            jax.tree.map(lambda leaf, m=number: np.asarray(leaf)[:m], self._clean(part))
+            for rows, number in self._batches(np.arange(len(data.x)))
+            for part in [data.taken(rows)]
+        ]
+        joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        correct, seen, probabilities = joined
+        nothing = np.full(len(correct), -1)
+        x = np.array(data.x)
+        return Found(correct, correct.copy(), x, nothing, seen, probabilities, ())
+
+    def _batches(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+        """Rows in batches of the compiled sizes, filled up, and how many are real."""
+        while rows.size:
+            part = rows[: self._sizes[-1]]
+            yield self._filled(part), part.size
+            rows = rows[self._sizes[-1] :]
+
+    def _filled(self, rows: np.ndarray) -> np.ndarray:
+        size = next(s for s in self._sizes if s >= rows.size)
+        return np.concatenate([rows, np.repeat(rows[-1:], size - rows.size)])
+
+    def _run(self, i: int, found: Found, data: _Part) -> Found:
+        """One component on what is robust, restart by restart or target by target."""
+        component = self.components[i]
+        robust, x_adv = found.robust.copy(), found.x_adv.copy()
+        broken_by, seen = found.broken_by.copy(), jax.tree.map(np.copy, found.flags)
+        keys = jax.vmap(jax.random.fold_in, (0, None))(data.keys, i)
+        data = data._replace(keys=keys)
+        first = 0
+        while first < component.num_repeats and robust.any():
+            alive = np.flatnonzero(robust)
+            number = max(1, self._sizes[-1] // alive.size)
+            repeats = np.arange(first, min(first + number, component.num_repeats))
+            first = repeats[-1] + 1
+            rows, repeat = np.tile(alive, repeats.size), np.repeat(repeats, alive.size)
+            results = self._attacked(self._programs[i], data, rows, repeat)
+            is_broken, points, has_zero_grad, is_undefined = results
+            # Of several repeats that break an example the first one counts.
+            for row in np.flatnonzero(is_broken)[::-1]:
+                x_adv[rows[row]] = points[row]
+            robust[rows[is_broken]] = False
+            broken_by[rows[is_broken]] = i
+            np.logical_or.at(seen.zero_grad, rows, has_zero_grad)
+            np.logical_or.at(seen.undefined, rows, is_undefined)
+        number = int(found.robust.sum())
+        row = Row(component.name, number, number - int(robust.sum()))
+        return found._replace(
+            robust=robust,
+            x_adv=x_adv,
+            broken_by=broken_by,
+            flags=seen,
+            rows=(*found.rows, row),
+        )
+
+    def _attacked(
+        self, program: _Program, data: _Part, rows: np.ndarray, repeat: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        """Whether each row was broken, where, and the flags of its gradients."""
+        every = []
+        order = np.arange(rows.size)
+        for places, number in self._batches(order):
+            part = data.taken(rows[places])._replace(repeat=jnp.asarray(repeat[places]))
+            every.append(self._searched(program, part, number))
+        return tuple(map(np.concatenate, zip(*every, strict=True)))
+
+    def _searched(
+        self, program: _Program, part: _Part, number: int
+    ) -> tuple[np.ndarray, ...]:
+        """One batch, which shrinks as its points are broken."""
+        rows = np.arange(number)
+        out: list[tuple[np.ndarray, ...]] = []
+        state = program.begin(part)
+        first, is_done = 0, False
+        while not is_done:
+            state, fooled = program.advance(part, state, first)
+            first += program.block
+            is_done = first >= program.num_steps
+            fooled = np.asarray(fooled)[: rows.size]
+            alive = np.flatnonzero(~fooled)
+            is_done |= alive.size == 0
+            if is_done or self._filled(alive).size < len(part.y):
+                x_adv, info, is_broken = jax.device_get(program.end(part, state))
+                ended = np.arange(rows.size) if is_done else np.flatnonzero(fooled)
+                out.append(
+                    (
+                        rows[ended],
+                        is_broken[ended],
+                        x_adv[ended],
+                        info.zero_grad[ended],
+                        _known(info.undefined_grad, x_adv)[ended],
+                    )
+                )
+                kept = self._filled(alive) if alive.size else alive
+                rows = rows[alive]
+                part = part.taken(kept)
+                state = jax.tree.map(lambda leaf, kept=kept: leaf[kept], state)
+        joined = [np.concatenate(each) for each in zip(*out, strict=True)]
+        back = np.argsort(joined[0])
+        return tuple(each[back] for each in joined[1:])
+
+
+def _known(flag: Any, x: np.ndarray) -> np.ndarray:
+    return np.zeros(len(x), bool) if flag is None else np.asarray(flag)
