@@ -8,7 +8,7 @@ import numpy as np
 
 
 def in_batches(function: Callable, batch_size: int, *arrays: Any, axis: int = 0) -> Any:
-    """``function(*arrays[b, ...])`` of every part, joined on the host.
+    """``function`` of every part of ``batch_size`` examples, joined on the host.
 
     Args:
         function: compiled by the caller, for two sizes where the last part is smaller.

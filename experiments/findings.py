@@ -137,6 +137,11 @@ def follows(*, is_so: bool) -> str:
     return AGREES if is_so else CONTRADICTED
 
 
+def proved(*, is_so: bool, is_not: bool = False) -> str:
+    """The verdict on a claim that is shown, or its contrary, or neither, as by nan."""
+    return follows(is_so=is_so) if is_so or is_not else UNDECIDED
+
+
 def from_json(content: Any) -> Finding:
     """The finding of a parsed ``results.json``.
 

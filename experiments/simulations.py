@@ -67,6 +67,10 @@ def replicated(
     )
 
 
+ORDER_WITHIN = 0.1
+"""Of an exponent that a theorem states as an order."""
+
+
 def design_key(config: Config, n: int, d: int) -> Key:
     """A key for each design of a study."""
     return jax.random.fold_in(jax.random.key(config.seed), n * 10_000 + d)

@@ -28,6 +28,7 @@ from experiments.transition import (
     comparison,
     connectivity,
     fine_tuning,
+    methods,
     overfitting,
     paths,
     readings,
@@ -211,8 +212,28 @@ def test_the_thresholds_of_collapse_are_of_each_seed():
     collapsed = xr.DataArray(collapsed, {"eps": [0.1, 0.2]}, ("eps", "seed"))
     found = catastrophic.unstable_radius(collapsed)
     np.testing.assert_array_equal(found, [0.2, np.nan, 0.1])
-    stable = catastrophic.stable_radius(collapsed["eps"], found)
+    accuracy = xr.full_like(collapsed, 0.9, float)
+    stable = catastrophic.stable_radius(accuracy, found)
     np.testing.assert_array_equal(stable, [0.1, 0.2, 0.0])
+    # A radius at which nothing was learned is no stable one.
+    accuracy[1, 1] = 0.2
+    stable = catastrophic.stable_radius(accuracy, found)
+    np.testing.assert_array_equal(stable, [0.1, 0.1, 0.0])
+
+
+def test_crossings_of_a_sample_agree_and_never_contradict():
+    config = methods.get_config("smoke")
+    status = xr.DataArray(["CROSSES", "NEVER"], dims="seed")
+    values = xr.Dataset({"status": status, "eps_star": ("seed", [0.1, np.nan])})
+    for training, number, verdict in (
+        ("MART", 1, "agrees"),
+        ("MART", 2, "undecided"),
+        ("Adam", 1, "no claim"),
+    ):
+        part = values.isel(seed=slice(number)).assign_coords(training=training)
+        found = methods._crossing(config, part)
+        assert found.verdict == verdict
+        assert (found.printed == "") == (training == "Adam")
 
 
 def test_the_gap_ratio_starts_at_one():

@@ -163,9 +163,10 @@ def _report(config: Config, values: xr.Dataset) -> Report:
         "clipping; change of the largest eigenvalue of H_x over the attack, relative, "
         "of the means. Where an image is black, gates of convolutions without biases "
         "are on their kink: there κ with free gates has no limit of small strength. "
-        f"Images without a gradient, {facts['num_without_gradient']} in all, have no "
-        "angles. Intervals: 1.96 standard errors over images. In Figure 1 columns are "
-        "in units of the largest entry of δ, differences enlarged as written.\n\n"
+        f"{facts['num_without_gradient']} images lack an angle; means of angles are "
+        "over the others. Intervals: 1.96 standard errors over images. In Figure 1 "
+        "columns are in units of the largest entry of δ, differences enlarged as "
+        "written.\n\n"
         f"Networks: {facts['networks']}.",
     )
 

@@ -158,6 +158,7 @@ def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
             {"difference": difference},
             contrasts(difference, begin(config)),
         ],
+        join="exact",
         combine_attrs="override",
     )
 
@@ -228,8 +229,9 @@ def _setting(config: Config) -> str:
 def _findings(config: Config, values: xr.Dataset) -> list[findings.Finding]:
     """Of one number of steps; Figure 8 has a difference that rises at the large radius.
 
-    There it is larger than at the small one, over the radius as well. These are claims
-    about the course of training, which another network can test.
+    At the large radius it is larger than at the small one, also when divided by the
+    radius. These are claims about the course of training, which another network can
+    test.
     """
     steps = f"{int(values['num_steps'])} steps"
     size = f"{_setting(config)}, {values.attrs['num_train']} images, "

@@ -160,7 +160,8 @@ def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
                 "measured_c": arrays.moments(cost["c"]),
                 "largest_gap": cost["gap"].max(skipna=False),
             },
-        ]
+        ],
+        join="exact",
     )
 
 

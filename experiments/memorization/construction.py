@@ -73,16 +73,15 @@ class Construction(NamedTuple):
 
 def made(config: Config, run: Networks, network: tuple[Any, Any]) -> Construction:
     """f_adv on one of the clean networks of a run."""
-    eps = run.config.eps[0]
     clean = jax.jit(partial(run.model(dtype=jnp.float32).predict, *network))
     points = _points(config, run, clean)
     train = points.train
     broken = np.array([wrong(config, clean, x, train.y) for x in points.own])
     is_small = broken.any(axis=0)
     small = Batch(train.x[is_small], train.y[is_small])
-    targets = jax.nn.one_hot(small.y, clean(small.x[:1]).shape[1])
+    targets = jax.nn.one_hot(small.y, recipe.DATASETS[run.config.dataset])
     f_adv = memorization.classifier(
-        clean, norms.linf, jnp.asarray(small.x), targets, eps
+        clean, norms.linf, jnp.asarray(small.x), targets, run.config.eps[0]
     )
     return Construction(config, run, network, points, broken, clean, small, f_adv)
 

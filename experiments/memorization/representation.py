@@ -182,14 +182,16 @@ def _findings_of_f_adv(config: Config, values: xr.Dataset) -> list[findings.Find
             f"{apart:.3f}",
             printed=f"above 2δ = {2 * eps:.3f}",
             size=size,
-            verdict=findings.follows(is_so=apart > 2 * eps),
+            verdict=findings.proved(is_so=apart > 2 * eps, is_not=apart <= 2 * eps),
         ),
         _is_robust("f_adv", "attacks not used to build it", robust, size),
         findings.finding(
             "clean test error of f_adv is that of f_clean; largest difference",
             float(clean.max(skipna=False)),
             printed="0 points",
-            verdict=findings.follows(is_so=bool((clean == 0).all())),
+            verdict=findings.proved(
+                is_so=bool((clean == 0).all()), is_not=bool((clean > 0).any())
+            ),
             **points,
         ),
         findings.finding(
@@ -233,21 +235,25 @@ def _findings_of_relu(config: Config, values: xr.Dataset) -> list[findings.Findi
             f"{apart:.3f}",
             printed=f"above {1 + config.shell:g}δ = {outer:.3f}",
             size=size,
-            verdict=findings.follows(is_so=apart > outer),
+            verdict=findings.proved(is_so=apart > outer, is_not=apart <= outer),
         ),
         findings.finding(
             "largest difference of the ReLU network to f_adv off the shells",
             f"{off:.1e}",
             printed=f"at most {config.error:g}",
             size=f"{int(values['num_points'].sel(side='off').sum())} points",
-            verdict=findings.follows(is_so=off <= config.error),
+            verdict=findings.proved(
+                is_so=off <= config.error, is_not=off > config.error
+            ),
         ),
         findings.finding(
             "parameters of the ReLU network, over the bound of Theorem 3.3",
             float(share.max(skipna=False)),
             printed="at most 1",
             size=size,
-            verdict=findings.follows(is_so=bool((share <= 1).all())),
+            verdict=findings.proved(
+                is_so=bool((share <= 1).all()), is_not=bool((share > 1).any())
+            ),
         ),
         _is_robust(
             "the ReLU network",

@@ -202,7 +202,7 @@ def _findings(config: Config, values: xr.Dataset) -> list[findings.Finding]:
             size=size,
             form=".4f",
             interval="largest, by the certificate",
-            verdict=_bracketed(
+            verdict=findings.proved(
                 is_so=_most(train) == 0, is_not=_most(values["robust_train_least"]) > 0
             ),
         ),
@@ -219,18 +219,13 @@ def _findings(config: Config, values: xr.Dataset) -> list[findings.Finding]:
             printed="larger",
             size=size,
             form=".4f",
-            verdict=_bracketed(is_so=bool((least_gap > 0).all())),
+            verdict=findings.proved(is_so=bool((least_gap > 0).all())),
         ),
     ]
 
 
 def _most(values: xr.DataArray) -> float:
     return float(values.max(skipna=False))
-
-
-def _bracketed(*, is_so: bool, is_not: bool = False) -> str:
-    """The verdict on a claim that bounds of errors prove, or disprove, or neither."""
-    return findings.follows(is_so=is_so) if is_so or is_not else findings.UNDECIDED
 
 
 def _last(values: xr.Dataset) -> xr.DataArray:

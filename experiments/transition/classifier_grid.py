@@ -222,7 +222,8 @@ def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
     first = first_selectable(setup.config.select_from, setup.config.num_epochs)
     by_rule = {rule: readings.read_off(trained, rule, first) for rule in RULES}
     read = arrays.stacked(by_rule, "rule")
-    values = xr.merge([trained.astype(np.float32), read], combine_attrs="override")
+    options = {"join": "exact", "combine_attrs": "override"}
+    values = xr.merge([trained.astype(np.float32), read], **options)
     return values.assign_attrs(row=setup.config.row)
 
 

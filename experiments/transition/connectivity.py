@@ -193,7 +193,7 @@ def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
     config, grid = setup.config, setup.inputs["grid"]
     num_seeds = grid.config.num_seeds
     pairs = [
-        xr.merge([found[f"curve-{i}"], found[f"plane-{i}"]])
+        xr.merge([found[f"curve-{i}"], found[f"plane-{i}"]], join="exact")
         for i in range(len(config.eps) * num_seeds)
     ]
     rows = {

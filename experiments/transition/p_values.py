@@ -42,8 +42,6 @@ TESTS = ("parameters", "loss", "loss, by rank")
 LEVELS = (-2, 0, 2)
 """Values of log(ε/√(d/n)) that the report shows."""
 QUARTILES = (0.25, 0.5, 0.75)
-WITHIN = 0.1
-"""Of the exponent, which a theorem states as an order."""
 
 
 def _check(config: Config, inputs: Mapping[str, Any]) -> None:
@@ -214,12 +212,13 @@ def exponent(values: xr.Dataset) -> intervals.Interval:
 def _exponent_finding(config: Config, values: xr.Dataset) -> findings.Finding:
     found = exponent(values)
     return findings.finding(
-        f"exponent of ε* by loss crossing in d/n: within {WITHIN:g} of 1/2",
+        "exponent of ε* by loss crossing in d/n: within "
+        f"{simulations.ORDER_WITHIN:g} of 1/2",
         found,
         printed="1/2",
         interval="by the bootstrap",
         size=f"{values.sizes['d']} dimensions, {config.num_adversarial} runs a point",
-        verdict=findings.equal(found, 0.5, WITHIN),
+        verdict=findings.equal(found, 0.5, simulations.ORDER_WITHIN),
         form=".2f",
     )
 

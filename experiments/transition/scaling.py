@@ -50,8 +50,6 @@ REGIMES = {"small": "d ≪ n", "moderate": "d ~ n", "large": "d ≫ n"}
 """By the fields of the configuration, ``small_n`` and ``small_d``."""
 FITTED = ("d ≪ n", "d ≫ n")
 """Where a power law can hold: least squares has a pole at d = n."""
-WITHIN = 0.1
-"""Of the exponent, which a theorem states as an order."""
 
 
 def _check(config: Config, inputs: Mapping[str, Any]) -> None:
@@ -286,12 +284,12 @@ def _finding(
     number = int((values["regime"] == regime).sum())
     return findings.finding(
         f"exponent of the radius in d/n, {regime}, by the {ratio} at {level}: within "
-        f"{WITHIN:g} of 1/2",
+        f"{simulations.ORDER_WITHIN:g} of 1/2",
         fit,
         printed="1/2",
         size=f"{number} designs, {config.num_replicates} replicates",
         form=".3f",
-        verdict=findings.equal(fit, 0.5, WITHIN),
+        verdict=findings.equal(fit, 0.5, simulations.ORDER_WITHIN),
     )
 
 

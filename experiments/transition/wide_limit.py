@@ -151,9 +151,10 @@ def _difference_finding(
     widest = values["difference"].isel(h=-1).sel(eps=eps)
     found, h = intervals.over(widest, config.num_replicates), int(widest["h"])
     return findings.finding(
-        f"rms difference to the linear model is below √(d/n) at h = {h}, ε = {eps:g}",
+        f"rms difference to the linear model is below √(d/n) = {_scale(config):.3f} at "
+        f"h = {h}, ε = {eps:g}",
         found,
-        printed=f"below {_scale(config):.3f} for large h",
+        printed="o(√(d/n)), a limit",
         size=f"h = {h}, {config.num_replicates} replicates",
         verdict=findings.below(found, _scale(config)),
         form=".4f",
