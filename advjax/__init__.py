@@ -11,9 +11,10 @@ Everything is a pure function of arrays. Modules are imported by name, as in
 | `criteria` | which outputs are right, and what an attack is after |
 | `attacks` | fgsm, pgd, apgd, fab, square, best_of, smooth; AutoAttack |
 | `flags` | reasons to distrust what an attack found |
+| `programs` | operations of a model that hide its gradients |
 | `regions` | balls and boxes: where an attack may go |
 | `arguments` | checks of what a caller passes |
-| `objectives` | what training minimises: standard, adversarial, TRADES, MART |
+| `objectives` | what training minimises: clean, adversarial, TRADES, MART, GradAlign |
 | `penalties` | which parameters a penalty takes, and LASSO with exact zeros |
 | `linear` | linear regression under attack: closed forms, risks, the optimum |
 | `lazy` | two-layer networks with a fixed output layer, and the linear limit |
@@ -24,6 +25,7 @@ Everything is a pure function of arrays. Modules are imported by name, as in
 | `data` | Gaussian designs and small real data sets |
 | `augmentation` | crops, flips and rotations of a batch of images |
 | `train` | the state, the step, and two ways of dispatching steps |
+| `free` | free adversarial training: one gradient for weights and inputs |
 | `evaluate` | clean and robust accuracy and loss, with intervals |
 | `curves` | curves of low loss between two networks, and their plane |
 | `hessians` | products with Hessians, of one input or over a data set |

@@ -14,6 +14,13 @@ attack never move the running averages.
 
 Dropout draws one mask for each training pass from the objective's key; with
 ``attack_mode="train"`` the attack meets the mask of the pass on the attacked inputs.
+
+``weight_eps`` makes it adversarial weight perturbation: each weight array w moves by
+weight_eps · ‖w‖₂ · g / ‖g‖₂ up the gradient g of the objective at the attacked inputs,
+and the objective is that of the moved weights. The move counts as a constant, too.
+Biases and normalisation stay. 0.01 for adversarial training and 0.005 for TRADES are
+those of Wu, Xia and Wang, Adversarial weight perturbation helps robust generalization,
+2020.
 """
 
 from collections.abc import Callable
@@ -21,7 +28,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from advjax import arguments, losses, penalties
+from advjax import arguments, losses, norms, penalties
+from advjax.norms import Norm
 from advjax.penalties import Where
 from advjax.types import (
     Array,
@@ -33,9 +41,17 @@ from advjax.types import (
     Objective,
     Params,
     Predict,
+    example_keys,
 )
 
-__all__ = ["adversarial", "mart", "standard", "trades", "with_penalty"]
+__all__ = [
+    "adversarial",
+    "mart",
+    "standard",
+    "trades",
+    "with_alignment",
+    "with_penalty",
+]
 
 
 def standard(model: Model, loss: Loss) -> Objective:
@@ -54,13 +70,18 @@ def standard(model: Model, loss: Loss) -> Objective:
 
 
 def adversarial(
-    model: Model, loss: Loss, attack: Attack, *, attack_mode: str = "eval"
+    model: Model,
+    loss: Loss,
+    attack: Attack,
+    *,
+    attack_mode: str = "eval",
+    weight_eps: float = 0.0,
 ) -> Objective:
     """Mean of ``loss`` at the attacked inputs: (1/n) Σ max over delta of loss.
 
     Madry et al., Towards deep learning models resistant to adversarial attacks, 2018.
     """
-    frozen = _frozen(model, attack_mode)
+    frozen, moved = _frozen(model, attack_mode), _moved(weight_eps)
     arguments.functions(loss=loss, attack=attack)
 
     def objective(params, batch_stats, key, batch, eps):
@@ -68,17 +89,26 @@ def adversarial(
         x_adv, info = attack(
             key, lambda x, y: loss(predict(x), y), batch.x, batch.y, eps
         )
-        logits, batch_stats = model.apply(
-            params, batch_stats, x_adv, train=True, key=key_adv
-        )
-        terms = loss(logits, batch.y)
-        return jnp.mean(terms), Aux(batch_stats, terms, logits, info)
+
+        def value(params):
+            logits, stats = model.apply(
+                params, batch_stats, x_adv, train=True, key=key_adv
+            )
+            terms = loss(logits, batch.y)
+            return jnp.mean(terms), Aux(stats, terms, logits, info)
+
+        return value(moved(value, params))
 
     return objective
 
 
 def trades(
-    model: Model, attack: Attack, *, beta: float, attack_mode: str = "eval"
+    model: Model,
+    attack: Attack,
+    *,
+    beta: float,
+    attack_mode: str = "eval",
+    weight_eps: float = 0.0,
 ) -> Objective:
     """Mean of CE(p, y) + beta · KL(p ‖ p_adv), the attack raising the KL term.
 
@@ -92,6 +122,7 @@ def trades(
     2019.
     """
     frozen, passes = _frozen(model, attack_mode), _two_passes(model)
+    moved = _moved(weight_eps)
     arguments.functions(attack=attack)
     arguments.number("beta", beta)
 
@@ -104,16 +135,25 @@ def trades(
             predict(batch.x),
             eps,
         )
-        clean, logits, batch_stats = passes(params, batch_stats, key, batch.x, x_adv)
-        terms = arguments.single(losses.cross_entropy(clean, batch.y))
-        terms = terms + beta * losses.kl(clean, logits)
-        return jnp.mean(terms), Aux(batch_stats, terms, logits, info)
+
+        def value(params):
+            clean, logits, stats = passes(params, batch_stats, key, batch.x, x_adv)
+            terms = arguments.single(losses.cross_entropy(clean, batch.y))
+            terms = terms + beta * losses.kl(clean, logits)
+            return jnp.mean(terms), Aux(stats, terms, logits, info)
+
+        return value(moved(value, params))
 
     return objective
 
 
 def mart(
-    model: Model, attack: Attack, *, beta: float, attack_mode: str = "eval"
+    model: Model,
+    attack: Attack,
+    *,
+    beta: float,
+    attack_mode: str = "eval",
+    weight_eps: float = 0.0,
 ) -> Objective:
     """Mean of BCE(p_adv, y) + beta · KL(p ‖ p_adv) · (1 - p[y]), the attack raising CE.
 
@@ -125,6 +165,7 @@ def mart(
     examples, 2020.
     """
     frozen, passes = _frozen(model, attack_mode), _two_passes(model)
+    moved = _moved(weight_eps)
     arguments.functions(attack=attack)
     arguments.number("beta", beta)
 
@@ -134,9 +175,13 @@ def mart(
         x_adv, info = attack(
             key, lambda x, y: losses.cross_entropy(predict(x), y), x, y, eps
         )
-        clean, logits, batch_stats = passes(params, batch_stats, key, x, x_adv)
-        terms = _mart_terms(clean, logits, y, beta)
-        return jnp.mean(terms), Aux(batch_stats, terms, logits, info)
+
+        def value(params):
+            clean, logits, stats = passes(params, batch_stats, key, x, x_adv)
+            terms = _mart_terms(clean, logits, y, beta)
+            return jnp.mean(terms), Aux(stats, terms, logits, info)
+
+        return value(moved(value, params))
 
     return objective
 
@@ -183,6 +228,80 @@ def with_penalty(
     return penalised
 
 
+def with_alignment(
+    objective: Objective,
+    model: Model,
+    loss: Loss,
+    *,
+    strength: float,
+    norm: Norm = norms.linf,
+    attack_mode: str = "eval",
+) -> Objective:
+    """``objective`` plus strength · mean of 1 - cos(∇ℓ(x), ∇ℓ(x + η)): GradAlign.
+
+    η is uniform in the ball, and the gradients, with respect to the input, are those of
+    ``loss``. Where they turn within the ball, a single step of ``attacks.fgsm`` no
+    longer finds the maximum, and training on it overfits catastrophically. The penalty
+    needs second derivatives. A gradient of zero has the cosine 0.
+
+    Args:
+        objective: without the penalty, such as ``adversarial`` by one step.
+        model: the network.
+        loss: the loss ℓ.
+        strength: the published one is 0.2 for ε = 8/255 on CIFAR-10.
+        norm: of the ball.
+        attack_mode: of the passes that give the gradients.
+
+    Returns:
+        An objective whose ``Aux.losses`` are without the penalty.
+
+    Andriushchenko and Flammarion, Understanding and improving fast adversarial
+    training, 2020.
+    """
+    norms.check(norm)
+    arguments.functions(loss=loss)
+    arguments.number("strength", strength)
+    passed = _passes_of(model, attack_mode)
+
+    def aligned(params, batch_stats, key, batch, eps):
+        value, aux = objective(params, batch_stats, key, batch, eps)
+        predict, (x, y) = passed(params, batch_stats, key), batch
+        keys = example_keys(_dropout(key, _ALIGNED), len(x))
+        eta = jax.vmap(norm.sample)(keys, x)
+        radius = jnp.asarray(eps, eta.dtype)
+        eta = radius.reshape(radius.shape + (1,) * (x.ndim - radius.ndim)) * eta
+
+        def gradient(x):
+            total = lambda x: jnp.sum(loss(predict(x), y))  # noqa: E731
+            return jax.vmap(norms.l2.steepest)(jax.grad(total)(x))
+
+        cosine = jnp.sum(gradient(x) * gradient(x + eta)) / len(x)
+        return value + strength * (1 - cosine), aux
+
+    return aligned
+
+
+def _moved(weight_eps: float) -> Callable[[Callable, Params], Params]:
+    """``(value, params) -> params`` where the weights are moved up the gradient."""
+    arguments.number("weight_eps", weight_eps)
+    if arguments.is_known(weight_eps) and weight_eps == 0:
+        return lambda _value, params: params
+
+    def moved(value, params):
+        frozen = jax.lax.stop_gradient(params)
+        g = jax.lax.stop_gradient(jax.grad(value, has_aux=True)(frozen)[0])
+
+        def move(is_weight, w, w_frozen, g):
+            if not is_weight:
+                return w
+            length = weight_eps * norms.l2.value(w_frozen)
+            return w + length * norms.l2.steepest(g).astype(w.dtype)
+
+        return jax.tree.map(move, penalties.weights(params), params, frozen, g)
+
+    return moved
+
+
 def _two_passes(model: Model) -> Callable:
     """Training passes on clean, then on attacked inputs."""
 
@@ -200,25 +319,37 @@ def _two_passes(model: Model) -> Callable:
 
 def _frozen(model: Model, attack_mode: str) -> Callable[[Params, Params, Key], Predict]:
     """``(params, batch_stats, key) -> predict(x)``, constants to the attack."""
+    passes = _passes_of(model, attack_mode)
+
+    def frozen(params, batch_stats, key):
+        return passes(*jax.lax.stop_gradient((params, batch_stats)), key)
+
+    return frozen
+
+
+def _passes_of(
+    model: Model, attack_mode: str
+) -> Callable[[Params, Params, Key], Predict]:
+    """``(params, batch_stats, key) -> predict(x)``, which moves no statistics."""
     arguments.model(model)
     if attack_mode not in ("eval", "train"):
         msg = f"attack_mode = {attack_mode!r}: choose 'eval' or 'train'"
         raise ValueError(msg)
 
-    def frozen(params, batch_stats, key):
-        params, batch_stats = jax.lax.stop_gradient((params, batch_stats))
+    def passes(params, batch_stats, key):
         if attack_mode == "eval":
             return lambda x: model.predict(params, batch_stats, x)
         key = _dropout(key, _ATTACKED)
         return lambda x: model.apply(params, batch_stats, x, train=True, key=key)[0]
 
-    return frozen
+    return passes
 
 
 # Attacks fold the numbers of the examples, from zero on, into the key; the largest
-# numbers are free for the masks of the two passes.
+# numbers are free for the masks of the two passes, and of alignment.
 _CLEAN = jnp.iinfo(jnp.int32).max
 _ATTACKED = _CLEAN - 1
+_ALIGNED = _CLEAN - 2
 
 
 def _dropout(key: Key, name: int) -> Key:

@@ -67,8 +67,10 @@ from advjax import (
     models,
     norms,
     objectives,
+    programs,
     train,
 )
+from advjax.attacks import ensembles
 from advjax.types import Batch
 from experiments import figures
 
@@ -164,7 +166,25 @@ predict = {
 }
 
 # %% [markdown]
-# ## The attack, in ten lines
+# ## AutoAttack
+#
+# What the field believes: APGD on cross-entropy and on targets, FAB and Square, each on
+# the images that those before it left robust. `caveats` are reasons to distrust the
+# number, and `programs.caveats` says which operations of a model hide its gradients.
+
+# %%
+autoattack = ensembles.compiled(
+    predict["NNX"], ensembles.standard(norms.linf, num_classes=10), bounds=(0.0, 1.0)
+)
+found = autoattack(next(keys), *test, EPS)
+print(f"clean {100 * found.correct.mean():.1f} %")
+for row in found.rows:
+    print(f"{row.name:8} breaks {row.num_broken} of {row.num_attacked}")
+print(f"robust at eps = {EPS:g}: {100 * found.robust.mean():.1f} %")
+found.caveats() + programs.caveats(predict["NNX"], test.x[:1])
+
+# %% [markdown]
+# ## An attack of your own, in ten lines
 #
 # `eps` is data: another radius compiles nothing. `info.zero_grad` marks examples whose
 # gradient vanished, where an attack fails silently and a model only looks robust.

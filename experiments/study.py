@@ -20,6 +20,7 @@ from values alone, ``advjax redraw`` makes them anew without computing.
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import xarray as xr
@@ -48,12 +49,14 @@ class Setup(NamedTuple):
         inputs: what it needs, by field.
         trained: curves of what it trained, by part, as ``trainer.train_networks``.
         path: the work directory.
+        found: what the cases before have measured, by name.
     """
 
     config: Config
     inputs: Mapping[str, Any]
     trained: Mapping[str, xr.Dataset]
     path: Path
+    found: Mapping[str, xr.Dataset] = MappingProxyType({})
 
     def networks(self, part: str, name: str = "last") -> list[tuple[Any, Any]]:
         """Parameters and batch statistics of the networks of a part, one by one."""
@@ -175,14 +178,14 @@ class Study:
         measure = self.measure
         if measure is None:
             return {}
+        found: dict[str, xr.Dataset] = {}
 
         def packed(*arguments: Any) -> dict[str, Any]:
-            return arrays.packed(measure(setup, *arguments))
+            return arrays.packed(measure(setup._replace(found=found), *arguments))
 
-        return {
-            name: arrays.unpacked(workdir.stage(name, packed, *arguments))
-            for name, arguments in self.cases(setup).items()
-        }
+        for name, arguments in self.cases(setup).items():
+            found[name] = arrays.unpacked(workdir.stage(name, packed, *arguments))
+        return found
 
 
 def reported(

@@ -280,11 +280,17 @@ def test_batches_and_order_change_nothing(found, batch_sizes):
 def test_an_ensemble_goes_on_where_it_was():
     run = ensembles.compiled(_linear, COMPONENTS, bounds=BOX, batch_sizes=(8, 64))
     seen = []
-    whole = run(KEY, X, Y, 0.08, after=seen.append)
-    assert [len(each.rows) for each in seen] == [1, 2, 3]
-    again = run(KEY, X, Y, 0.08, start=seen[0])
-    np.testing.assert_array_equal(again.robust, whole.robust)
-    assert again.rows[0] == seen[0].rows[0]
+    whole = run(KEY, X, Y, 0.08, watch=seen.append)
+    assert {each.name for each in seen} == {each.name for each in COMPONENTS}
+    assert all(each.done <= each.total for each in seen)
+    assert seen[-1].done == seen[-1].total
+    found = None
+    for number in (0, 1, 1, 3):
+        found = run(KEY, X, Y, 0.08, start=found, num_components=number)
+        assert len(found.rows) == number
+    np.testing.assert_array_equal(found.robust, whole.robust)
+    np.testing.assert_array_equal(found.x_adv, whole.x_adv)
+    assert found.rows == whole.rows
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 4])
@@ -298,8 +304,43 @@ def test_few_classes_have_components_of_their_own(make, num_classes):
         goal = criteria.Goal(predict, component.loss)
         problem = attacks.search.problem(KEY, goal, X, y, 0.05, BOX)
         jax.eval_shape(lambda p=problem, t=steps: t.step(p, t.begin(p), 0))
-    with pytest.raises(ValueError, match="num_classes = 1: choose"):
-        make(norms.linf, num_classes=1)
+    with pytest.raises(ValueError, match="num_classes = 0: choose"):
+        make(norms.linf, num_classes=0)
+
+
+def test_single_logits_are_attacked_as_two_classes():
+    w = W[1] - W[0]
+
+    def single(x):
+        return _linear(x, w=w[None])[:, 0]
+
+    signs = jnp.where(single(X) > 0, 1, -1)
+    components = ensembles.standard(norms.linf, num_classes=1)
+    assert [each.num_repeats for each in components] == [1, 1, 1, 1]
+    run = ensembles.compiled(single, COMPONENTS, bounds=BOX, batch_sizes=(40,))
+    found = run(KEY, X, signs, 0.08)
+    two = ensembles.compiled(
+        lambda x: jnp.stack([jnp.zeros(len(x)), single(x)], axis=1),
+        *(COMPONENTS,),
+        bounds=BOX,
+        batch_sizes=(40,),
+    )
+    expected = two(KEY, X, (signs + 1) // 2, 0.08)
+    assert 0 < found.robust.sum() < found.correct.sum()
+    np.testing.assert_array_equal(found.robust, expected.robust)
+    np.testing.assert_array_equal(found.x_adv, expected.x_adv)
+
+
+def test_points_at_which_nothing_moves_are_counted():
+    def flat(x):
+        return _linear(jnp.zeros_like(x) + 0.5)
+
+    y = jnp.argmax(flat(X), axis=1)
+    found = ensembles.compiled(flat, COMPONENTS[:1], bounds=BOX)(KEY, X, y, 0.08)
+    assert found.robust.all()
+    assert found.stuck.all()
+    line = "points look robust where no attack raised the loss at all"
+    assert f"{N} of {N} {line}" in found.caveats()
 
 
 def test_what_gradients_do_not_see_is_found_by_square():

@@ -488,6 +488,12 @@ OBJECTIVES = {
     "penalised": lambda attack: objectives.with_penalty(
         objectives.adversarial(MODEL, losses.cross_entropy, attack), _lasso
     ),
+    "aligned": lambda attack: objectives.with_alignment(
+        objectives.adversarial(MODEL, losses.cross_entropy, attack),
+        MODEL,
+        losses.cross_entropy,
+        strength=0.2,
+    ),
 }
 each_objective = pytest.mark.parametrize("name", OBJECTIVES)
 INNER = _pgd(norms.linf, start=attacks.gaussian(1e-3))

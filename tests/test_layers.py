@@ -60,8 +60,10 @@ ALLOWED = {
         "attacks",
         "criteria",
     },
-    "objectives": {"arguments", "losses", "penalties"},
+    "objectives": {"arguments", "losses", "norms", "penalties"},
     "train": {"arguments", "criteria"},
+    "programs": set(),
+    "free": {"arguments", "criteria", "norms", "train"},
     "evaluate": {"arguments", "criteria", "flags", "norms", "regions"},
 }
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,15 +20,19 @@ import pytest
 from safetensors.numpy import load_file
 
 from advjax import attacks, data, evaluate, losses, norms, objectives, train
+from advjax.attacks import ensembles, survivors, targets
+from advjax.attacks.survivors import Component
 from advjax.types import Batch
 from experiments import arrays, checks, devices, run, workdir
 from experiments.files import FileError
 from experiments.training import (
+    autoattack,
     classifier,
     engine,
     evaluation,
     parameters,
     recipe,
+    testing,
     trainer,
 )
 from experiments.training.checkpoints import Checkpoints
@@ -746,7 +751,7 @@ def test_the_engine_follows_factor_sparsity_and_watches(tmp_path):
     assert line["factor"] == pytest.approx(list(curves["factor"].values[-1]))
 
 
-@pytest.mark.parametrize("objective", recipe.OBJECTIVES)
+@pytest.mark.parametrize("objective", [o for o in recipe.OBJECTIVES if o != "free"])
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_every_objective_and_mode_takes_a_step(objective, mode):
     config = _recipe(objective=objective, attack_mode=mode, num_steps=1)
@@ -760,6 +765,23 @@ def test_every_objective_and_mode_takes_a_step(objective, mode):
     after, metrics = jax.jit(step)(state, Batch(x, jnp.array([0, 1, 2, 0])), 0.1)
     assert np.isfinite(metrics["loss"])
     assert (jax.tree.leaves(after.params)[1] != jax.tree.leaves(state.params)[1]).any()
+
+
+@pytest.mark.parametrize(
+    "change", ["objective=free", "weight_eps=0.01", "alignment=0.2"]
+)
+def test_other_ways_of_training_learn(change, tmp_path):
+    found = _run([*SMALL, "--config.num_epochs=8", f"--config.{change}"], tmp_path)
+    losses = found["robust_loss"].values.squeeze()
+    assert losses[-1] < 0.6 * losses[0]
+    assert found["test_robust_accuracy"][-1] > 0.5
+
+
+def test_terms_that_an_objective_does_not_have_are_refused(tmp_path, capsys):
+    for changes in ("objective=free weight_eps=0.1", "objective=standard alignment=1"):
+        options = [f"--config.{change}" for change in changes.split()]
+        assert run.main([*SMALL, *options, f"--workdir={tmp_path}/w"]) == 2
+        assert "choose from adversarial, trades, mart, or 0" in capsys.readouterr().err
 
 
 def test_evaluation_reports_what_a_direct_attack_finds(tmp_path, capsys):
@@ -806,6 +828,70 @@ def test_evaluation_reports_what_a_direct_attack_finds(tmp_path, capsys):
     parameters.write(trained / "best.safetensors", released._replace(params=params))
     assert evaluation.main([*arguments, f"--workdir={tmp_path}/w"]) == 2
     assert "holds another run: config.checkpoint_digest is" in capsys.readouterr().err
+
+
+def _short(norm, *, num_classes):
+    """An ensemble that breaks something by each of its components, in seconds."""
+    assert num_classes == 10
+    apgd = attacks.auto.apgd_search(norm, num_steps=1)
+    square = attacks.squares.square_search(norm, num_steps=200)
+    return (
+        Component("apgd-ce", apgd),
+        Component("apgd t", targets.aimed(apgd, losses.targeted_dlr), num_repeats=2),
+        Component("square", square),
+    )
+
+
+def test_an_ensemble_is_evaluated_component_by_component(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(autoattack.PROTOCOLS, "autoattack", _short)
+    _run(SMALL, tmp_path / "trained")
+    arguments = [
+        f"{tmp_path}/trained",
+        *("--config.protocol=autoattack", "--config.num_test=60"),
+        *("--config.batch_size=25", "--config.eps=0.15", f"--workdir={tmp_path}/w"),
+    ]
+    # Interrupted in the second component, it goes on with that one.
+    call, begun = survivors.Ensemble.__call__, []
+
+    def stopping(self, *args, num_components, **options):
+        begun.append(num_components)
+        if begun == [0, 1, 2]:
+            raise FileError("stopped here")
+        return call(self, *args, num_components=num_components, **options)
+
+    monkeypatch.setattr(survivors.Ensemble, "__call__", stopping)
+    assert evaluation.main(arguments) == 2
+    assert evaluation.main(arguments) == 0
+    assert begun == [0, 1, 2, 2, 3]
+    report = (tmp_path / "w/report.md").read_text()
+    assert "of 60 points were broken by square alone" in report
+    results = json.loads((tmp_path / "w/results.json").read_text())["results"]
+    found = arrays.restored(results).isel(network=0)
+    released = parameters.read(tmp_path / "trained/best.safetensors")
+    network = testing.networks(*released[:2])[0]
+    predict = partial(recipe.network(recipe.defaults()).predict, *network)
+    test = data.subset(data.load("digits", split="test"), 60, seed=0)
+    attack = ensembles.compiled(predict, _short(norms.linf, num_classes=10))
+    direct = attack(jax.random.key(0), *test, 0.15)
+    left = [(row.num_attacked - row.num_broken) / 60 for row in direct.rows]
+    assert list(found["after"].sel(end="value")) == left
+    assert found["autoattack_acc"] == found["reported"] == 100 * direct.robust.mean()
+    assert found["clean_acc"] == 100 * direct.correct.mean()
+    assert (found["num_broken"] > 0).all()
+    # Anyone may verify the number by one forward pass.
+    with np.load(tmp_path / "w/stages/network-0-points.npz") as stored:
+        x_adv, y = stored["values/x_adv"], stored["values/label"]
+    np.testing.assert_array_equal(x_adv, direct.x_adv.reshape(60, -1))
+    assert np.abs(x_adv - test.x.reshape(60, -1)).max() <= 0.15 * (1 + 1e-6)
+    right = np.argmax(predict(x_adv.reshape(test.x.shape)), axis=1) == y
+    assert 100 * right.mean() == found["reported"]
+
+
+def test_curves_are_of_pgd(tmp_path, capsys):
+    _run(SMALL, tmp_path / "trained")
+    options = ["--config.protocol=strong", "--config.curve=(0.1,)"]
+    assert evaluation.main([f"{tmp_path}/trained", *options]) == 2
+    assert "curves are of config.protocol = 'pgd'" in capsys.readouterr().err
 
 
 def test_a_run_goes_on_with_other_devices_but_no_other_seed(tmp_path, capsys):

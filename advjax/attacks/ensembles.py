@@ -57,7 +57,7 @@ def standard(
 
     Args:
         norm: of the ball.
-        num_classes: k.
+        num_classes: k; 1 or 2 for single logits.
         project: of APGD; "clip" is that of the original code.
 
     Croce and Hein, Reliable evaluation of adversarial robustness, 2020, and Mind the
@@ -117,7 +117,7 @@ def strong(norm: Norm, *, num_classes: int) -> tuple[Component, ...]:
 
 
 def _num_targets(num_classes: int) -> int:
-    return min(arguments.count("num_classes", num_classes, least=2) - 1, 9)
+    return max(min(arguments.count("num_classes", num_classes) - 1, 9), 1)
 
 
 def compiled(
@@ -130,7 +130,8 @@ def compiled(
     """An ensemble for a model.
 
     Args:
-        predict: ``x[n, ...] -> logits[n, k]`` in evaluation mode.
+        predict: ``x[n, ...] -> logits[n, k]`` in evaluation mode, or ``[n]`` single
+            logits, whose labels are -1 and 1.
         components: such as those of ``standard``.
         bounds: as of ``pgd``.
         batch_sizes: of compiled programs; what is left is packed into the smallest one

@@ -21,7 +21,7 @@ from advjax.attacks.search import Search
 from advjax.flags import Flags
 from advjax.types import Array, Key, Loss, Predict, example_keys
 
-__all__ = ["Component", "Ensemble", "Found", "Row"]
+__all__ = ["Component", "Ensemble", "Found", "Row", "Status"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Found(NamedTuple):
         broken_by: the component, ``[n]``; -1 for none.
         flags: of all components, ``[n]`` each.
         probabilities: whether outputs look like probabilities, ``[n]``.
+        stuck: no component has raised the margin of the logits, ``[n]``.
         rows: of the components that have run.
     """
 
@@ -75,20 +76,43 @@ class Found(NamedTuple):
     broken_by: np.ndarray
     flags: Flags
     probabilities: np.ndarray
+    stuck: np.ndarray
     rows: tuple[Row, ...]
 
     def caveats(self) -> tuple[str, ...]:
-        """Reasons to distrust the robust points, a line each; () for none."""
+        """Reasons to distrust the robust points, a line each; () for none.
+
+        ``flags.of_program`` has those that the model's own program gives.
+        """
         seen = self.flags._replace(zero_grad=self.flags.zero_grad & self.robust)
         lines = seen.caveats()
         lines += flags.of_probabilities(self.probabilities, self.flags.undefined)
         n = len(self.robust)
+        if self.rows and (number := int((self.stuck & self.robust).sum())):
+            line = "points look robust where no attack raised the loss at all"
+            lines += (f"{number} of {n} {line}",)
         return lines + tuple(
             f"{row.num_broken} of {n} points were broken by square alone: gradients "
             "may be masked"
             for row in self.rows
             if row.name == "square" and row.num_broken > _MOST_BY_SQUARE * n
         )
+
+
+class Status(NamedTuple):
+    """How far a component is.
+
+    Attributes:
+        name: of the component.
+        done: pairs of a point and a restart, or target, that have been attacked.
+        total: of them, if no more points are broken.
+        num_robust: points that are still robust.
+    """
+
+    name: str
+    done: int
+    total: int
+    num_robust: int
 
 
 _MOST_BY_SQUARE = 0.002
@@ -129,12 +153,13 @@ _BLOCK = {True: 10, False: 250}
 
 def _program(predict: Predict, component: Component, bounds: Bounds | None) -> _Program:
     steps = component.search
-    goal = criteria.Goal(predict, component.loss)
+    logits = _logits(predict)
+    goal = criteria.Goal(logits, component.loss)
     block = _divisor(steps.num_steps, _BLOCK[steps.has_gradients])
 
     def problem(part: _Part) -> search.Problem:
-        x, y, eps, repeat = part.x, part.y, part.eps, part.repeat
-        return search.problem(part.keys, goal, x, y, eps, bounds, repeat)
+        y = _classes(predict, part)
+        return search.problem(part.keys, goal, part.x, y, part.eps, bounds, part.repeat)
 
     def begin(part):
         return steps.begin(problem(part))
@@ -151,11 +176,48 @@ def _program(predict: Predict, component: Component, bounds: Bounds | None) -> _
         return state, steps.fooled(given, state)
 
     def end(part, state):
-        x_adv, info = steps.end(problem(part), state)
-        return x_adv, info, _is_broken(predict, part.y, x_adv)
+        given = problem(part)
+        x_adv, info = steps.end(given, state)
+        # No loss that may round to zero, as cross-entropy does.
+        before, after = (losses.margin(logits(x), given.y) for x in (part.x, x_adv))
+        return _End(
+            _is_broken(predict, part.y, x_adv),
+            x_adv,
+            info.zero_grad,
+            _known(info.undefined_grad, part.x),
+            after > before,
+        )
 
     compiled = (jax.jit(begin), jax.jit(advance), jax.jit(end))
     return _Program(*compiled, block, steps.num_steps)
+
+
+class _End(NamedTuple):
+    """How a search ended, row by row."""
+
+    is_broken: Any
+    x_adv: Any
+    zero_grad: Any
+    undefined: Any
+    rises: Any
+
+
+def _logits(predict: Predict) -> Predict:
+    """``predict``, with (0, z) for a single logit z, as searches know classes only."""
+
+    def logits(x):
+        output = arguments.output(predict(x))
+        if output.ndim > 1:
+            return output
+        return jnp.stack([jnp.zeros_like(output), output], axis=-1)
+
+    return logits
+
+
+def _classes(predict: Predict, part: _Part) -> Array:
+    """The labels, as classes of ``_logits`` also where they are signs."""
+    is_single = len(jax.eval_shape(predict, part.x).shape) == 1
+    return (part.y > 0).astype(jnp.int32) if is_single else part.y
 
 
 def _divisor(number: int, most: int) -> int:
@@ -212,7 +274,8 @@ class Ensemble:
         eps: Array | float,
         *,
         start: Found | None = None,
-        after: Callable[[Found], None] | None = None,
+        num_components: int | None = None,
+        watch: Callable[[Status], None] = lambda _: None,
     ) -> Found:
         """Attacks a data set.
 
@@ -221,9 +284,11 @@ class Ensemble:
             x: ``[n, ...]``.
             y: ``[n]`` labels.
             eps: radius, as of ``types.Attack``.
-            start: what an interrupted call had found after some components; it goes on
-                with the others.
-            after: is given what was found after each component.
+            start: what an earlier call with the same arguments has found; this one goes
+                on with the components that had not run.
+            num_components: how many of all components have run at the end; all for
+                None.
+            watch: is told after each batch how far it is.
 
         Raises:
             ValueError: for no examples, and for lengths or shapes that do not fit.
@@ -237,10 +302,8 @@ class Ensemble:
         eps = jnp.broadcast_to(eps, (n,) if eps.ndim == 0 else (n, *eps.shape[1:]))
         data = _Part(keys, jnp.asarray(x), jnp.asarray(y), eps, jnp.zeros(n, jnp.int32))
         found = start or self._first(data)
-        for i in range(len(found.rows), len(self.components)):
-            found = self._run(i, found, data)
-            if after is not None:
-                after(found)
+        for i in range(len(self.components))[len(found.rows) : num_components]:
+            found = self._run(i, found, data, watch)
         return found
 
     def _first(self, data: _Part) -> Found:
@@ -252,9 +315,9 @@ class Ensemble:
         ]
         joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
         correct, seen, probabilities = joined
-        nothing = np.full(len(correct), -1)
-        x = np.array(data.x)
-        return Found(correct, correct.copy(), x, nothing, seen, probabilities, ())
+        nothing, everything = np.full(len(correct), -1), np.ones(len(correct), bool)
+        points = (np.array(data.x), nothing, seen, probabilities, everything)
+        return Found(correct, correct.copy(), *points, ())
 
     def _batches(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
         """Rows in batches of the compiled sizes, filled up, and how many are real."""
@@ -267,29 +330,36 @@ class Ensemble:
         size = next(s for s in self._sizes if s >= rows.size)
         return np.concatenate([rows, np.repeat(rows[-1:], size - rows.size)])
 
-    def _run(self, i: int, found: Found, data: _Part) -> Found:
+    def _run(
+        self, i: int, found: Found, data: _Part, watch: Callable[[Status], None]
+    ) -> Found:
         """One component on what is robust, restart by restart or target by target."""
         component = self.components[i]
         robust, x_adv = found.robust.copy(), found.x_adv.copy()
         broken_by, seen = found.broken_by.copy(), jax.tree.map(np.copy, found.flags)
+        stuck = found.stuck.copy()
         keys = jax.vmap(jax.random.fold_in, (0, None))(data.keys, i)
         data = data._replace(keys=keys)
-        first = 0
+        first = done = 0
         while first < component.num_repeats and robust.any():
             alive = np.flatnonzero(robust)
             number = max(1, self._sizes[-1] // alive.size)
             repeats = np.arange(first, min(first + number, component.num_repeats))
+            total = done + alive.size * (component.num_repeats - first)
+            status = Status(component.name, done, total, alive.size)
             first = repeats[-1] + 1
             rows, repeat = np.tile(alive, repeats.size), np.repeat(repeats, alive.size)
-            results = self._attacked(self._programs[i], data, rows, repeat)
-            is_broken, points, has_zero_grad, is_undefined = results
+            done += rows.size
+            ends = self._attacked(i, data, rows, repeat, status, watch)
+            broken = np.flatnonzero(ends.is_broken)
             # Of several repeats that break an example the first one counts.
-            for row in np.flatnonzero(is_broken)[::-1]:
-                x_adv[rows[row]] = points[row]
-            robust[rows[is_broken]] = False
-            broken_by[rows[is_broken]] = i
-            np.logical_or.at(seen.zero_grad, rows, has_zero_grad)
-            np.logical_or.at(seen.undefined, rows, is_undefined)
+            for row in broken[::-1]:
+                x_adv[rows[row]] = ends.x_adv[row]
+            robust[rows[broken]] = False
+            broken_by[rows[broken]] = i
+            np.logical_or.at(seen.zero_grad, rows, ends.zero_grad)
+            np.logical_or.at(seen.undefined, rows, ends.undefined)
+            stuck[rows[ends.rises]] = False
         number = int(found.robust.sum())
         row = Row(component.name, number, number - int(robust.sum()))
         return found._replace(
@@ -297,26 +367,32 @@ class Ensemble:
             x_adv=x_adv,
             broken_by=broken_by,
             flags=seen,
+            stuck=stuck,
             rows=(*found.rows, row),
         )
 
     def _attacked(
-        self, program: _Program, data: _Part, rows: np.ndarray, repeat: np.ndarray
-    ) -> tuple[np.ndarray, ...]:
-        """Whether each row was broken, where, and the flags of its gradients."""
+        self,
+        i: int,
+        data: _Part,
+        rows: np.ndarray,
+        repeat: np.ndarray,
+        status: Status,
+        watch: Callable[[Status], None],
+    ) -> _End:
         every = []
         order = np.arange(rows.size)
         for places, number in self._batches(order):
             part = data.taken(rows[places])._replace(repeat=jnp.asarray(repeat[places]))
-            every.append(self._searched(program, part, number))
-        return tuple(map(np.concatenate, zip(*every, strict=True)))
+            every.append(self._searched(self._programs[i], part, number))
+            status = status._replace(done=status.done + number)
+            watch(status)
+        return _joined(every)
 
-    def _searched(
-        self, program: _Program, part: _Part, number: int
-    ) -> tuple[np.ndarray, ...]:
+    def _searched(self, program: _Program, part: _Part, number: int) -> _End:
         """One batch, which shrinks as its points are broken."""
-        rows = np.arange(number)
-        out: list[tuple[np.ndarray, ...]] = []
+        rows, order = np.arange(number), []
+        ends: list[_End] = []
         state = program.begin(part)
         first, is_done = 0, False
         while not is_done:
@@ -327,25 +403,21 @@ class Ensemble:
             alive = np.flatnonzero(~fooled)
             is_done |= alive.size == 0
             if is_done or self._filled(alive).size < len(part.y):
-                x_adv, info, is_broken = jax.device_get(program.end(part, state))
+                end = jax.device_get(program.end(part, state))
                 ended = np.arange(rows.size) if is_done else np.flatnonzero(fooled)
-                out.append(
-                    (
-                        rows[ended],
-                        is_broken[ended],
-                        x_adv[ended],
-                        info.zero_grad[ended],
-                        _known(info.undefined_grad, x_adv)[ended],
-                    )
-                )
+                ends.append(_End(*(each[ended] for each in end)))
+                order.append(rows[ended])
                 kept = self._filled(alive) if alive.size else alive
                 rows = rows[alive]
                 part = part.taken(kept)
                 state = jax.tree.map(lambda leaf, kept=kept: leaf[kept], state)
-        joined = [np.concatenate(each) for each in zip(*out, strict=True)]
-        back = np.argsort(joined[0])
-        return tuple(each[back] for each in joined[1:])
+        back = np.argsort(np.concatenate(order))
+        return _End(*(each[back] for each in _joined(ends)))
 
 
-def _known(flag: Any, x: np.ndarray) -> np.ndarray:
-    return np.zeros(len(x), bool) if flag is None else np.asarray(flag)
+def _joined(ends: list[_End]) -> _End:
+    return _End(*map(np.concatenate, zip(*ends, strict=True)))
+
+
+def _known(flag: Array | None, x: Array) -> Array:
+    return jnp.zeros(len(x), bool) if flag is None else flag

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax import evaluate, losses, train
+from advjax import evaluate, free, losses, train
 from advjax.evaluate import Summary
 from advjax.train import TrainState
 from advjax.types import Array, Aux, Batch, Params
@@ -250,7 +250,10 @@ class Engine:
     def _create(self, seed: Array) -> TrainState:
         x = jnp.zeros((1, *self._train.x.shape[1:]))
         key = jax.random.fold_in(self._key_run, seed)
-        return train.create(key, self.training.model, self._tx, x)
+        state = train.create(key, self.training.model, self._tx, x)
+        if self.training.replaying is None:
+            return state
+        return free.begin(state, jnp.zeros((max(self._sizes), *x.shape[1:])))
 
     def _check_start(self) -> None:
         """Raises an error for released networks of another kind or number."""
@@ -286,9 +289,14 @@ class Engine:
         training = self.training
         num_warm = training.warm_up_epochs * self.steps_per_epoch
 
-        def step(state, batch, eps):
+        def plain(state, batch, eps):
+            if training.replaying is not None:
+                state, metrics = training.replaying(self._tx)(state, batch, eps)
+                return state, metrics | {"robust_loss": metrics["loss"]}
             objective = training.objective(self._rate(state.step))
-            plain = train.make_step(objective, self._tx, _robust_loss)
+            return train.make_step(objective, self._tx, _robust_loss)(state, batch, eps)
+
+        def step(state, batch, eps):
             prepared = train.preprocessed(plain, training.prepare)
             share = jnp.minimum(state.step / num_warm, 1.0) if num_warm else 1.0
             return prepared(state, batch, eps * share)

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from advjax import augmentation, data
+from advjax.train import Step
 from advjax.types import Array, Attack, Batch, Key, Model, Objective, Params
 from experiments.training.parameters import Released
 
@@ -48,6 +49,8 @@ class Training:
         test: test data, likewise.
         model: the network.
         objective: the objective at a learning rate, ``rate -> Objective``.
+        replaying: ``optimiser -> step`` of free adversarial training, in the place of
+            the objective; or None.
         optimiser: the optimiser with a schedule of rates.
         schedule: the schedule of a run of so many steps, ``num_steps -> schedule``.
             Its rates count steps as done: ``schedule(t)`` is that of step t + 1.
@@ -90,6 +93,7 @@ class Training:
     single_step: Attack
     num_epochs: int
     batch_size: int
+    replaying: Callable[[optax.GradientTransformation], Step] | None = None
     prepare: Callable[[Key, Array], Array] = as_pixels
     keep_remainder: bool = True
     warm_up_epochs: float = 0.0

@@ -19,12 +19,14 @@ from advjax import (
     attacks,
     augmentation,
     data,
+    free,
     losses,
     models,
     norms,
     objectives,
     penalties,
 )
+from advjax.train import Step
 from advjax.types import Array, Attack, Batch, Key, Model, Objective, Params
 from experiments import checks, files
 from experiments.fields import (
@@ -54,7 +56,7 @@ DATASETS = {
 }
 """Number of classes, by data set."""
 ACTIVATIONS = {"relu": nn.relu, "relu_softplus": models.relu_softplus}
-OBJECTIVES = ("standard", "adversarial", "trades", "mart")
+OBJECTIVES = ("standard", "adversarial", "trades", "mart", "free")
 OPTIMISERS = ("sgd", "adam")
 # Of Algorithm A.1's 40 epochs. Figure B.1 of the paper prints no values; with a rate of
 # 0.1 these peak at 0.01, where the clean model was selected.
@@ -142,6 +144,11 @@ FIELDS: dict[str, Field] = {
     ),
     "objective": one_of("adversarial", ", ".join(OBJECTIVES), OBJECTIVES),
     "beta": number(6, "weight of the KL divergence in trades and mart"),
+    "num_replays": count(8, "trainings on each batch in free"),
+    "weight_eps": number(
+        0, "radius of adversarial weight perturbation, over a weight's norm"
+    ),
+    "alignment": number(0, "weight of GradAlign's penalty"),
     "num_steps": count(10, "steps of the attack in training"),
     "rel_step_size": number(0.25, "step of the attack in training, over eps", above=0),
     "start": one_of(
@@ -245,6 +252,7 @@ def check(config: ConfigDict) -> None:
         raise checks.ConfigError(msg)
     _validate_schedule(config)
     _validate_surrogate(config)
+    _validate_objective(config)
     network(config)
 
 
@@ -257,6 +265,21 @@ def _validate_surrogate(config: ConfigDict) -> None:
                 f"config.xi = {config.xi!r}: no surrogate for config.{field} = "
                 f"{config[field]!r}; choose from {', '.join(choices)}, or xi = 0"
             )
+
+
+def _validate_objective(config: ConfigDict) -> None:
+    """Not all objectives have all terms."""
+    attacked = ("adversarial", "trades", "mart")
+    terms = {"weight_eps": attacked, "alignment": attacked, "l1_penalty": _MINIMISED}
+    for field, choices in terms.items():
+        if config[field] and config.objective not in choices:
+            raise checks.ConfigError(
+                f"config.{field} = {config[field]!r}: not of config.objective = "
+                f"{config.objective!r}; choose from {', '.join(choices)}, or 0"
+            )
+
+
+_MINIMISED = tuple(each for each in OBJECTIVES if each != "free")
 
 
 def _validate_schedule(config: ConfigDict) -> None:
@@ -448,23 +471,36 @@ def objective(config: ConfigDict, model: Model, xi: Array | None = None) -> Obje
     if config.xi:
         xi = config.xi if xi is None else xi
         inner = attacks.smooth(inner, NORMS[config.norm], xi)
+    options = {"attack_mode": mode, "weight_eps": config.weight_eps}
     made = {
         "standard": lambda: objectives.standard(model, loss),
-        "adversarial": lambda: objectives.adversarial(
-            model, loss, inner, attack_mode=mode
-        ),
-        "trades": lambda: objectives.trades(
-            model, inner, beta=config.beta, attack_mode=mode
-        ),
-        "mart": lambda: objectives.mart(
-            model, inner, beta=config.beta, attack_mode=mode
-        ),
+        "adversarial": lambda: objectives.adversarial(model, loss, inner, **options),
+        "trades": lambda: objectives.trades(model, inner, beta=config.beta, **options),
+        "mart": lambda: objectives.mart(model, inner, beta=config.beta, **options),
     }[config.objective]()
+    if config.alignment:
+        made = objectives.with_alignment(
+            made,
+            model,
+            loss,
+            strength=config.alignment,
+            norm=NORMS[config.norm],
+            attack_mode=mode,
+        )
     if not config.l1_penalty or config.l1_proximal:
         return made
     return objectives.with_penalty(
         made, lambda w: config.l1_penalty * norms.l1.value(w)
     )
+
+
+def replaying(config: ConfigDict, model: Model) -> Callable[..., Step] | None:
+    """``tx -> step`` of free adversarial training; None for what has an objective."""
+    if config.objective != "free":
+        return None
+    given = {"num_replays": config.num_replays, "bounds": (0.0, 1.0)}
+    norm = NORMS[config.norm]
+    return lambda tx: free.make_step(model, losses.cross_entropy, tx, norm, **given)
 
 
 def num_attack_gradients(config: ConfigDict) -> int:
@@ -473,10 +509,17 @@ def num_attack_gradients(config: ConfigDict) -> int:
 
 
 def num_update_gradients(config: ConfigDict) -> int:
-    """Gradients per example of an update: of the attack, and of each training pass."""
+    """Gradients per example of an update: of the attack, and of each training pass.
+
+    Those of a moved weight take as many as the passes; those of alignment are two, and
+    their derivatives two each.
+    """
+    if config.objective == "free":
+        return config.num_replays
     passes = {"standard": 1, "adversarial": 1, "trades": 2, "mart": 2}[config.objective]
     attack = 0 if config.objective == "standard" else num_attack_gradients(config)
-    return attack + passes
+    moved, aligned = config.weight_eps > 0, config.alignment > 0
+    return attack + passes * (1 + moved) + 6 * aligned
 
 
 def changed(config: ConfigDict | FrozenConfigDict, **changes: Any) -> ConfigDict:
@@ -518,6 +561,7 @@ def training(
         test=read(config, "test") if test is None else test,
         model=model,
         objective=lambda rate: objective(config, model, xi(config, rate)),
+        replaying=replaying(config, model),
         optimiser=partial(optimiser, config),
         schedule=partial(schedule, config),
         eps=config.eps,
