@@ -16,7 +16,7 @@ import numpy as np
 
 from advjax.types import Array, Predict
 
-__all__ = ["caveats"]
+__all__ = ["caveats", "has"]
 
 _KINDS = {
     "rounds": "rounds or takes signs: its slope there is zero",
@@ -50,10 +50,28 @@ def caveats(predict: Predict, x: Array) -> tuple[str, ...]:
     Operations count only where they depend on the input, and random numbers anywhere.
     A softmax and the derivatives of jax's own functions do not count.
     """
-    shape = jax.ShapeDtypeStruct(np.shape(x), jax.numpy.result_type(x))
-    jaxpr = jax.make_jaxpr(predict)(shape).jaxpr
-    found = {*_kinds(jaxpr, {*jaxpr.invars})} | ({"draws"} if _draws(jaxpr) else set())
+    jaxpr = _program(predict, x)
+    found = {*_kinds(jaxpr, {*jaxpr.invars})} | (
+        {"draws"} if _has(jaxpr, _DRAWS) else set()
+    )
     return tuple(f"the model {_KINDS[kind]}" for kind in _KINDS if kind in found)
+
+
+def has(predict: Predict, x: Array, *names: str) -> bool:
+    """Whether some operation of a program has one of these names, at any depth."""
+    return _has(_program(predict, x), names)
+
+
+def _program(predict: Predict, x: Array) -> Any:
+    shape = jax.ShapeDtypeStruct(np.shape(x), jax.numpy.result_type(x))
+    return jax.make_jaxpr(predict)(shape).jaxpr
+
+
+def _has(jaxpr: Any, names: tuple[str, ...]) -> bool:
+    return any(
+        eqn.primitive.name in names or any(_has(each, names) for each in _inner(eqn))
+        for eqn in jaxpr.eqns
+    )
 
 
 def _kinds(jaxpr: Any, dependent: set) -> Iterator[str | None]:
@@ -78,14 +96,6 @@ def _kinds(jaxpr: Any, dependent: set) -> Iterator[str | None]:
                 pairs = zip(inner.invars, eqn.invars, strict=fits)
                 own = {own for own, v in pairs if not fits or v in inputs}
                 yield from _kinds(inner, own if fits else {*inner.invars})
-
-
-def _draws(jaxpr: Any) -> bool:
-    """Whether random numbers are drawn, whatever they depend on."""
-    return any(
-        eqn.primitive.name in _DRAWS or any(map(_draws, _inner(eqn)))
-        for eqn in jaxpr.eqns
-    )
 
 
 def _needed(jaxpr: Any) -> set:

@@ -49,6 +49,7 @@ ALLOWED = {
         "flags",
         "losses",
         "norms",
+        "programs",
         "regions",
     },
     "flatness": {

@@ -125,7 +125,7 @@ def compiled(
     components: Sequence[Component],
     *,
     bounds: Bounds | None = (0.0, 1.0),
-    batch_sizes: Sequence[int] = (32, 256),
+    batch_sizes: Sequence[int] | None = None,
 ) -> Ensemble:
     """An ensemble for a model.
 
@@ -134,15 +134,18 @@ def compiled(
             logits, whose labels are -1 and 1.
         components: such as those of ``standard``.
         bounds: as of ``pgd``.
-        batch_sizes: of compiled programs; what is left is packed into the smallest one
-            that holds it.
+        batch_sizes: of compiled programs; what is left of the points is packed into
+            the small ones. 256 if None, and also 32 for models of more than a million
+            operations.
 
     Raises:
         ValueError: for wrong arguments.
     """
     arguments.functions(predict=predict)
     bounds = arguments.bounds(bounds)
-    if not isinstance(batch_sizes, Sequence) or not batch_sizes:
+    if batch_sizes is not None and not (
+        isinstance(batch_sizes, Sequence) and len(batch_sizes)
+    ):
         msg = f"batch_sizes = {batch_sizes!r}: give one or more, such as (32, 256)"
         raise ValueError(msg)
     return Ensemble(predict, components, bounds, batch_sizes)

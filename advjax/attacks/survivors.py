@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax import arguments, criteria, flags, losses, regions
+from advjax import arguments, criteria, flags, losses, programs, regions
 from advjax.arguments import Bounds
 from advjax.attacks import search
 from advjax.attacks.search import Search
@@ -92,8 +92,8 @@ class Found(NamedTuple):
             line = "points look robust where no attack raised the loss at all"
             lines += (f"{number} of {n} {line}",)
         return lines + tuple(
-            f"{row.num_broken} of {n} points were broken by square alone: gradients "
-            "may be masked"
+            f"{row.num_broken} of {n} points were broken by square where gradients had "
+            "failed, which may be masked"
             for row in self.rows
             if row.name == "square" and row.num_broken > _MOST_BY_SQUARE * n
         )
@@ -147,15 +147,41 @@ class _Part(NamedTuple):
         return _Part(*(each[rows] for each in self))
 
 
-_BLOCK = {True: 10, False: 250}
-"""Steps of one program, with gradients and without."""
+def _sizes(predict: Predict, x: Array) -> list[int]:
+    """Batch sizes for a model: another one takes seconds to compile, and may pay."""
+    shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    cost = jax.jit(predict).lower(shape).cost_analysis() or {}
+    return [256] if cost.get("flops", np.inf) < _SMALL else [32, 256]
 
 
-def _program(predict: Predict, component: Component, bounds: Bounds | None) -> _Program:
+_SMALL = 1e6
+"""Operations for one example, below which filled-up batches are no loss."""
+
+_FEW = 4
+"""Batches of a smaller size that are rather made than one larger that is filled up."""
+
+_BLOCK = {True: 25, False: 250}
+"""Most steps of one program, with gradients and without."""
+
+
+def _block(steps: Search, predict: Predict, x: Array) -> int:
+    """Steps of one program."""
+    # XLA on CPU takes gradients of convolutions several times faster outside of its
+    # loops (jax issue 12868), and compiles one step in a tenth of the time of ten.
+    is_slow = jax.default_backend() == "cpu" and steps.has_gradients
+    if is_slow and programs.has(predict, x, "conv_general_dilated"):
+        return 1
+    most = _BLOCK[steps.has_gradients]
+    return max(b for b in range(1, most + 1) if steps.num_steps % b == 0)
+
+
+def _program(
+    predict: Predict, bounds: Bounds | None, component: Component, x: Array
+) -> _Program:
     steps = component.search
     logits = _logits(predict)
     goal = criteria.Goal(logits, component.loss)
-    block = _divisor(steps.num_steps, _BLOCK[steps.has_gradients])
+    block = _block(steps, predict, x)
 
     def problem(part: _Part) -> search.Problem:
         y = _classes(predict, part)
@@ -170,9 +196,10 @@ def _program(predict: Predict, component: Component, bounds: Bounds | None) -> _
         def step(state, k):
             return steps.step(given, state, k), None
 
-        ks = first + jnp.arange(block)
-        unroll = block if steps.has_gradients else 1
-        state, _ = jax.lax.scan(step, state, ks, unroll=unroll)
+        if block == 1:
+            state, _ = step(state, first)
+        else:
+            state, _ = jax.lax.scan(step, state, first + jnp.arange(block))
         return state, steps.fooled(given, state)
 
     def end(part, state):
@@ -188,8 +215,16 @@ def _program(predict: Predict, component: Component, bounds: Bounds | None) -> _
             after > before,
         )
 
-    compiled = (jax.jit(begin), jax.jit(advance), jax.jit(end))
-    return _Program(*compiled, block, steps.num_steps)
+    compiled = [_compiled(each) for each in (begin, advance, end)]
+    return _Program(compiled[0], compiled[1], compiled[2], block, steps.num_steps)
+
+
+def _compiled(function: Callable) -> Any:
+    # On CPU the whole takes as long to compile as to run, for small networks; at this
+    # level it compiles in two thirds of the time and is as fast.
+    is_cpu = jax.default_backend() == "cpu"
+    options = {"xla_backend_optimization_level": 1} if is_cpu else None
+    return jax.jit(function, compiler_options=options)
 
 
 class _End(NamedTuple):
@@ -218,10 +253,6 @@ def _classes(predict: Predict, part: _Part) -> Array:
     """The labels, as classes of ``_logits`` also where they are signs."""
     is_single = len(jax.eval_shape(predict, part.x).shape) == 1
     return (part.y > 0).astype(jnp.int32) if is_single else part.y
-
-
-def _divisor(number: int, most: int) -> int:
-    return max(d for d in range(1, most + 1) if number % d == 0)
 
 
 def _is_broken(predict: Predict, y: Array, x_adv: Array) -> Array:
@@ -253,12 +284,14 @@ class Ensemble:
         predict: Predict,
         components: Sequence[Component],
         bounds: Bounds | None,
-        batch_sizes: Sequence[int],
+        batch_sizes: Sequence[int] | None,
     ):
         """Compiles nothing yet."""
         self.components = tuple(components)
-        self._sizes = sorted(arguments.count("batch_sizes", b) for b in batch_sizes)
-        self._programs = [_program(predict, each, bounds) for each in self.components]
+        self._predict, self._bounds = predict, bounds
+        counted = [arguments.count("batch_sizes", each) for each in batch_sizes or ()]
+        self._sizes = sorted(counted)
+        self._programs: list[_Program] = []
         self._clean = jax.jit(partial(_clean, predict, bounds))
 
     @property
@@ -301,6 +334,10 @@ class Ensemble:
         eps = jnp.asarray(eps, regions.promoted(x[:1]).dtype)
         eps = jnp.broadcast_to(eps, (n,) if eps.ndim == 0 else (n, *eps.shape[1:]))
         data = _Part(keys, jnp.asarray(x), jnp.asarray(y), eps, jnp.zeros(n, jnp.int32))
+        if not self._programs:
+            x, given = data.x[:1], (self._predict, self._bounds)
+            self._sizes = self._sizes or _sizes(self._predict, x)
+            self._programs = [_program(*given, each, x) for each in self.components]
         found = start or self._first(data)
         for i in range(len(self.components))[len(found.rows) : num_components]:
             found = self._run(i, found, data, watch)
@@ -322,9 +359,13 @@ class Ensemble:
     def _batches(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
         """Rows in batches of the compiled sizes, filled up, and how many are real."""
         while rows.size:
-            part = rows[: self._sizes[-1]]
+            part, rows = np.split(rows, [self._size(rows.size)])
             yield self._filled(part), part.size
-            rows = rows[self._sizes[-1] :]
+
+    def _size(self, number: int) -> int:
+        """The smallest size of which a few batches hold so many, or the largest."""
+        fits = (size for size in self._sizes if -(-number // size) <= _FEW)
+        return next(fits, self._sizes[-1])
 
     def _filled(self, rows: np.ndarray) -> np.ndarray:
         size = next(s for s in self._sizes if s >= rows.size)
@@ -340,26 +381,29 @@ class Ensemble:
         stuck = found.stuck.copy()
         keys = jax.vmap(jax.random.fold_in, (0, None))(data.keys, i)
         data = data._replace(keys=keys)
-        first = done = 0
-        while first < component.num_repeats and robust.any():
-            alive = np.flatnonzero(robust)
-            number = max(1, self._sizes[-1] // alive.size)
-            repeats = np.arange(first, min(first + number, component.num_repeats))
-            total = done + alive.size * (component.num_repeats - first)
-            status = Status(component.name, done, total, alive.size)
-            first = repeats[-1] + 1
-            rows, repeat = np.tile(alive, repeats.size), np.repeat(repeats, alive.size)
-            done += rows.size
-            ends = self._attacked(i, data, rows, repeat, status, watch)
-            broken = np.flatnonzero(ends.is_broken)
+        # Pairs of an example and a restart or target, the first ones of all first.
+        alive, repeats = np.flatnonzero(robust), np.arange(component.num_repeats)
+        rows, repeat = np.tile(alive, repeats.size), np.repeat(repeats, alive.size)
+        done = 0
+        while rows.size:
+            size = self._size(rows.size)
+            now, then = np.split(rows, [size])
+            end = self._searched(self._programs[i], data, now, repeat[:size])
+            done += now.size
             # Of several repeats that break an example the first one counts.
-            for row in broken[::-1]:
-                x_adv[rows[row]] = ends.x_adv[row]
-            robust[rows[broken]] = False
-            broken_by[rows[broken]] = i
-            np.logical_or.at(seen.zero_grad, rows, ends.zero_grad)
-            np.logical_or.at(seen.undefined, rows, ends.undefined)
-            stuck[rows[ends.rises]] = False
+            broken, first = np.unique(now[end.is_broken], return_index=True)
+            places = np.flatnonzero(end.is_broken)[first]
+            x_adv[broken] = end.x_adv[places]
+            robust[broken], broken_by[broken] = False, i
+            counts = np.full(robust.size, now.size)
+            counts[broken] = places
+            counts = np.arange(now.size) <= counts[now]
+            np.logical_or.at(seen.zero_grad, now, end.zero_grad & counts)
+            np.logical_or.at(seen.undefined, now, end.undefined & counts)
+            stuck[now[end.rises & counts]] = False
+            kept = robust[then]
+            rows, repeat = then[kept], repeat[size:][kept]
+            watch(Status(component.name, done, done + rows.size, int(robust.sum())))
         number = int(found.robust.sum())
         row = Row(component.name, number, number - int(robust.sum()))
         return found._replace(
@@ -371,27 +415,13 @@ class Ensemble:
             rows=(*found.rows, row),
         )
 
-    def _attacked(
-        self,
-        i: int,
-        data: _Part,
-        rows: np.ndarray,
-        repeat: np.ndarray,
-        status: Status,
-        watch: Callable[[Status], None],
+    def _searched(
+        self, program: _Program, data: _Part, rows: np.ndarray, repeat: np.ndarray
     ) -> _End:
-        every = []
-        order = np.arange(rows.size)
-        for places, number in self._batches(order):
-            part = data.taken(rows[places])._replace(repeat=jnp.asarray(repeat[places]))
-            every.append(self._searched(self._programs[i], part, number))
-            status = status._replace(done=status.done + number)
-            watch(status)
-        return _joined(every)
-
-    def _searched(self, program: _Program, part: _Part, number: int) -> _End:
         """One batch, which shrinks as its points are broken."""
-        rows, order = np.arange(number), []
+        places = self._filled(np.arange(rows.size))
+        part = data.taken(rows[places])._replace(repeat=jnp.asarray(repeat[places]))
+        rows, order = np.arange(rows.size), []
         ends: list[_End] = []
         state = program.begin(part)
         first, is_done = 0, False

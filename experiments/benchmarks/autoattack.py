@@ -163,7 +163,7 @@ def original(subject: Subject, seed: int, *, alone: bool) -> Result:
     for name in [*adversary.attacks_to_run]:
         rows = np.flatnonzero(correct if alone else left)
         adversary.attacks_to_run = [name]
-        found = adversary.run_standard_evaluation(x[rows], y[rows], batch_size=500)
+        found, _ = adversary.run_standard_evaluation(x[rows], y[rows], batch_size=500)
         at = np.zeros(subject.images.x.shape, np.float32)
         at[rows] = np.transpose(np.asarray(found), (0, 2, 3, 1))
         left = np.zeros_like(correct)

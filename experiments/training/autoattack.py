@@ -74,7 +74,7 @@ def measured(setup: Setup, i: int, part: str) -> xr.Dataset:
     ensemble = ensembles.compiled(
         subject.predict(i),
         [*components.values()],
-        batch_sizes=sorted({-(-size // 4), size}),
+        batch_sizes=sorted({-(-size // 8), size}),
     )
     meter = progress.Meter(f"network {i}, {part}")
 
