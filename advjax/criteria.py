@@ -21,6 +21,7 @@ while another one is not. So what is kept on behalf of an accuracy is kept by
 import dataclasses
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -29,6 +30,7 @@ from advjax.types import Array, Loss, LossFn, Predict
 
 __all__ = [
     "Criterion",
+    "Expected",
     "Goal",
     "Judgement",
     "better",
@@ -186,6 +188,27 @@ class Goal:
         """Loss and verdict of one pass."""
         output = arguments.output(self.predict(x))
         return Judgement(self.loss(output, y), self.fooled(output, y))
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected(Goal):
+    """A goal of a random model: the mean loss of several draws, fooled in the last one.
+
+    Attributes:
+        draws: ``x[n, ...] -> output[m, n, ...]``, of which ``predict`` is the last.
+    """
+
+    draws: Predict = dataclasses.field(kw_only=True)
+
+    def __call__(self, x: Array, y: Any, /) -> Array:
+        """The mean loss, ``[n]``."""
+        return self.judge(x, y).loss
+
+    def judge(self, x: Array, y: Any) -> Judgement:
+        """Mean loss, and the verdict of the last draw."""
+        outputs = self.draws(x)
+        terms = jax.vmap(self.loss, (0, None))(outputs, y)
+        return Judgement(jnp.mean(terms, axis=0), self.fooled(outputs[-1], y))
 
 
 def targeted(predict: Predict, loss: Loss) -> Goal:

@@ -433,3 +433,37 @@ def test_a_mistake_is_one_value_error(wrong, words):
 
 def _compiled(predict=_linear, batch_sizes=(40,)):
     return ensembles.compiled(predict, COMPONENTS, batch_sizes=batch_sizes)
+
+
+def test_random_models_are_attacked_in_the_mean():
+    """Noise that hides one draw's gradient is averaged away."""
+
+    def noisy(key, x):
+        z = _linear(x)
+        return z + 0.05 * jax.random.normal(key, z.shape)
+
+    components = ensembles.rand(norms.linf, num_classes=K, num_draws=8)
+    run = ensembles.compiled(noisy, components, bounds=BOX, batch_sizes=(40,))
+    found = run(KEY, X, Y, 0.08)
+    truth = _largest_margin("linf", 0.08, BOX)
+    # Up to what noise may decide.
+    assert not found.robust[truth > 0.5].any()
+    assert found.robust[truth < -0.5].all()
+    assert np.sum(truth > 0.5) > 5
+    assert np.sum(truth < -0.5) > 5
+    with pytest.raises(ValueError, match="all with num_draws or all without"):
+        ensembles.compiled(noisy, (*components, COMPONENTS[0]))
+
+
+def test_the_mean_of_draws_is_what_is_raised():
+    keys = jax.random.split(KEY, 5)
+
+    def draws(x):
+        return jax.vmap(lambda key: _linear(x) + jax.random.normal(key, (N, K)))(keys)
+
+    goal = criteria.Expected(lambda x: draws(x)[-1], losses.margin, draws=draws)
+    expected = np.mean([losses.margin(z, Y) for z in draws(X)], axis=0)
+    np.testing.assert_allclose(goal(X, Y), expected, rtol=1e-5)
+    fooled = criteria.misclassified(draws(X)[-1], Y)
+    np.testing.assert_array_equal(goal.judge(X, Y).fooled, fooled)
+    assert 0 < fooled.sum() < N

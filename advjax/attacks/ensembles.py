@@ -9,7 +9,8 @@ Components run one after the other, each on the points that all before it left r
 what they break is looked at once more, in one forward pass, before it counts.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from advjax import arguments, losses, norms
@@ -18,9 +19,9 @@ from advjax.attacks import auto, boundary, squares, targets
 from advjax.attacks.projections import Projection
 from advjax.attacks.survivors import Component, Ensemble
 from advjax.norms import Norm
-from advjax.types import Loss, Predict
+from advjax.types import Array, Key, Loss, Predict
 
-__all__ = ["compiled", "plus", "standard", "strong"]
+__all__ = ["compiled", "plus", "rand", "standard", "strong"]
 
 
 def _apgd(
@@ -96,6 +97,27 @@ def plus(
     )
 
 
+def rand(norm: Norm, *, num_classes: int, num_draws: int = 20) -> tuple[Component, ...]:
+    """AutoAttack for random models, ``(key, x) -> logits``.
+
+    APGD on cross-entropy and on the DLR loss, with each gradient averaged over draws. A
+    verdict is that of one draw, and so depends on the key. Attacks that know how a
+    defence draws find more.
+
+    Args:
+        norm: of the ball.
+        num_classes: as of ``standard``.
+        num_draws: for each gradient.
+    """
+    num_draws = arguments.count("num_draws", num_draws)
+    dlr = losses.dlr if num_classes > 2 else losses.margin
+    found = (
+        _apgd("apgd-ce", norm, losses.cross_entropy, project="exact"),
+        _apgd("apgd-dlr", norm, dlr, project="exact"),
+    )
+    return tuple(dataclasses.replace(each, num_draws=num_draws) for each in found)
+
+
 def strong(norm: Norm, *, num_classes: int) -> tuple[Component, ...]:
     """Three losses with targets, exact projections, and a shorter FAB.
 
@@ -121,7 +143,7 @@ def _num_targets(num_classes: int) -> int:
 
 
 def compiled(
-    predict: Predict,
+    predict: Predict | Callable[[Key, Array], Array],
     components: Sequence[Component],
     *,
     bounds: Bounds | None = (0.0, 1.0),
@@ -131,7 +153,7 @@ def compiled(
 
     Args:
         predict: ``x[n, ...] -> logits[n, k]`` in evaluation mode, or ``[n]`` single
-            logits, whose labels are -1 and 1.
+            logits, whose labels are -1 and 1; with ``rand`` ``(key, x) -> logits``.
         components: such as those of ``standard``.
         bounds: as of ``pgd``.
         batch_sizes: of compiled programs; what is left of the points is packed into
@@ -141,7 +163,11 @@ def compiled(
     Raises:
         ValueError: for wrong arguments.
     """
-    arguments.functions(predict=predict)
+    if not components or len({bool(each.num_draws) for each in components}) > 1:
+        msg = "give one or more components, all with num_draws or all without"
+        raise ValueError(msg)
+    if not components[0].num_draws:
+        arguments.functions(predict=predict)
     bounds = arguments.bounds(bounds)
     if batch_sizes is not None and not (
         isinstance(batch_sizes, Sequence) and len(batch_sizes)

@@ -16,7 +16,7 @@ import numpy as np
 
 from advjax import arguments, criteria, flags, losses, programs, regions
 from advjax.arguments import Bounds
-from advjax.attacks import search
+from advjax.attacks import search, targets
 from advjax.attacks.search import Search
 from advjax.flags import Flags
 from advjax.types import Array, Key, Loss, Predict, example_keys
@@ -33,12 +33,31 @@ class Component:
         search: its steps.
         loss: what it raises, unless the search has a loss of its own.
         num_repeats: restarts, or targets.
+        num_draws: of a random model, ``(key, x) -> logits``, over which each gradient
+            is averaged; 0 for a model that is a function of ``x``.
     """
 
     name: str
     search: Search
     loss: Loss = losses.cross_entropy
     num_repeats: int = 1
+    num_draws: int = 0
+
+    def drawn(self, predict: Callable, key: Key) -> Predict:
+        """The model, or one draw of a random one."""
+        return partial(predict, key) if self.num_draws else predict
+
+    def goal(self, predict: Callable, key: Key) -> criteria.Goal:
+        """The loss to raise, in the mean of new draws if the model is random."""
+        if not self.num_draws:
+            return criteria.Goal(_logits(predict), self.loss)
+        keys = jax.random.split(key, self.num_draws)
+
+        def draws(x):
+            return jax.vmap(lambda key: _logits(partial(predict, key))(x))(keys)
+
+        last = _logits(partial(predict, keys[-1]))
+        return criteria.Expected(last, self.loss, draws=draws)
 
 
 class Row(NamedTuple):
@@ -176,39 +195,43 @@ def _block(steps: Search, predict: Predict, x: Array) -> int:
 
 
 def _program(
-    predict: Predict, bounds: Bounds | None, component: Component, x: Array
+    predict: Callable, bounds: Bounds | None, component: Component, x: Array
 ) -> _Program:
     steps = component.search
-    logits = _logits(predict)
-    goal = criteria.Goal(logits, component.loss)
-    block = _block(steps, predict, x)
+    block = _block(steps, component.drawn(predict, jax.random.key(0)), x)
 
-    def problem(part: _Part) -> search.Problem:
-        y = _classes(predict, part)
-        return search.problem(part.keys, goal, part.x, y, part.eps, bounds, part.repeat)
+    def problem(part: _Part, k: Array | int) -> search.Problem:
+        # Of the first row, as draws of random models are of a whole batch.
+        key = jax.random.fold_in(part.keys[0], k)
+        y = _classes(component.drawn(predict, key), part)
+        goal = component.goal(predict, key)
+        given = (part.x, y, part.eps, bounds, part.repeat)
+        return search.problem(part.keys, goal, *given)
 
     def begin(part):
-        return steps.begin(problem(part))
+        return steps.begin(problem(part, 0))
 
     def advance(part, state, first):
-        given = problem(part)
-
         def step(state, k):
-            return steps.step(given, state, k), None
+            return steps.step(problem(part, 1 + k), state, k), None
 
         if block == 1:
             state, _ = step(state, first)
         else:
             state, _ = jax.lax.scan(step, state, first + jnp.arange(block))
-        return state, steps.fooled(given, state)
+        return state, steps.fooled(problem(part, 0), state)
 
     def end(part, state):
-        given = problem(part)
+        given = problem(part, 1 + steps.num_steps)
         x_adv, info = steps.end(given, state)
         # No loss that may round to zero, as cross-entropy does.
-        before, after = (losses.margin(logits(x), given.y) for x in (part.x, x_adv))
+        before, after = (
+            losses.margin(targets.goal(given).predict(x), given.y)
+            for x in (part.x, x_adv)
+        )
+        drawn = component.drawn(predict, part.keys[0])
         return _End(
-            _is_broken(predict, part.y, x_adv),
+            _is_broken(drawn, part.y, x_adv),
             x_adv,
             info.zero_grad,
             _known(info.undefined_grad, part.x),
@@ -262,10 +285,10 @@ def _is_broken(predict: Predict, y: Array, x_adv: Array) -> Array:
 
 
 def _clean(
-    predict: Predict, bounds: Bounds | None, part: _Part
+    predict: Callable, bounds: Bounds | None, component: Component, part: _Part
 ) -> tuple[Array, Flags, Array]:
     """Which inputs are classified rightly, and what is wrong with them, ``[n]``."""
-    output = predict(part.x)
+    output = component.drawn(predict, part.keys[0])(part.x)
     _, outside = regions.region(part.x, part.eps, bounds)
     nowhere = jnp.zeros(len(part.x), bool)
     undefined = ~criteria.defined(output, part.y)
@@ -281,7 +304,7 @@ class Ensemble:
 
     def __init__(
         self,
-        predict: Predict,
+        predict: Callable,
         components: Sequence[Component],
         bounds: Bounds | None,
         batch_sizes: Sequence[int] | None,
@@ -292,7 +315,7 @@ class Ensemble:
         counted = [arguments.count("batch_sizes", each) for each in batch_sizes or ()]
         self._sizes = sorted(counted)
         self._programs: list[_Program] = []
-        self._clean = jax.jit(partial(_clean, predict, bounds))
+        self._clean = jax.jit(partial(_clean, predict, bounds, self.components[0]))
 
     @property
     def num_programs(self) -> int:
@@ -336,7 +359,8 @@ class Ensemble:
         data = _Part(keys, jnp.asarray(x), jnp.asarray(y), eps, jnp.zeros(n, jnp.int32))
         if not self._programs:
             x, given = data.x[:1], (self._predict, self._bounds)
-            self._sizes = self._sizes or _sizes(self._predict, x)
+            drawn = self.components[0].drawn(self._predict, jax.random.key(0))
+            self._sizes = self._sizes or _sizes(drawn, x)
             self._programs = [_program(*given, each, x) for each in self.components]
         found = start or self._first(data)
         for i in range(len(self.components))[len(found.rows) : num_components]:
