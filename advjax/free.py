@@ -40,7 +40,7 @@ class Carried(NamedTuple):
 
 def begin(state: TrainState, x: Array) -> TrainState:
     """A fresh run with a perturbation of zero, for batches like ``x[b, ...]``."""
-    delta = jnp.zeros(jnp.shape(x), jnp.result_type(x, jnp.float16))
+    delta = jnp.zeros(jnp.shape(x), jnp.result_type(x, jnp.float32))
     return state._replace(opt_state=Carried(state.opt_state, delta))
 
 
@@ -69,10 +69,10 @@ def make_step(
         bounds: as of ``attacks.pgd``; x + delta is clipped to them.
 
     Returns:
-        A step. It counts as one for ``TrainState.step``; the optimiser counts its
-        updates. The metrics are the means over the replays of ``objective`` and
-        ``loss``, of ``accuracy`` at the perturbed inputs if the labels are integers,
-        and of the shares ``zero_grad`` and ``undefined_grad`` of examples.
+        A step. It counts as one for ``TrainState.step``; a schedule of the optimiser
+        counts its updates, ``num_replays`` a step. The metrics are means over the
+        replays: ``objective`` and ``loss``, ``accuracy`` at the perturbed inputs if the
+        labels are integers, and the shares ``zero_grad`` and ``undefined_grad``.
 
     Raises:
         ValueError: for wrong arguments; in the call, for a state without ``begin``.
@@ -88,6 +88,9 @@ def make_step(
             msg = "the state carries no perturbation: start it by free.begin"
             raise ValueError(msg)
         arguments.equal_lengths(x=batch.x, y=batch.y)
+        if not jnp.issubdtype(batch.x.dtype, jnp.floating):
+            msg = f"x has dtype {batch.x.dtype}: give numbers, as of data.as_float"
+            raise ValueError(msg)
         key = jax.random.fold_in(state.key, state.step)
         opt_state, whole = state.opt_state
         replay = _replay(model, loss, tx, norm, batch, eps, (low, high))

@@ -18,9 +18,9 @@ Dropout draws one mask for each training pass from the objective's key; with
 ``weight_eps`` makes it adversarial weight perturbation: each weight array w moves by
 weight_eps · ‖w‖₂ · g / ‖g‖₂ up the gradient g of the objective at the attacked inputs,
 and the objective is that of the moved weights. The move counts as a constant, too.
-Biases and normalisation stay. 0.01 for adversarial training and 0.005 for TRADES are
-those of Wu, Xia and Wang, Adversarial weight perturbation helps robust generalization,
-2020.
+Biases and normalisation stay, and weight decay is that of the unmoved weights. Wu, Xia
+and Wang, Adversarial weight perturbation helps robust generalization, 2020, take 0.01
+for adversarial training and 0.005 for TRADES.
 """
 
 from collections.abc import Callable
@@ -242,7 +242,8 @@ def with_alignment(
     η is uniform in the ball, and the gradients, with respect to the input, are those of
     ``loss``. Where they turn within the ball, a single step of ``attacks.fgsm`` no
     longer finds the maximum, and training on it overfits catastrophically. The penalty
-    needs second derivatives. A gradient of zero has the cosine 0.
+    needs second derivatives. The mean is over examples with two gradients that are not
+    zero, as in the original code.
 
     Args:
         objective: without the penalty, such as ``adversarial`` by one step.
@@ -271,12 +272,15 @@ def with_alignment(
         radius = jnp.asarray(eps, eta.dtype)
         eta = radius.reshape(radius.shape + (1,) * (x.ndim - radius.ndim)) * eta
 
-        def gradient(x):
+        def direction(x):
             total = lambda x: jnp.sum(loss(predict(x), y))  # noqa: E731
-            return jax.vmap(norms.l2.steepest)(jax.grad(total)(x))
+            flat = jax.grad(total)(x).reshape(len(x), -1)
+            return jax.vmap(norms.l2.steepest)(flat), jnp.any(flat != 0, axis=1)
 
-        cosine = jnp.sum(gradient(x) * gradient(x + eta)) / len(x)
-        return value + strength * (1 - cosine), aux
+        (here, is_here), (there, is_there) = direction(x), direction(x + eta)
+        counts = is_here & is_there
+        turns = jnp.where(counts, 1 - jnp.sum(here * there, axis=1), 0)
+        return value + strength * jnp.sum(turns) / jnp.maximum(jnp.sum(counts), 1), aux
 
     return aligned
 
@@ -295,7 +299,7 @@ def _moved(weight_eps: float) -> Callable[[Callable, Params], Params]:
             if not is_weight:
                 return w
             length = weight_eps * norms.l2.value(w_frozen)
-            return w + length * norms.l2.steepest(g).astype(w.dtype)
+            return w + (length * norms.l2.steepest(g)).astype(w.dtype)
 
         return jax.tree.map(move, penalties.weights(params), params, frozen, g)
 

@@ -8,7 +8,8 @@ model may look robust because gradients lead nowhere. This looks at the program 
 whether it matters is what attacks without gradients say, such as ``attacks.square``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from advjax.types import Array, Predict
 __all__ = ["caveats", "has"]
 
 _KINDS = {
-    "rounds": "rounds or takes signs: its slope there is zero",
+    "rounds": "rounds, compares or takes signs: its slope there may be zero",
     "stops": "stops gradients: its slope there counts as zero",
     "own": "has derivatives of its own (custom_vjp, custom_jvp)",
     "calls": "calls Python, which has no derivative",
@@ -31,12 +32,10 @@ _BY_NAME = {
     **dict.fromkeys(("pure_callback", "io_callback"), "calls"),
 }
 _DRAWS = ("random_bits", "threefry2x32", "rng_bit_generator")
-# Those of jax itself, which are true derivatives.
-_TRUE = ("relu", "relu6", "logit", "_logsumexp", "_softmax", "log1mexp", "logaddexp")
 # A softmax subtracts a maximum that counts as a constant, and loses nothing.
 _KEEP_MAXIMA = (
     *("max", "select_n", "broadcast_in_dim", "reshape", "convert_element_type"),
-    *("squeeze", "expand_dims", "is_finite"),
+    *("squeeze", "expand_dims", "is_finite", "transpose", "copy", "slice"),
 )
 
 
@@ -48,7 +47,8 @@ def caveats(predict: Predict, x: Array) -> tuple[str, ...]:
         x: inputs, of which only shape and dtype count.
 
     Operations count only where they depend on the input, and random numbers anywhere.
-    A softmax and the derivatives of jax's own functions do not count.
+    A softmax and the derivatives of jax's own functions do not count. A comparison
+    counts where what it chooses from does not depend on the input.
     """
     jaxpr = _program(predict, x)
     found = {*_kinds(jaxpr, {*jaxpr.invars})} | (
@@ -74,56 +74,100 @@ def _has(jaxpr: Any, names: tuple[str, ...]) -> bool:
     )
 
 
-def _kinds(jaxpr: Any, dependent: set) -> Iterator[str | None]:
-    """The kinds of all operations that depend on variables, also of inner programs."""
-    dependent = {*dependent}
-    maxima: set = set()
-    needed = _needed(jaxpr)
+def _kinds(jaxpr: Any, dependent: set, needed: set | None = None) -> Iterator[str]:
+    """The kinds of all operations that depend on variables, also of inner programs.
+
+    Args:
+        jaxpr: the program.
+        dependent: those of its inputs that depend on the input of the model.
+        needed: those of its outputs that are used; all for None.
+    """
+    dependent, maxima = _dependent(jaxpr, dependent)
+    needed = _needed(jaxpr, needed)
     for eqn in jaxpr.eqns:
-        name = eqn.primitive.name
-        inputs = [v for v in eqn.invars if not hasattr(v, "val") and v in dependent]
+        inputs = _variables(eqn.invars) & dependent
         if not inputs or not needed & {*eqn.outvars}:
             continue
-        if name == "reduce_max" or (name in _KEEP_MAXIMA and {*inputs} <= maxima):
-            maxima |= {*eqn.outvars}
-        yield _kind(eqn, stops=not {*inputs} <= maxima)
-        dependent |= {*eqn.outvars}
-        if name not in _BY_NAME:
-            for inner in _inner(eqn):
-                # Inputs and constants of inner programs come in the order of the call,
-                # the last ones last; more may depend than do, never fewer.
-                fits = len(inner.invars) == len(eqn.invars)
-                pairs = zip(inner.invars, eqn.invars, strict=fits)
-                own = {own for own, v in pairs if not fits or v in inputs}
-                yield from _kinds(inner, own if fits else {*inner.invars})
+        if kind := _kind(eqn, dependent, is_maximum=inputs <= maxima):
+            yield kind
+        if eqn.primitive.name in _BY_NAME:
+            continue
+        for inner in _inner(eqn):
+            used = None
+            if len(inner.outvars) == len(eqn.outvars):
+                pairs = zip(inner.outvars, eqn.outvars, strict=True)
+                used = _variables(own for own, v in pairs if v in needed)
+            yield from _kinds(inner, _passed(eqn, inner, inputs), used)
 
 
-def _needed(jaxpr: Any) -> set:
+def _dependent(jaxpr: Any, inputs: set) -> tuple[set, set]:
+    """The variables that depend on inputs, and those that are maxima of them."""
+    dependent = {*inputs}
+    maxima: set = set()
+    for eqn in jaxpr.eqns:
+        used = _variables(eqn.invars) & dependent
+        if used:
+            dependent |= {*eqn.outvars}
+            name = eqn.primitive.name
+            if name == "reduce_max" or (name in _KEEP_MAXIMA and used <= maxima):
+                maxima |= {*eqn.outvars}
+    return dependent, maxima
+
+
+def _passed(eqn: Any, inner: Any, inputs: set) -> set:
+    """The inputs of an inner program that depend on the input of the model."""
+    if len(inner.invars) != len(eqn.invars):
+        return {*inner.invars}  # of a branch or a loop; more than do, never fewer
+    pairs = zip(inner.invars, eqn.invars, strict=True)
+    passed = {own for own, v in pairs if not hasattr(v, "val") and v in inputs}
+    if eqn.primitive.name != "scan":
+        return passed
+    # What a loop carries depends on the input if it does after some round.
+    first, number = eqn.params["num_consts"], eqn.params["num_carry"]
+    for _ in range(number):
+        after = _dependent(inner, passed)[0]
+        pairs = zip(inner.invars[first : first + number], inner.outvars, strict=False)
+        passed |= {own for own, v in pairs if not hasattr(v, "val") and v in after}
+    return passed
+
+
+def _needed(jaxpr: Any, outputs: set | None) -> set:
     """The variables that outputs depend on."""
-    needed = {v for v in jaxpr.outvars if not hasattr(v, "val")}
+    needed = _variables(jaxpr.outvars) if outputs is None else {*outputs}
     for eqn in reversed(jaxpr.eqns):
         if needed & {*eqn.outvars}:
-            needed |= {v for v in eqn.invars if not hasattr(v, "val")}
+            needed |= _variables(eqn.invars)
     return needed
 
 
-def _kind(eqn: Any, *, stops: bool) -> str | None:
+def _variables(atoms: Iterable[Any]) -> set:
+    """All but constants."""
+    return {v for v in atoms if not hasattr(v, "val")}
+
+
+def _kind(eqn: Any, dependent: set, *, is_maximum: bool) -> str | None:
     name = eqn.primitive.name
     if name == "stop_gradient":
-        return "stops" if stops else None
+        return None if is_maximum else "stops"
     if name == "convert_element_type":
-        kinds = [np.dtype(v.aval.dtype).kind for v in (eqn.invars[0], eqn.outvars[0])]
-        return "rounds" if kinds[0] in "fV" and kinds[1] in "iu" else None
+        before, after = (
+            np.dtype(v.aval.dtype).kind for v in (eqn.invars[0], eqn.outvars[0])
+        )
+        is_step = before in "biu" or (before == "f" and after in "iu")
+        return "rounds" if is_step else None
+    if name == "select_n":
+        condition, *cases = eqn.invars
+        is_step = {condition} <= dependent and not _variables(cases) & dependent
+        return "rounds" if is_step else None
     if name == "custom_jvp_call":
-        return None if str(eqn.params.get("name", _name(eqn))) in _TRUE else "own"
+        return None if _is_of_jax(eqn.params["call_jaxpr"]) else "own"
     return _BY_NAME.get(name)
 
 
-def _name(eqn: Any) -> str:
-    """The function of a custom derivative."""
-    inner = eqn.params["call_jaxpr"]
-    info = getattr(getattr(inner, "jaxpr", inner), "debug_info", None)
-    return str(getattr(info, "func_src_info", "")).partition(" at ")[0]
+def _is_of_jax(program: Any) -> bool:
+    """Whether jax itself has the function, whose derivative is then the true one."""
+    info = getattr(getattr(program, "jaxpr", program), "debug_info", None)
+    return str(Path(jax.__file__).parent) in str(getattr(info, "func_src_info", ""))
 
 
 def _inner(eqn: Any) -> Iterator[Any]:

@@ -275,6 +275,7 @@ def test_batches_and_order_change_nothing(found, batch_sizes):
     again = run(keys[order], X[order], Y[order], 0.08)
     np.testing.assert_array_equal(again.robust, found.robust[order])
     np.testing.assert_array_equal(again.broken_by, found.broken_by[order])
+    np.testing.assert_allclose(again.x_adv, found.x_adv[order], atol=1e-5)
 
 
 def test_an_ensemble_goes_on_where_it_was():
@@ -467,3 +468,37 @@ def test_the_mean_of_draws_is_what_is_raised():
     fooled = criteria.misclassified(draws(X)[-1], Y)
     np.testing.assert_array_equal(goal.judge(X, Y).fooled, fooled)
     assert 0 < fooled.sum() < N
+
+
+def test_what_an_ensemble_cannot_take_is_refused():
+    run = ensembles.compiled(_linear, COMPONENTS[:1], bounds=BOX, batch_sizes=(40,))
+    for eps in (-0.1, jnp.nan, jnp.linspace(-0.1, 1, N)):
+        with pytest.raises(ValueError, match="give numbers of at least 0"):
+            run(KEY, X, Y, eps)
+    single = ensembles.compiled(lambda x: _linear(x)[:, 0], COMPONENTS, bounds=BOX)
+    with pytest.raises(ValueError, match="give -1 and 1"):
+        single(KEY, X, Y % 2, 0.1)
+
+
+def test_nothing_is_said_of_points_that_were_not_to_move():
+    run = ensembles.compiled(_linear, COMPONENTS[:1], bounds=BOX, batch_sizes=(40,))
+    assert run(KEY, X, Y, 0.0).caveats() == ()
+    fab = (survivors.Component("fab-t", attacks.boundary.fab_search(norms.linf)),)
+    run = ensembles.compiled(_linear, fab, bounds=BOX, batch_sizes=(40,))
+    assert run(KEY, X, Y, 0.01).caveats() == ()
+
+
+def test_random_models_are_attacked_to_the_last_step():
+    """One draw that fools is no verdict: sizes of programs would decide."""
+
+    def noisy(key, x):
+        return _linear(x) + 3 * jax.random.normal(key, (len(x), K))
+
+    components = ensembles.rand(norms.linf, num_classes=K, num_draws=2)
+    seen = []
+    for block in (1, 25):
+        survivors._BLOCK[True], before = block, survivors._BLOCK[True]
+        run = ensembles.compiled(noisy, components[:1], bounds=BOX, batch_sizes=(40,))
+        seen.append(run(KEY, X, Y, 0.05).robust)
+        survivors._BLOCK[True] = before
+    np.testing.assert_array_equal(*seen)

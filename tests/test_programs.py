@@ -40,6 +40,14 @@ def _scanned(x):
     return jax.lax.scan(lambda x, _: (jnp.floor(x), None), x, None, length=2)[0]
 
 
+def _carried(x, bend):
+    def body(h, x):
+        h = jnp.tanh(bend(8 * h) + x)
+        return h, h
+
+    return jax.lax.scan(body, jnp.zeros_like(x[0]), x)[1]
+
+
 def _noisy(x):
     return x + jax.random.normal(jax.random.key(0), x.shape)
 
@@ -53,6 +61,14 @@ HIDING = {
     "in a branch": (
         lambda x: jax.lax.cond(x[0, 0, 0, 0] > 0, jnp.floor, lambda x: x, x),
         "rounds",
+    ),
+    "in what a loop carries": (lambda x: _linear(_carried(x, jnp.round)), "rounds"),
+    "a threshold": (lambda x: _linear((x > 0.5).astype(float)), "compares"),
+    "a choice": (lambda x: _linear(jnp.where(x > 0.5, 1.0, 0.0)), "compares"),
+    "bins": (lambda x: _linear(jnp.digitize(x, jnp.array([0.3, 0.6]))), "compares"),
+    "stopped in a loop": (
+        lambda x: _linear(_carried(x, jax.lax.stop_gradient)),
+        "stops",
     ),
     "stop_gradient": (lambda x: _linear(jax.lax.stop_gradient(x)), "stops"),
     "custom_vjp": (lambda x: _linear(_straight(x)), "own"),
@@ -84,6 +100,15 @@ HONEST = {
     "clipped": lambda x: _linear(jnp.clip(x, 0, 1) + jnp.abs(x)),
     "constants": lambda x: _linear(x) + jnp.round(W[:1]),
     "unused": lambda x: (jnp.round(x), _linear(x))[1],
+    "unused in jit": lambda x: jax.jit(lambda x: (_linear(x), x.argmax()))(x)[0],
+    "checkpoint": lambda x: jax.checkpoint(lambda x: jax.nn.relu(_linear(x)))(x),
+    "scan": lambda x: _linear(_carried(x, jnp.abs)),
+    "weights in a scan": lambda x: jax.lax.scan(
+        lambda h, w: (h * jnp.round(w), None), _linear(x), W[:3, 0]
+    )[0],
+    "dot_product_attention": lambda x: jax.nn.dot_product_attention(x, x, x),
+    "functions of jax": lambda x: jax.scipy.special.xlogy(x, x) + jnp.sinc(x),
+    "a choice of branches": lambda x: _linear(jnp.where(x > 0, x, 0.1 * x)),
     "weights": lambda x: _linear(x) * jnp.sign(W[0, 0]),
 }
 

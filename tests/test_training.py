@@ -777,6 +777,20 @@ def test_other_ways_of_training_learn(change, tmp_path):
     assert found["test_robust_accuracy"][-1] > 0.5
 
 
+def test_replays_share_the_rate_of_their_step():
+    """A rate that falls to 0 after half of a run falls after half of its updates."""
+    config = _recipe(objective="free", num_replays=3, num_epochs=2)
+    config.schedule_knots, config.schedule_values = (0.5,), (1.0, 0.0)
+    trained = engine.Engine(recipe.training(config))
+    params = jnp.zeros(1)
+    state, moves = trained._tx.init(params), []
+    for _ in range(3 * trained.steps_per_epoch):
+        updates, state = trained._tx.update(jnp.ones(1), state, params)
+        moves.append(float(updates[0]) < 0)
+    number = 3 * (trained.steps_per_epoch - 1)
+    assert moves == [True] * number + [False] * 3
+
+
 def test_terms_that_an_objective_does_not_have_are_refused(tmp_path, capsys):
     for changes in ("objective=free weight_eps=0.1", "objective=standard alignment=1"):
         options = [f"--config.{change}" for change in changes.split()]

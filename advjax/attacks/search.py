@@ -125,6 +125,7 @@ class Search(NamedTuple):
         end: ``(problem, state) -> (x_adv, info)``.
         fooled: ``(problem, state) -> [n]``, which examples need no more steps.
         has_gradients: whether steps take the gradient of the model.
+        ascends: whether it returns points of a larger loss also where it fails.
     """
 
     num_steps: int
@@ -133,6 +134,7 @@ class Search(NamedTuple):
     end: Callable[[Problem, State], tuple[Array, AttackInfo]]
     fooled: Callable[[Problem, State], Array]
     has_gradients: bool = True
+    ascends: bool = True
 
 
 def problem(

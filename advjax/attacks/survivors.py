@@ -3,6 +3,7 @@
 Survivors are packed on the host into batches of a few sizes, so that few programs are
 compiled. Every random number depends on the example, the component and the restart
 alone: results do not depend on the size of batches, nor on which points others broke.
+Draws of random models are of a whole batch, and so depend on it.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ import numpy as np
 
 from advjax import arguments, criteria, flags, losses, programs, regions
 from advjax.arguments import Bounds
-from advjax.attacks import search, targets
+from advjax.attacks import gradients, search, targets
 from advjax.attacks.search import Search
 from advjax.flags import Flags
 from advjax.types import Array, Key, Loss, Predict, example_keys
@@ -113,7 +114,7 @@ class Found(NamedTuple):
         return lines + tuple(
             f"{row.num_broken} of {n} points were broken by square where gradients had "
             "failed, which may be masked"
-            for row in self.rows
+            for row in self.rows[-1:]
             if row.name == "square" and row.num_broken > _MOST_BY_SQUARE * n
         )
 
@@ -211,15 +212,22 @@ def _program(
     def begin(part):
         return steps.begin(problem(part, 0))
 
+    def is_over(part, state):
+        if component.num_draws:  # one draw is no verdict
+            return jnp.zeros(len(part.y), bool)
+        return steps.fooled(problem(part, 0), state)
+
     def advance(part, state, first):
         def step(state, k):
-            return steps.step(problem(part, 1 + k), state, k), None
+            new = steps.step(problem(part, 1 + k), state, k)
+            # What a point is does not depend on when its batch shrinks.
+            return gradients.where(is_over(part, state), state, new), None
 
         if block == 1:
             state, _ = step(state, first)
         else:
             state, _ = jax.lax.scan(step, state, first + jnp.arange(block))
-        return state, steps.fooled(problem(part, 0), state)
+        return state, is_over(part, state)
 
     def end(part, state):
         given = problem(part, 1 + steps.num_steps)
@@ -347,19 +355,25 @@ class Ensemble:
             watch: is told after each batch how far it is.
 
         Raises:
-            ValueError: for no examples, and for lengths or shapes that do not fit.
+            ValueError: for no examples, lengths or shapes that do not fit, radii that
+                are no numbers of at least 0, and labels that do not fit the outputs.
         """
         n = arguments.equal_lengths(x=x, y=y)
         if n < 1:
             msg = "x has no examples: give at least 1"
             raise ValueError(msg)
         keys = example_keys(key, n)
+        if not np.all(np.asarray(eps) >= 0):
+            msg = f"eps = {eps}: give numbers of at least 0"
+            raise ValueError(msg)
         eps = jnp.asarray(eps, regions.promoted(x[:1]).dtype)
         eps = jnp.broadcast_to(eps, (n,) if eps.ndim == 0 else (n, *eps.shape[1:]))
         data = _Part(keys, jnp.asarray(x), jnp.asarray(y), eps, jnp.zeros(n, jnp.int32))
+        drawn = self.components[0].drawn(self._predict, keys[0])
+        output = jax.eval_shape(drawn, data.x)
+        criteria.correct(jnp.zeros(output.shape, output.dtype), data.y)  # raises
         if not self._programs:
             x, given = data.x[:1], (self._predict, self._bounds)
-            drawn = self.components[0].drawn(self._predict, jax.random.key(0))
             self._sizes = self._sizes or _sizes(drawn, x)
             self._programs = [_program(*given, each, x) for each in self.components]
         found = start or self._first(data)
@@ -376,8 +390,10 @@ class Ensemble:
         ]
         joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
         correct, seen, probabilities = joined
-        nothing, everything = np.full(len(correct), -1), np.ones(len(correct), bool)
-        points = (np.array(data.x), nothing, seen, probabilities, everything)
+        stuck = np.full(len(correct), any(c.search.ascends for c in self.components))
+        stuck &= np.asarray(data.eps).reshape(len(stuck), -1).max(axis=1) > 0
+        nothing = np.full(len(correct), -1)
+        points = (np.array(data.x), nothing, seen, probabilities, stuck)
         return Found(correct, correct.copy(), *points, ())
 
     def _batches(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:

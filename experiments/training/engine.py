@@ -109,7 +109,8 @@ class Engine:
         )
         self._train = devices.replicated(training.train, self._placement.mesh)
         self._rate = training.schedule(training.num_epochs * self.steps_per_epoch)
-        self._tx = training.optimiser(self._rate)
+        # All updates of one step have its rate.
+        self._tx = training.optimiser(lambda n: self._rate(n // training.updates))
         keys = jax.random.split(jax.random.key(training.seed))
         self._key_run, self._key_test = keys
         self._run = train.dispatched(self._step(), training.dispatch)

@@ -51,6 +51,7 @@ class Training:
         objective: the objective at a learning rate, ``rate -> Objective``.
         replaying: ``optimiser -> step`` of free adversarial training, in the place of
             the objective; or None.
+        updates: of the optimiser in each step, which share its rate.
         optimiser: the optimiser with a schedule of rates.
         schedule: the schedule of a run of so many steps, ``num_steps -> schedule``.
             Its rates count steps as done: ``schedule(t)`` is that of step t + 1.
@@ -94,6 +95,7 @@ class Training:
     num_epochs: int
     batch_size: int
     replaying: Callable[[optax.GradientTransformation], Step] | None = None
+    updates: int = 1
     prepare: Callable[[Key, Array], Array] = as_pixels
     keep_remainder: bool = True
     warm_up_epochs: float = 0.0

@@ -532,6 +532,19 @@ def named(config: ConfigDict | FrozenConfigDict) -> str:
     return config.model + (f" (width {config.width})" if config.width else "")
 
 
+def method(config: ConfigDict | FrozenConfigDict) -> str:
+    """The training in words, such as "adversarial (one step, GradAlign)"."""
+    is_attacked = config.objective in ("adversarial", "trades", "mart")
+    terms = {
+        "one step": is_attacked and config.num_steps == 1,
+        "GradAlign": config.alignment,
+        "AWP": config.weight_eps,
+        f"{config.num_replays} replays": config.objective == "free",
+    }
+    words = ", ".join(term for term, holds in terms.items() if holds)
+    return config.objective + (f" ({words})" if words else "")
+
+
 def trainings(parts: Mapping[str, ConfigDict]) -> dict[str, Training]:
     """Trainings on the same data, which are read once."""
     first = next(iter(parts.values()))
@@ -562,6 +575,7 @@ def training(
         model=model,
         objective=lambda rate: objective(config, model, xi(config, rate)),
         replaying=replaying(config, model),
+        updates=config.num_replays if config.objective == "free" else 1,
         optimiser=partial(optimiser, config),
         schedule=partial(schedule, config),
         eps=config.eps,

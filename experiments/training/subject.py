@@ -57,7 +57,7 @@ class Subject(NamedTuple):
         return {
             "dataset": trained["dataset"],
             "architecture": trained["model"],
-            "objective": trained["objective"],
+            "objective": recipe.method(ConfigDict(trained)),
             "norm": self.norm,
             "eps": float(self.eps),
             "num_examples": len(self.test.y),
