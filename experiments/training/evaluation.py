@@ -1,6 +1,6 @@
 """AutoAttack, or PGD-50 with ten restarts, on released networks.
 
-Size: 10 000 test images. Time: 2.5 minutes a network of ``mnist.py`` by PGD, TIME
+Size: 10 000 test images. Time: 2.5 minutes a network of ``mnist.py`` by PGD, an hour
 by AutoAttack.
 
     advjax evaluate runs/mnist --config.protocol=autoattack
