@@ -18,10 +18,12 @@ def test_the_snippets_of_the_readme_run(capsys):
     namespace = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102
-    assert len(blocks) == 5
-    first = capsys.readouterr().out.splitlines()[0]
-    assert first.startswith("Estimate(value=")
-    assert first.endswith(" ()")
+    assert len(blocks) == 6
+    ensemble, caveats, outcome, *_ = capsys.readouterr().out.splitlines()
+    assert "Row(name='square'" in ensemble
+    assert caveats == "()"
+    assert outcome.startswith("Estimate(value=")
+    assert outcome.endswith(" ()")
     assert namespace["info"].fooled.shape == (32,)
     assert namespace["metrics"]["loss"].shape == (5, 3, 4)
     assert namespace["loss"].shape == (300,)

@@ -221,7 +221,7 @@ def test_commands_of_the_page_can_be_typed(stored):
     for result in stored:
         typed = shlex.split(page.command(result.record.environments[-1].arguments))
         assert typed[0] == "advjax"
-        if result.name.endswith("evaluation"):
+        if result.name.endswith(("evaluation", "autoattack")):
             assert typed[1] == "evaluate"
             continue
         kind, name, *overrides = typed[1:]
