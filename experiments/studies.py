@@ -1,6 +1,7 @@
 """All studies by name, found where they are declared: ``transition.scaling``."""
 
 import ast
+import functools
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,10 +45,16 @@ def names() -> tuple[str, ...]:
 def files() -> dict[str, Path]:
     """The modules of all studies, by names with a slash; parsed, and not imported."""
     modules = sorted(FOLDER.glob("*/*.py"))
-    return {f"{f.parent.name}/{f.stem}": f for f in modules if _is_study(f)}
+    return {
+        f"{f.parent.name}/{f.stem}": f
+        for f in modules
+        if _is_study(f, f.stat().st_mtime_ns)
+    }
 
 
-def _is_study(file: Path) -> bool:
+@functools.cache
+def _is_study(file: Path, modified: int) -> bool:
+    del modified  # a file is read again when it was written again
     source = file.read_text(encoding="utf-8")
     return "STUDY = " in source and any(
         isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "STUDY"

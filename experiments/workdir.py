@@ -232,11 +232,13 @@ class Workdir:
             _check_regular(self.path)
         if not config_path.exists() and (self.path / _RESULTS).exists():
             complete(self.path)
-        if config_path.exists():
-            _same_config(config_path, self.config, self._free)
-        elif _is_foreign(self.path):
+        # Asked again, for another process may begin the directory in between.
+        is_ours = config_path.exists() or not _is_foreign(self.path)
+        if not is_ours and not config_path.exists():
             msg = f"workdir {self.path} holds files of something else"
             raise WorkdirError(f"{msg}; choose another")
+        if config_path.exists():
+            _same_config(config_path, self.config, self._free)
 
     def _own(self) -> None:
         if self._owner is not None:

@@ -51,6 +51,7 @@ TESTS = {
     "attacks/auto": ["auto_attack"],
     "attacks/boundary": ["auto_attack"],
     "attacks/squares": ["auto_attack"],
+    "attacks/components": ["auto_attack"],
     "attacks/survivors": ["auto_attack"],
     "attacks/projections": ["projections"],
     "evaluate": ["evaluate"],

@@ -10,7 +10,8 @@ import reference
 from contracts import BOX, NORMS
 
 from advjax import attacks, criteria, losses, norms
-from advjax.attacks import auto, ensembles, sparse, squares, survivors, targets
+from advjax.attacks import auto, components, ensembles, sparse, squares, targets
+from advjax.attacks.components import Component
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -235,9 +236,9 @@ def _small(norm, num_classes=K, num_steps=10):
     search = auto.apgd_search(norm, num_steps=num_steps)
     aim = targets.aimed(search, losses.targeted_margin)
     return (
-        survivors.Component("apgd-ce", search),
-        survivors.Component("apgd-t", aim, num_repeats=num_classes - 1),
-        survivors.Component("square", squares.square_search(norm, num_steps=50)),
+        Component("apgd-ce", search),
+        Component("apgd-t", aim, num_repeats=num_classes - 1),
+        Component("square", squares.square_search(norm, num_steps=50)),
     )
 
 
@@ -316,8 +317,8 @@ def test_single_logits_are_attacked_as_two_classes():
         return _linear(x, w=w[None])[:, 0]
 
     signs = jnp.where(single(X) > 0, 1, -1)
-    components = ensembles.standard(norms.linf, num_classes=1)
-    assert [each.num_repeats for each in components] == [1, 1, 1, 1]
+    standard = ensembles.standard(norms.linf, num_classes=1)
+    assert [each.num_repeats for each in standard] == [1, 1, 1, 1]
     run = ensembles.compiled(single, COMPONENTS, bounds=BOX, batch_sizes=(40,))
     found = run(KEY, X, signs, 0.08)
     two = ensembles.compiled(
@@ -405,8 +406,8 @@ def test_what_is_wrong_with_the_data_is_said():
         return jax.nn.softmax(_linear(x))
 
     search = auto.apgd_search(norms.linf, num_steps=2)
-    components = (survivors.Component("apgd-ce", search),)
-    run = ensembles.compiled(probabilities, components, bounds=BOX, batch_sizes=(40,))
+    first = (Component("apgd-ce", search),)
+    run = ensembles.compiled(probabilities, first, bounds=BOX, batch_sizes=(40,))
     found = run(KEY, X.at[:3].add(2.0), Y.at[5].set(K), 0.01)
     assert not found.correct[5]
     undefined, outside, flat = found.caveats()
@@ -443,8 +444,8 @@ def test_random_models_are_attacked_in_the_mean():
         z = _linear(x)
         return z + 0.05 * jax.random.normal(key, z.shape)
 
-    components = ensembles.rand(norms.linf, num_classes=K, num_draws=8)
-    run = ensembles.compiled(noisy, components, bounds=BOX, batch_sizes=(40,))
+    rand = ensembles.rand(norms.linf, num_classes=K, num_draws=8)
+    run = ensembles.compiled(noisy, rand, bounds=BOX, batch_sizes=(40,))
     found = run(KEY, X, Y, 0.08)
     truth = _largest_margin("linf", 0.08, BOX)
     # Up to what noise may decide.
@@ -453,7 +454,7 @@ def test_random_models_are_attacked_in_the_mean():
     assert np.sum(truth > 0.5) > 5
     assert np.sum(truth < -0.5) > 5
     with pytest.raises(ValueError, match="all with num_draws or all without"):
-        ensembles.compiled(noisy, (*components, COMPONENTS[0]))
+        ensembles.compiled(noisy, (*rand, COMPONENTS[0]))
 
 
 def test_the_mean_of_draws_is_what_is_raised():
@@ -480,25 +481,36 @@ def test_what_an_ensemble_cannot_take_is_refused():
         single(KEY, X, Y % 2, 0.1)
 
 
+def test_a_start_of_something_else_is_refused():
+    run = ensembles.compiled(_linear, COMPONENTS, bounds=BOX, batch_sizes=(40,))
+    start = run(KEY, X, Y, 0.08, num_components=1)
+    with pytest.raises(ValueError, match="start has 40 examples after"):
+        run(KEY, X[:8], Y[:8], 0.08, start=start)
+    other = ensembles.compiled(_linear, COMPONENTS[1:], bounds=BOX, batch_sizes=(40,))
+    with pytest.raises(ValueError, match=r"start has 40 .* give what this ensemble"):
+        other(KEY, X, Y, 0.08, start=start)
+    with pytest.raises(ValueError, match="num_components = -1"):
+        run(KEY, X, Y, 0.08, num_components=-1)
+
+
 def test_nothing_is_said_of_points_that_were_not_to_move():
     run = ensembles.compiled(_linear, COMPONENTS[:1], bounds=BOX, batch_sizes=(40,))
     assert run(KEY, X, Y, 0.0).caveats() == ()
-    fab = (survivors.Component("fab-t", attacks.boundary.fab_search(norms.linf)),)
+    fab = (Component("fab-t", attacks.boundary.fab_search(norms.linf)),)
     run = ensembles.compiled(_linear, fab, bounds=BOX, batch_sizes=(40,))
     assert run(KEY, X, Y, 0.01).caveats() == ()
 
 
-def test_random_models_are_attacked_to_the_last_step():
+def test_random_models_are_attacked_to_the_last_step(monkeypatch):
     """One draw that fools is no verdict: sizes of programs would decide."""
 
     def noisy(key, x):
         return _linear(x) + 3 * jax.random.normal(key, (len(x), K))
 
-    components = ensembles.rand(norms.linf, num_classes=K, num_draws=2)
+    rand = ensembles.rand(norms.linf, num_classes=K, num_draws=2)
     seen = []
     for block in (1, 25):
-        survivors._BLOCK[True], before = block, survivors._BLOCK[True]
-        run = ensembles.compiled(noisy, components[:1], bounds=BOX, batch_sizes=(40,))
+        monkeypatch.setitem(components._BLOCK, True, block)
+        run = ensembles.compiled(noisy, rand[:1], bounds=BOX, batch_sizes=(40,))
         seen.append(run(KEY, X, Y, 0.05).robust)
-        survivors._BLOCK[True] = before
     np.testing.assert_array_equal(*seen)

@@ -16,7 +16,7 @@ import pytest
 from ml_collections import ConfigDict
 from safetensors.numpy import save
 
-from experiments import files, ownership, provenance, run
+from experiments import files, ownership, provenance, run, workdir
 from experiments.files import FileError
 from experiments.training import evaluation, parameters
 from experiments.workdir import Workdir, complete
@@ -128,6 +128,23 @@ def test_a_pipe_in_a_directory_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "w" / "results.json")
     with pytest.raises(FileError, match="is no regular file"):
         Workdir(tmp_path / "w", _config())
+
+
+def test_a_directory_that_is_begun_between_two_looks_is_that_of_the_run(
+    tmp_path, monkeypatch
+):
+    """The first of several processes writes while another one looks."""
+    path, foreign = tmp_path / "w", workdir._is_foreign
+
+    def late(there):
+        monkeypatch.setattr(workdir, "_is_foreign", foreign)
+        with Workdir(path, _config()) as begun:
+            begun.begin()
+        return foreign(there)
+
+    monkeypatch.setattr(workdir, "_is_foreign", late)
+    Workdir(path, _config())
+    assert (path / "config.json").exists()
 
 
 def test_a_file_of_ones_own_is_not_taken_for_a_lock(tmp_path):

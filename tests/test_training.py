@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 from advjax import attacks, data, evaluate, losses, norms, objectives, train
 from advjax.attacks import ensembles, survivors, targets
-from advjax.attacks.survivors import Component
+from advjax.attacks.components import Component
 from advjax.types import Batch
 from experiments import arrays, checks, devices, run, workdir
 from experiments.files import FileError
@@ -85,6 +85,7 @@ def _finished(process, path):
     assert process.wait(300) == 0, path.with_suffix(".log").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(tmp_path):
     arguments = [*SMALL, "--config.num_epochs=10", "--config.checkpoint_steps=2"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -194,6 +195,7 @@ sys.exit(run.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_cores_that_divide_the_networks_change_nothing(tmp_path):
     """Two radii and two seeds on two devices, and on one."""
     arguments = [f"{CONFIG}:smoke", "--config.eps=(0.0,0.1)", "--config.num_train=300"]
@@ -228,6 +230,7 @@ def test_networks_are_divided_only_where_one_program_trains_them(monkeypatch):
     assert devices.placement(2, {128}, **options) == (SimpleNamespace(size=2), False)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     arguments = [*SMALL, *CNN, "--config.batch_size=16", "--config.test_batch_size=360"]
     alone = _run(arguments, tmp_path / "alone")
@@ -906,6 +909,9 @@ def test_curves_are_of_pgd(tmp_path, capsys):
     options = ["--config.protocol=strong", "--config.curve=(0.1,)"]
     assert evaluation.main([f"{tmp_path}/trained", *options]) == 2
     assert "curves are of config.protocol = 'pgd'" in capsys.readouterr().err
+    options = ["--config.protocol=strong", "--config.num_devices=2"]
+    assert evaluation.main([f"{tmp_path}/trained", *options]) == 2
+    assert "config.num_devices = 2" in capsys.readouterr().err
 
 
 def test_a_run_goes_on_with_other_devices_but_no_other_seed(tmp_path, capsys):

@@ -16,8 +16,9 @@ from functools import partial
 from advjax import arguments, losses, norms
 from advjax.arguments import Bounds
 from advjax.attacks import auto, boundary, squares, targets
+from advjax.attacks.components import Component
 from advjax.attacks.projections import Projection
-from advjax.attacks.survivors import Component, Ensemble
+from advjax.attacks.survivors import Ensemble
 from advjax.norms import Norm
 from advjax.types import Array, Key, Loss, Predict
 
@@ -119,7 +120,7 @@ def rand(norm: Norm, *, num_classes: int, num_draws: int = 20) -> tuple[Componen
 
 
 def strong(norm: Norm, *, num_classes: int) -> tuple[Component, ...]:
-    """Two losses with targets, exact projections, and a shorter FAB; no more work.
+    """Two losses with targets, exact projections, and a shorter FAB: fewer gradients.
 
     APGD with 9 targets on the DLR loss, and with 6 on the margin of probabilities in
     the place of cross-entropy and of FAB on all targets but three; Square.

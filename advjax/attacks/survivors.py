@@ -6,59 +6,22 @@ alone: results do not depend on the size of batches, nor on which points others 
 Draws of random models are of a whole batch, and so depend on it.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax import arguments, criteria, flags, losses, programs, regions
+from advjax import arguments, criteria, flags, regions
 from advjax.arguments import Bounds
-from advjax.attacks import gradients, search, targets
-from advjax.attacks.search import Search
+from advjax.attacks import components
+from advjax.attacks.components import Component, End, Part, Program
 from advjax.flags import Flags
-from advjax.types import Array, Key, Loss, Predict, example_keys
+from advjax.types import Array, Key, Predict, example_keys
 
-__all__ = ["Component", "Ensemble", "Found", "Row", "Status"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Component:
-    """One attack of an ensemble.
-
-    Attributes:
-        name: such as "apgd-ce".
-        search: its steps.
-        loss: what it raises, unless the search has a loss of its own.
-        num_repeats: restarts, or targets.
-        num_draws: of a random model, ``(key, x) -> logits``, over which each gradient
-            is averaged; 0 for a model that is a function of ``x``.
-    """
-
-    name: str
-    search: Search
-    loss: Loss = losses.cross_entropy
-    num_repeats: int = 1
-    num_draws: int = 0
-
-    def drawn(self, predict: Callable, key: Key) -> Predict:
-        """The model, or one draw of a random one."""
-        return partial(predict, key) if self.num_draws else predict
-
-    def goal(self, predict: Callable, key: Key) -> criteria.Goal:
-        """The loss to raise, in the mean of new draws if the model is random."""
-        if not self.num_draws:
-            return criteria.Goal(_logits(predict), self.loss)
-        keys = jax.random.split(key, self.num_draws)
-
-        def draws(x):
-            return jax.vmap(lambda key: _logits(partial(predict, key))(x))(keys)
-
-        last = _logits(partial(predict, keys[-1]))
-        return criteria.Expected(last, self.loss, draws=draws)
+__all__ = ["Ensemble", "Found", "Row", "Status"]
 
 
 class Row(NamedTuple):
@@ -139,34 +102,6 @@ _MOST_BY_SQUARE = 0.002
 """The share of points above which random search should not be needed."""
 
 
-class _Program(NamedTuple):
-    """A search, compiled: its first state, ``block`` steps at once, and its end."""
-
-    begin: Any
-    advance: Any
-    end: Any
-    block: int
-    num_steps: int
-
-    @property
-    def number(self) -> int:
-        """Of programs that were compiled."""
-        return sum(each._cache_size() for each in self[:3])
-
-
-class _Part(NamedTuple):
-    """Rows of a batch, on which a program runs."""
-
-    keys: Key
-    x: Array
-    y: Array
-    eps: Array
-    repeat: Array
-
-    def taken(self, rows: np.ndarray) -> "_Part":
-        return _Part(*(each[rows] for each in self))
-
-
 def _sizes(predict: Predict, x: Array) -> list[int]:
     """Batch sizes for a model: another one takes seconds to compile, and may pay."""
     shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
@@ -180,120 +115,9 @@ _SMALL = 1e6
 _FEW = 4
 """Batches of a smaller size that are rather made than one larger that is filled up."""
 
-_BLOCK = {True: 25, False: 250}
-"""Most steps of one program, with gradients and without."""
-
-
-def _block(steps: Search, predict: Predict, x: Array) -> int:
-    """Steps of one program."""
-    # XLA on CPU takes gradients of convolutions several times faster outside of its
-    # loops (jax issue 12868), and compiles one step in a tenth of the time of ten.
-    is_slow = jax.default_backend() == "cpu" and steps.has_gradients
-    if is_slow and programs.has(predict, x, "conv_general_dilated"):
-        return 1
-    most = _BLOCK[steps.has_gradients]
-    return max(b for b in range(1, most + 1) if steps.num_steps % b == 0)
-
-
-def _program(
-    predict: Callable, bounds: Bounds | None, component: Component, x: Array
-) -> _Program:
-    steps = component.search
-    block = _block(steps, component.drawn(predict, jax.random.key(0)), x)
-
-    def problem(part: _Part, k: Array | int) -> search.Problem:
-        # Of the first row, as draws of random models are of a whole batch.
-        key = jax.random.fold_in(part.keys[0], k)
-        y = _classes(component.drawn(predict, key), part)
-        goal = component.goal(predict, key)
-        given = (part.x, y, part.eps, bounds, part.repeat)
-        return search.problem(part.keys, goal, *given)
-
-    def begin(part):
-        return steps.begin(problem(part, 0))
-
-    def is_over(part, state):
-        if component.num_draws:  # one draw is no verdict
-            return jnp.zeros(len(part.y), bool)
-        return steps.fooled(problem(part, 0), state)
-
-    def advance(part, state, first):
-        def step(state, k):
-            new = steps.step(problem(part, 1 + k), state, k)
-            # What a point is does not depend on when its batch shrinks.
-            return gradients.where(is_over(part, state), state, new), None
-
-        if block == 1:
-            state, _ = step(state, first)
-        else:
-            state, _ = jax.lax.scan(step, state, first + jnp.arange(block))
-        return state, is_over(part, state)
-
-    def end(part, state):
-        given = problem(part, 1 + steps.num_steps)
-        x_adv, info = steps.end(given, state)
-        # No loss that may round to zero, as cross-entropy does.
-        before, after = (
-            losses.margin(targets.goal(given).predict(x), given.y)
-            for x in (part.x, x_adv)
-        )
-        drawn = component.drawn(predict, part.keys[0])
-        return _End(
-            _is_broken(drawn, part.y, x_adv),
-            x_adv,
-            info.zero_grad,
-            _known(info.undefined_grad, part.x),
-            after > before,
-        )
-
-    compiled = [_compiled(each) for each in (begin, advance, end)]
-    return _Program(compiled[0], compiled[1], compiled[2], block, steps.num_steps)
-
-
-def _compiled(function: Callable) -> Any:
-    # On CPU the whole takes as long to compile as to run, for small networks; at this
-    # level it compiles in two thirds of the time and is as fast.
-    is_cpu = jax.default_backend() == "cpu"
-    options = {"xla_backend_optimization_level": 1} if is_cpu else None
-    return jax.jit(function, compiler_options=options)
-
-
-class _End(NamedTuple):
-    """How a search ended, row by row."""
-
-    is_broken: Any
-    x_adv: Any
-    zero_grad: Any
-    undefined: Any
-    rises: Any
-
-
-def _logits(predict: Predict) -> Predict:
-    """``predict``, with (0, z) for a single logit z, as searches know classes only."""
-
-    def logits(x):
-        output = arguments.output(predict(x))
-        if output.ndim > 1:
-            return output
-        return jnp.stack([jnp.zeros_like(output), output], axis=-1)
-
-    return logits
-
-
-def _classes(predict: Predict, part: _Part) -> Array:
-    """The labels, as classes of ``_logits`` also where they are signs."""
-    is_single = len(jax.eval_shape(predict, part.x).shape) == 1
-    return (part.y > 0).astype(jnp.int32) if is_single else part.y
-
-
-def _is_broken(predict: Predict, y: Array, x_adv: Array) -> Array:
-    """Whether the model is wrong there, at a point that is one."""
-    is_finite = jnp.all(jnp.isfinite(x_adv), axis=tuple(range(1, x_adv.ndim)))
-    return criteria.misclassified(predict(x_adv), y) & is_finite
-
 
 def _clean(
-    predict: Callable, bounds: Bounds | None, component: Component, part: _Part
+    predict: Callable, bounds: Bounds | None, component: Component, part: Part
 ) -> tuple[Array, Flags, Array]:
     """Which inputs are classified rightly, and what is wrong with them, ``[n]``."""
     output = component.drawn(predict, part.keys[0])(part.x)
@@ -322,7 +146,7 @@ class Ensemble:
         self._predict, self._bounds = predict, bounds
         counted = [arguments.count("batch_sizes", each) for each in batch_sizes or ()]
         self._sizes = sorted(counted)
-        self._programs: list[_Program] = []
+        self._programs: list[Program] = []
         self._clean = jax.jit(partial(_clean, predict, bounds, self.components[0]))
 
     @property
@@ -356,7 +180,7 @@ class Ensemble:
 
         Raises:
             ValueError: for no examples, lengths or shapes that do not fit, radii that
-                are no numbers of at least 0, and labels that do not fit the outputs.
+                are no numbers of at least 0, and labels or a start that do not fit.
         """
         n = arguments.equal_lengths(x=x, y=y)
         if n < 1:
@@ -368,20 +192,37 @@ class Ensemble:
             raise ValueError(msg)
         eps = jnp.asarray(eps, regions.promoted(x[:1]).dtype)
         eps = jnp.broadcast_to(eps, (n,) if eps.ndim == 0 else (n, *eps.shape[1:]))
-        data = _Part(keys, jnp.asarray(x), jnp.asarray(y), eps, jnp.zeros(n, jnp.int32))
+        data = Part(keys, jnp.asarray(x), jnp.asarray(y), eps, jnp.zeros(n, jnp.int32))
         drawn = self.components[0].drawn(self._predict, keys[0])
         output = jax.eval_shape(drawn, data.x)
         criteria.correct(jnp.zeros(output.shape, output.dtype), data.y)  # raises
         if not self._programs:
             x, given = data.x[:1], (self._predict, self._bounds)
             self._sizes = self._sizes or _sizes(drawn, x)
-            self._programs = [_program(*given, each, x) for each in self.components]
+            self._programs = [
+                components.program(*given, each, x) for each in self.components
+            ]
+        if start is not None:
+            self._check_start(start, n)
+        if num_components is None:
+            num_components = len(self.components)
+        last = arguments.count("num_components", num_components, least=0)
         found = start or self._first(data)
-        for i in range(len(self.components))[len(found.rows) : num_components]:
+        for i in range(len(self.components))[len(found.rows) : last]:
             found = self._run(i, found, data, watch)
         return found
 
-    def _first(self, data: _Part) -> Found:
+    def _check_start(self, start: Found, n: int) -> None:
+        """Raises ValueError for what another ensemble, or on other data, has found."""
+        done = [row.name for row in start.rows]
+        names = [each.name for each in self.components]
+        if len(start.robust) != n or done != names[: len(done)]:
+            msg = (
+                f"start has {len(start.robust)} examples after {done}: give what this "
+            )
+            raise ValueError(f"{msg}ensemble of {names} found for these {n} examples")
+
+    def _first(self, data: Part) -> Found:
         """Before any component."""
         parts = [
             jax.tree.map(lambda leaf, m=number: np.asarray(leaf)[:m], self._clean(part))
@@ -390,7 +231,8 @@ class Ensemble:
         ]
         joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
         correct, seen, probabilities = joined
-        stuck = np.full(len(correct), any(c.search.ascends for c in self.components))
+        ascends = any(each.search.shortens is None for each in self.components)
+        stuck = np.full(len(correct), ascends)
         stuck &= np.asarray(data.eps).reshape(len(stuck), -1).max(axis=1) > 0
         nothing = np.full(len(correct), -1)
         points = (np.array(data.x), nothing, seen, probabilities, stuck)
@@ -412,7 +254,7 @@ class Ensemble:
         return np.concatenate([rows, np.repeat(rows[-1:], size - rows.size)])
 
     def _run(
-        self, i: int, found: Found, data: _Part, watch: Callable[[Status], None]
+        self, i: int, found: Found, data: Part, watch: Callable[[Status], None]
     ) -> Found:
         """One component on what is robust, restart by restart or target by target."""
         component = self.components[i]
@@ -456,13 +298,13 @@ class Ensemble:
         )
 
     def _searched(
-        self, program: _Program, data: _Part, rows: np.ndarray, repeat: np.ndarray
-    ) -> _End:
+        self, program: Program, data: Part, rows: np.ndarray, repeat: np.ndarray
+    ) -> End:
         """One batch, which shrinks as its points are broken."""
         places = self._filled(np.arange(rows.size))
         part = data.taken(rows[places])._replace(repeat=jnp.asarray(repeat[places]))
         rows, order = np.arange(rows.size), []
-        ends: list[_End] = []
+        ends: list[End] = []
         state = program.begin(part)
         first, is_done = 0, False
         while not is_done:
@@ -475,19 +317,11 @@ class Ensemble:
             if is_done or self._filled(alive).size < len(part.y):
                 end = jax.device_get(program.end(part, state))
                 ended = np.arange(rows.size) if is_done else np.flatnonzero(fooled)
-                ends.append(_End(*(each[ended] for each in end)))
+                ends.append(End(*(each[ended] for each in end)))
                 order.append(rows[ended])
                 kept = self._filled(alive) if alive.size else alive
                 rows = rows[alive]
                 part = part.taken(kept)
                 state = jax.tree.map(lambda leaf, kept=kept: leaf[kept], state)
         back = np.argsort(np.concatenate(order))
-        return _End(*(each[back] for each in _joined(ends)))
-
-
-def _joined(ends: list[_End]) -> _End:
-    return _End(*map(np.concatenate, zip(*ends, strict=True)))
-
-
-def _known(flag: Array | None, x: Array) -> Array:
-    return jnp.zeros(len(x), bool) if flag is None else flag
+        return End(*(each[back] for each in End.joined(ends)))

@@ -10,7 +10,7 @@ of ``strong``, of the original code on the network's twin in torch, and of PGD-5
 ten starts; points that one side breaks and the other does not; and time, in this
 process, with compiling. ``--alone`` lets each component run on all points. Logits of
 both sides are compared first, and what the original breaks is counted by our network
-at its points. Ours runs on as many threads as torch does. Needs the extra
+at its points. Needs the extra
 ``benchmarks``, whose ``pyautoattack`` is the original of Croce and Hein 2020 in a
 package: of its attacks only imports and whitespace differ.
 """

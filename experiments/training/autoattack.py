@@ -16,10 +16,11 @@ import numpy as np
 import xarray as xr
 
 from advjax import criteria, data, evaluate, flags, programs
-from advjax.attacks import ensembles, survivors
-from advjax.attacks.survivors import Found, Row
+from advjax.attacks import ensembles
+from advjax.attacks.components import Component
+from advjax.attacks.survivors import Found, Row, Status
 from advjax.flags import Flags
-from experiments import arrays, findings, progress
+from experiments import arrays, batches, findings, progress
 from experiments.study import Config, Setup
 from experiments.training import recipe
 from experiments.training.subject import Subject, cautions, claim, name, percent
@@ -54,7 +55,7 @@ def _case(i: int, part: str) -> str:
     return f"network-{i}-{part.replace(' ', '-')}"
 
 
-def _components(config: Config, subject: Subject) -> dict[str, survivors.Component]:
+def _components(config: Config, subject: Subject) -> dict[str, Component]:
     """By name."""
     x = jax.ShapeDtypeStruct((1, *subject.test.x.shape[1:]), np.float32)
     logits = jax.eval_shape(subject.predict(0), x)
@@ -78,7 +79,7 @@ def measured(setup: Setup, i: int, part: str) -> xr.Dataset:
     )
     meter = progress.Meter(f"network {i}, {part}")
 
-    def watch(status: survivors.Status) -> None:
+    def watch(status: Status) -> None:
         meter.show(status.done, status.total, f"{status.num_robust} images robust")
 
     found = ensemble(
@@ -136,19 +137,14 @@ def _found(setup: Setup, done: Mapping[str, xr.Dataset], i: int) -> Found | None
 
 def _at_points(config: Config, subject: Subject, i: int, found: Found) -> xr.Dataset:
     """The worst points, and which are classified rightly, by one forward pass more."""
-    predict = jax.jit(subject.predict(i))
     n, y = len(found.x_adv), subject.test.y
-    parts = [
-        criteria.correct(predict(found.x_adv[rows]), y[rows])
-        for rows in np.split(
-            np.arange(n), range(config.batch_size, n, config.batch_size)
-        )
-    ]
+    predict = jax.jit(subject.predict(i))
+    logits = batches.in_batches(predict, config.batch_size, found.x_adv)
     return arrays.dataset(
         {
             "x_adv": (("image", "feature"), found.x_adv.reshape(n, -1)),
             "label": (("image",), y),
-            "is_right": (("image",), np.concatenate(parts)),
+            "is_right": (("image",), criteria.correct(logits, y)),
         }
     )
 
@@ -196,10 +192,11 @@ def _numbers(
     clean = evaluate.wilson(int(found.correct.sum()), n)
     worst = evaluate.wilson(int(robust.sum()), n)
     left = [row.num_attacked - row.num_broken for row in found.rows]
+    is_autoattack = config.protocol == "autoattack"
     return {
         "clean_acc": 100 * clean.value,
         "reported": 100 * worst.value,
-        "autoattack_acc": 100 * worst.value if _is_autoattack(config) else np.nan,
+        "autoattack_acc": 100 * worst.value if is_autoattack else np.nan,
         "unreliable": bool(lines),
         "caveats": "\n".join(lines),
         "clean": tuple(clean),
@@ -209,10 +206,6 @@ def _numbers(
         "num_zero_grad": flags.raised(found.flags.zero_grad & found.robust),
         "num_undefined": flags.raised(found.flags.undefined),
     }
-
-
-def _is_autoattack(config: Config) -> bool:
-    return config.protocol == "autoattack"
 
 
 # --- the report ---

@@ -110,7 +110,8 @@ class Engine:
         self._train = devices.replicated(training.train, self._placement.mesh)
         self._rate = training.schedule(training.num_epochs * self.steps_per_epoch)
         # All updates of one step have its rate.
-        self._tx = training.optimiser(lambda n: self._rate(n // training.updates))
+        number = training.replays.number if training.replays else 1
+        self._tx = training.optimiser(lambda n: self._rate(n // number))
         keys = jax.random.split(jax.random.key(training.seed))
         self._key_run, self._key_test = keys
         self._run = train.dispatched(self._step(), training.dispatch)
@@ -252,7 +253,7 @@ class Engine:
         x = jnp.zeros((1, *self._train.x.shape[1:]))
         key = jax.random.fold_in(self._key_run, seed)
         state = train.create(key, self.training.model, self._tx, x)
-        if self.training.replaying is None:
+        if self.training.replays is None:
             return state
         return free.begin(state, jnp.zeros((max(self._sizes), *x.shape[1:])))
 
@@ -291,8 +292,9 @@ class Engine:
         num_warm = training.warm_up_epochs * self.steps_per_epoch
 
         def plain(state, batch, eps):
-            if training.replaying is not None:
-                state, metrics = training.replaying(self._tx)(state, batch, eps)
+            if training.replays is not None:
+                replay = training.replays.make_step(self._tx)
+                state, metrics = replay(state, batch, eps)
                 return state, metrics | {"robust_loss": metrics["loss"]}
             objective = training.objective(self._rate(state.step))
             return train.make_step(objective, self._tx, _robust_loss)(state, batch, eps)

@@ -46,6 +46,9 @@ def _check(config: Config, inputs: Mapping[str, Any]) -> None:
     if config.curve and config.protocol != "pgd":
         msg = f"config.curve = {config.curve}: curves are of config.protocol = 'pgd'"
         raise checks.ConfigError(f"{msg}; run it as well")
+    if config.num_devices > 1 and config.protocol != "pgd":
+        msg = f"config.num_devices = {config.num_devices}: ensembles run on one device"
+        raise checks.ConfigError(f"{msg}; choose 0 or 1")
 
 
 def _report(config: Config, values: xr.Dataset) -> Report:

@@ -35,6 +35,18 @@ class Watch(NamedTuple):
     measure: Callable[[tuple[Params, Params], Key, Array], Mapping[str, Array]]
 
 
+class Replays(NamedTuple):
+    """Steps that train several times on each batch, at one learning rate.
+
+    Attributes:
+        number: of trainings on a batch.
+        make_step: ``optimiser -> step``.
+    """
+
+    number: int
+    make_step: Callable[[optax.GradientTransformation], Step]
+
+
 def as_pixels(key: Key, x: Array) -> Array:
     """Pixels in [0, 1], without augmentation."""
     return augmentation.identity(key, data.as_float(x))
@@ -49,9 +61,7 @@ class Training:
         test: test data, likewise.
         model: the network.
         objective: the objective at a learning rate, ``rate -> Objective``.
-        replaying: ``optimiser -> step`` of free adversarial training, in the place of
-            the objective; or None.
-        updates: of the optimiser in each step, which share its rate.
+        replays: of free adversarial training, in the place of the objective; or None.
         optimiser: the optimiser with a schedule of rates.
         schedule: the schedule of a run of so many steps, ``num_steps -> schedule``.
             Its rates count steps as done: ``schedule(t)`` is that of step t + 1.
@@ -94,8 +104,7 @@ class Training:
     single_step: Attack
     num_epochs: int
     batch_size: int
-    replaying: Callable[[optax.GradientTransformation], Step] | None = None
-    updates: int = 1
+    replays: Replays | None = None
     prepare: Callable[[Key, Array], Array] = as_pixels
     keep_remainder: bool = True
     warm_up_epochs: float = 0.0

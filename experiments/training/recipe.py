@@ -26,7 +26,6 @@ from advjax import (
     objectives,
     penalties,
 )
-from advjax.train import Step
 from advjax.types import Array, Attack, Batch, Key, Model, Objective, Params
 from experiments import checks, files
 from experiments.fields import (
@@ -43,7 +42,7 @@ from experiments.fields import (
     text,
 )
 from experiments.inputs import ReleasedFile
-from experiments.training.parts import Training, Watch
+from experiments.training.parts import Replays, Training, Watch
 
 NORMS = {"linf": norms.linf, "l2": norms.l2, "l1": norms.l1}
 STARTS = ("none", "in_ball", "radius_uniform", "gaussian")
@@ -494,13 +493,15 @@ def objective(config: ConfigDict, model: Model, xi: Array | None = None) -> Obje
     )
 
 
-def replaying(config: ConfigDict, model: Model) -> Callable[..., Step] | None:
-    """``tx -> step`` of free adversarial training; None for what has an objective."""
+def replays(config: ConfigDict, model: Model) -> Replays | None:
+    """Those of free adversarial training; None for what has an objective."""
     if config.objective != "free":
         return None
     given = {"num_replays": config.num_replays, "bounds": (0.0, 1.0)}
-    norm = NORMS[config.norm]
-    return lambda tx: free.make_step(model, losses.cross_entropy, tx, norm, **given)
+    norm, loss = NORMS[config.norm], losses.cross_entropy
+    return Replays(
+        config.num_replays, lambda tx: free.make_step(model, loss, tx, norm, **given)
+    )
 
 
 def num_attack_gradients(config: ConfigDict) -> int:
@@ -574,8 +575,7 @@ def training(
         test=read(config, "test") if test is None else test,
         model=model,
         objective=lambda rate: objective(config, model, xi(config, rate)),
-        replaying=replaying(config, model),
-        updates=config.num_replays if config.objective == "free" else 1,
+        replays=replays(config, model),
         optimiser=partial(optimiser, config),
         schedule=partial(schedule, config),
         eps=config.eps,
