@@ -38,6 +38,7 @@ __all__ = [
     "boundary",
     "linear",
     "logit_margin",
+    "nearest",
 ]
 
 
@@ -210,6 +211,67 @@ def boundary(attack: Attack, norm: Norm, *, num_halvings: int = 10) -> BoundaryS
                 zero_grad=found.zero_grad & ~is_wrong,
                 undefined=found.undefined | jnp.isnan(here),
             ),
+        )
+
+    return find
+
+
+class NearestSearch(Protocol):
+    """A search for the nearest point of another class, in one run."""
+
+    def __call__(
+        self, key: Key, predict: Predict, x: Array, y: Any, eps: Array | float = ..., /
+    ) -> Boundary:
+        """Looks within ``eps``, ``[]`` or ``[n]``; the rest as of ``logit_margin``.
+
+        Raises:
+            ValueError: for radii of features.
+        """
+
+
+def nearest(attack: Attack, norm: Norm) -> NearestSearch:
+    """The nearest point of another class that one run of a minimum-norm attack finds.
+
+    One run is a whole curve of robust accuracy, an upper bound at every radius:
+
+        find = margins.nearest(attacks.fab(norms.linf, bounds=(0.0, 1.0)), norms.linf)
+        found = find(key, predict, x, y)
+        accuracy = (found.distance[:, None] > radii).mean(axis=0)
+
+    Args:
+        attack: such as ``attacks.fab``, which looks for a short perturbation.
+        norm: of the distance, and that of the attack.
+
+    Returns:
+        ``(key, predict, x, y, eps=inf) -> Boundary``, for jit. nan where the margin at
+        the example is nan, and for negative ``eps``. No gradient flows through it: it
+        is nan.
+
+    Raises:
+        ValueError: for what is no attack or no norm.
+    """
+    norms.check(norm)
+    arguments.functions(attack=attack)
+
+    def find(key, predict, x, y, eps=jnp.inf):
+        margin = logit_margin(predict)
+        x, y = jnp.asarray(x), jnp.asarray(y)
+        wide = regions.promoted(x)
+        radius = _radius_of_examples(wide, eps)
+        x_adv, info = attack(key, criteria.Goal(predict, losses.margin), x, y, radius)
+        here, there = margin(x, y), margin(x_adv, y)
+        delta = regions.promoted(x_adv) - wide
+        has_crossed, is_wrong = there <= 0, here <= 0
+        length = jnp.where(has_crossed, jax.vmap(norm.value)(delta), jnp.inf)
+        distance = arguments.nan_where(
+            ~(radius >= 0) | jnp.isnan(here), jnp.where(is_wrong, 0, length)
+        )
+        delta = _where(has_crossed & ~is_wrong, delta, jnp.zeros_like(delta))
+        found = flags.of(info, undefined=jnp.isnan(here) | jnp.isnan(there))
+        return Boundary(
+            _without_gradient(distance),
+            _without_gradient(delta),
+            found._replace(zero_grad=found.zero_grad & ~has_crossed),
         )
 
     return find

@@ -8,7 +8,7 @@ model may look robust because gradients lead nowhere. This looks at the program 
 whether it matters is what attacks without gradients say, such as ``attacks.square``.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +57,14 @@ def caveats(predict: Predict, x: Array) -> tuple[str, ...]:
     return tuple(f"the model {_KINDS[kind]}" for kind in _KINDS if kind in found)
 
 
-def has(predict: Predict, x: Array, *names: str) -> bool:
+def has(function: Callable[[Array], Any], x: Array, *names: str) -> bool:
     """Whether some operation of a program has one of these names, at any depth."""
-    return _has(_program(predict, x), names)
+    return _has(_program(function, x), names)
 
 
-def _program(predict: Predict, x: Array) -> Any:
+def _program(function: Callable[[Array], Any], x: Array) -> Any:
     shape = jax.ShapeDtypeStruct(np.shape(x), jax.numpy.result_type(x))
-    return jax.make_jaxpr(predict)(shape).jaxpr
+    return jax.make_jaxpr(function)(shape).jaxpr
 
 
 def _has(jaxpr: Any, names: tuple[str, ...]) -> bool:

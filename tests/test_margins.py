@@ -231,3 +231,50 @@ def test_margins_of_half_precision_are_those_of_single():
     x = jnp.full((1, 3072), 0.5, jnp.float16).at[:, ::2].set(0.45)
     found = margins.linear(theta, 0.0, norms.linf, x, jnp.array([-1]))
     np.testing.assert_allclose(found, -0.475, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_one_run_of_fab_is_the_curve_of_a_linear_model(name, key):
+    """The nearest of the other classes, whatever the loss on the way."""
+    norm, keys = NORMS[name], jax.random.split(key, 3)
+    w = jax.random.normal(keys[0], (6, 4)) * jnp.asarray([[1.0, 2.0, 4.0, 8.0]])
+    x, y = jax.random.normal(keys[1], (40, 6)), jax.random.randint(keys[2], (40,), 0, 4)
+    z = np.asarray(x @ w)
+    expected = np.zeros(40)
+    for n, own in enumerate(np.asarray(y)):
+        others = [j for j in range(4) if j != own]
+        away = [
+            (z[n, own] - z[n, j]) / float(norm.dual(w[:, own] - w[:, j]))
+            for j in others
+        ]
+        expected[n] = max(min(away), 0)
+    attack = attacks.fab(norm, num_steps=60, num_targets=3)
+    find = margins.nearest(attack, norm)
+    found = jax.jit(lambda x: find(key, lambda x: x @ w, x, y))(x)
+    assert (found.distance >= expected * (1 - 1e-4)).all()
+    # FAB goes 1.05 times the way, comes back, and ends nearer.
+    np.testing.assert_allclose(found.distance, expected, rtol=2e-2)
+    reached = jax.vmap(norm.value)(found.delta)
+    np.testing.assert_allclose(found.distance, reached, rtol=1e-6)
+    radius = np.median(expected)
+    within = find(key, lambda x: x @ w, x, y, radius)
+    np.testing.assert_array_equal(
+        np.isinf(within.distance), np.asarray(found.distance) > radius
+    )
+
+
+def test_what_is_wrong_or_not_a_number_has_no_distance_to_be_found(key):
+    x, y = jnp.ones((3, 2)), jnp.asarray([0, 1, 0])
+    w = jnp.asarray([[1.0, 0.0], [1.0, 0.0]])
+    attack = attacks.fab(norms.l2, num_steps=20, num_targets=1)
+    find = margins.nearest(attack, norms.l2)
+    x = x.at[2].set(jnp.nan)
+    found = find(key, lambda x: x @ w, x, y)
+    np.testing.assert_allclose(found.distance[:2], [2**0.5, 0.0], rtol=2e-2)
+    assert np.isnan(found.distance[2])
+    assert found.flags.undefined[2]
+    assert np.isnan(find(key, lambda x: x @ w, x, y, -1.0).distance).all()
+    with pytest.raises(ValueError, match="one per example"):
+        find(key, lambda x: x @ w, x, y, jnp.ones((3, 2)))
+    with pytest.raises(ValueError, match="logits"):
+        find(key, lambda x: x[:, 0], x, jnp.asarray([1, -1, 1]))

@@ -77,7 +77,7 @@ def fab_search(norm: Norm, *, num_steps: int = 100) -> Search:
         del k
         return _step(problem, state, onto, jax.vmap(norm.value))
 
-    return Search(num_steps, _begin, step, _end, _fooled, ascends=False)
+    return Search(num_steps, _begin, step, _end, _fooled, shortens=norm)
 
 
 class _State(NamedTuple):

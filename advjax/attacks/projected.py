@@ -71,9 +71,8 @@ def pgd(
             costs one forward pass where the caller would not use ``info.loss``;
             training protocols keep the last.
         unroll: loop steps per iteration, as in ``jax.lax.scan``. By default loops of up
-            to 100 steps are unrolled on CPU, where gradients of convolutions are slow
-            inside loops, and rolled elsewhere; 1 compiles faster and is the better
-            choice for networks of matrix products.
+            to 100 steps are unrolled on CPU if the loss has convolutions, whose
+            gradients are slow inside loops there, and rolled otherwise.
 
     Returns:
         An attack. A zero gradient makes no step; it is flagged, and so is an undefined
@@ -161,7 +160,7 @@ def climb(
             # A loop all the same for XLA, which on CPU takes its convolutions slowly.
             carry, _ = body(carry, None)
         else:
-            unrolled = unroll or default_unroll(num_steps)
+            unrolled = unroll or default_unroll(num_steps, loss_fn, at(u), y)
             carry, _ = jax.lax.scan(body, carry, length=num_steps, unroll=unrolled)
         u, best, flags = carry
         last = (u, criteria.judge(loss_fn, at(u), y))

@@ -40,12 +40,15 @@ def best_of(attack: Attack, *, num_restarts: int) -> Attack:
     return restarted
 
 
-def strongest(x_adv: Array, info: AttackInfo) -> tuple[Array, AttackInfo]:
+def strongest(
+    x_adv: Array, info: AttackInfo, length: Array | None = None
+) -> tuple[Array, AttackInfo]:
     """Of results ``[r, n, ...]`` the strongest for each example.
 
-    Flags of gradients are those of any.
+    With lengths ``[r, n]`` of the perturbations, the shortest of those that fool the
+    model. Flags of gradients are those of any.
     """
-    best = _strongest(info)
+    best = _strongest(info if length is None else info._replace(loss=-length))
     rows = jnp.arange(len(best))
     x_adv, chosen = jax.tree.map(lambda leaf: leaf[best, rows], (x_adv, info))
     flags = {

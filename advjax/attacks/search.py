@@ -8,12 +8,13 @@ its loops (jax issue 12868).
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from advjax import arguments, criteria, regions
+from advjax import arguments, criteria, programs, regions
 from advjax.arguments import Bounds
 from advjax.attacks import gradients, projections, restarts
 from advjax.attacks.gradients import Flags
@@ -125,7 +126,8 @@ class Search(NamedTuple):
         end: ``(problem, state) -> (x_adv, info)``.
         fooled: ``(problem, state) -> [n]``, which examples need no more steps.
         has_gradients: whether steps take the gradient of the model.
-        ascends: whether it returns points of a larger loss also where it fails.
+        shortens: the norm of perturbations that it makes short; None where it raises
+            the loss, also where it fails.
     """
 
     num_steps: int
@@ -134,7 +136,7 @@ class Search(NamedTuple):
     end: Callable[[Problem, State], tuple[Array, AttackInfo]]
     fooled: Callable[[Problem, State], Array]
     has_gradients: bool = True
-    ascends: bool = True
+    shortens: Norm | None = None
 
 
 def problem(
@@ -179,41 +181,53 @@ def as_attack(
         search: the steps.
         bounds: as of ``pgd``.
         num_repeats: restarts or targets, one after the other, of which each example
-            keeps the strongest by ``criteria.better``.
+            keeps the strongest by ``criteria.better``, or the shortest that fools the
+            model.
         unroll: as of ``pgd``.
     """
     bounds = arguments.bounds(bounds)
     if unroll is not None:
         unroll = arguments.count("unroll", unroll)
     number = search.num_steps
-    rolled = default_unroll(number) if search.has_gradients else 1
 
     def attack(key, loss_fn, x, y, eps):
         def once(repeat):
             given = problem(key, loss_fn, x, y, eps, bounds, repeat)
+            times = unroll or 1
+            if unroll is None and search.has_gradients:
+                times = default_unroll(number, loss_fn, given.input(), y)
 
             def step(state, k):
                 return search.step(given, state, k), None
 
             ks, state = jnp.arange(number), search.begin(given)
-            state, _ = jax.lax.scan(step, state, ks, unroll=unroll or rolled)
+            state, _ = jax.lax.scan(step, state, ks, unroll=times)
             return search.end(given, state)
 
         if num_repeats == 1:
             return once(0)
-        found = jax.lax.map(once, jnp.arange(num_repeats))
-        return restarts.strongest(*found)
+        x_adv, info = jax.lax.map(once, jnp.arange(num_repeats))
+        length = None
+        if search.shortens is not None:
+            region, _ = regions.region(x, eps, bounds)
+            value = jax.vmap(search.shortens.value)
+            length = jax.vmap(lambda x_adv: value(region.unweighted(x_adv - region.x)))(
+                regions.promoted(x_adv)
+            )
+        return restarts.strongest(x_adv, info, length)
 
     return attack
 
 
-def default_unroll(num_steps: int) -> int:
-    """All steps on CPU, up to 100; one elsewhere."""
+def default_unroll(num_steps: int, loss_fn: LossFn, x: Array, y: Any) -> int:
+    """All steps, up to 100, where a loss has convolutions on CPU; one elsewhere."""
     # XLA on CPU runs the gradient of a convolution inside a while loop several times
-    # slower than outside (jax issue 12868), so loops of usual length are unrolled
-    # there; experiments/benchmarks/unroll.py measures it.
-    on_cpu = jax.default_backend() == "cpu"
-    return num_steps if on_cpu and 1 < num_steps <= 100 else 1
+    # slower than outside (jax issue 12868); other losses gain nothing, and compile
+    # slowly if unrolled: experiments/benchmarks/unroll.py measures it.
+    if jax.default_backend() != "cpu" or not 1 < num_steps <= 100:
+        return 1
+    judge = partial(criteria.judge, loss_fn, y=y)
+    return num_steps if programs.has(judge, x, "conv_general_dilated") else 1
 
 
 def projection(norm: Norm, project: Projection) -> Callable[[Problem, Array], Array]:
