@@ -1,5 +1,6 @@
 """Strict numerics for all tests, and the fixtures that they share."""
 
+import gc
 import os
 import re
 import tempfile
@@ -21,6 +22,13 @@ if STORED.is_dir():
     os.environ.setdefault("TFDS_DATA_DIR", str(STORED.resolve()))
 
 
+# Most of the time of tests goes into compiling many small programs.
+# ``OPTIMISED=1 make test`` compiles them as users do.
+OPTIMISED = "OPTIMISED" in os.environ
+if not OPTIMISED:
+    flags = os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = " ".join(flags).strip()
+
 # What one test has compiled, another one loads, and so do the programs that it starts:
 # of this worker alone, since files are not written at once.
 COMPILED = tempfile.TemporaryDirectory(prefix="advjax-tests-")
@@ -28,13 +36,18 @@ SETTINGS = {
     "jax_compilation_cache_dir": COMPILED.name,
     "jax_persistent_cache_min_compile_time_secs": 0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
-    # Most of the time of tests goes into compiling many small programs.
-    # ``OPTIMISED=1 make test`` compiles them as users do.
-    "jax_disable_most_optimizations": "OPTIMISED" not in os.environ,
+    "jax_disable_most_optimizations": not OPTIMISED,
 }
 for name, value in SETTINGS.items():
     jax.config.update(name, value)
     os.environ[name.upper()] = str(int(value) if isinstance(value, bool) else value)
+
+
+def pytest_sessionstart():
+    """Programs are made of many small objects, through which Python looks too often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 10)
 
 
 def pytest_collection_modifyitems(items):
@@ -46,22 +59,16 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.xfail(reason=reason, run=True))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def forget_compiled_programs():
-    """Each compiled program maps memory, and a process may map only so much of it."""
-    yield
-    jax.clear_caches()
-
-
 MAPS = Path("/proc/self/maps")
 
 
 @pytest.fixture(autouse=True)
 def forget_before_maps_run_out():
-    """A module of many programs may map too much by itself, and the process dies."""
+    """Each compiled program maps memory, of which a process may map only so much."""
     yield
-    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 30_000:  # Linux gives 65 530
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 15_000:  # Linux gives 65 530
         jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

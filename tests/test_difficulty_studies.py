@@ -88,6 +88,7 @@ def test_orders_in_steps_and_strength_are_read_off():
     assert np.isnan(closed_form.order(kappa[:1]))
 
 
+@pytest.mark.slow
 def test_theorems_3_to_5_hold_on_trained_networks(families, tmp_path):
     arguments = [f"--config={STUDIES}/weight_effects.py:smoke"]
     arguments += [f"--config.networks={families['adversarial']}"]

@@ -68,6 +68,7 @@ def test_what_is_not_printed_has_no_numbers():
     assert wide_resnet.published("surrogate", "l1_penalty", 0.0) == {}
 
 
+@pytest.mark.slow
 def test_clean_epochs_end_where_the_compared_runs_begin(tmp_path):
     config = wide_resnet.get_config("surrogate_clean,smoke")
     config.compared_values = (0.0, 0.01)
@@ -162,6 +163,7 @@ def test_repetitions_at_once_are_repetitions_one_by_one(small):
     np.testing.assert_array_equal(found["sparsity"][:, :2], 0)
 
 
+@pytest.mark.slow
 def test_arms_share_data_start_order_and_attacks(small, monkeypatch):
     config, setting, parts, keys, rows, found = small
     arm = lasso_mnist.arms(config)[1]

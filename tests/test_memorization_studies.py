@@ -211,6 +211,7 @@ def test_bounds_of_the_robust_training_error_decide(most, least, verdict):
     assert report.findings[3].verdict == findings.UNDECIDED
 
 
+@pytest.mark.slow
 def test_f_adv_keeps_its_promises_on_images(memorizers, tmp_path):
     found, results = _values(representation, tmp_path / "w", networks=memorizers)
     assert found["robust_train_error"].max() == 0

@@ -93,6 +93,7 @@ def test_two_layer_networks_interpolate_in_high_dimension(results):
     assert (mean(found, "test_last") > 1).all()
 
 
+@pytest.mark.slow
 def test_block_covariance_keeps_the_zeros_and_full_covariance_does_not(results):
     found = results("generalization/sparsity", num_replicates=4, num_measured=2)
     largest = found["largest_inactive"]
@@ -102,6 +103,7 @@ def test_block_covariance_keeps_the_zeros_and_full_covariance_does_not(results):
         assert abs(mean(found, "measured_inactive", design=name) - size) < 0.02
 
 
+@pytest.mark.slow
 def test_lasso_is_consistent_and_beats_no_penalty(results):
     fields = {"num_replicates": 8, "n": "(100,500)"}
     found = results("generalization/lasso", **fields)
@@ -111,6 +113,7 @@ def test_lasso_is_consistent_and_beats_no_penalty(results):
     assert large < small / 2
 
 
+@pytest.mark.slow
 def test_the_linf_surrogate_loses_its_length_as_d_grows(results):
     fields = {"num_replicates": 2, "d": "(10,100)", "n": 300, "num_steps": 30}
     found = results("generalization/linf_sensitivity", **fields)
@@ -119,6 +122,7 @@ def test_the_linf_surrogate_loses_its_length_as_d_grows(results):
     assert abs(l2[1] - l2[0]) < 0.02
 
 
+@pytest.mark.slow
 def test_corrected_moments_hold_and_the_printed_ones_do_not(results):
     found = results("transition/moments", num_replicates=1000, chunk_size=250)
     assert (abs(found["z"].sel(by="corrected")) < 4).all()
@@ -146,6 +150,7 @@ def test_the_two_criteria_scale_differently_where_d_is_small(results):
     assert high < 0.6 < low
 
 
+@pytest.mark.slow
 def test_wide_networks_approach_the_linear_model(results):
     fields = {"num_replicates": 3, "num_hidden": "(30,300)"}
     found = results("transition/wide_limit", **fields)

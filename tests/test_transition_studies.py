@@ -362,6 +362,7 @@ def _pairs(grid, variant="smoke"):
     return config, paths.read(config, inputs["grid"])
 
 
+@pytest.mark.slow
 def test_released_networks_are_those_of_the_first_rule(grid):
     found = _grid(grid)
     epoch = found.reading["selected_epoch"]
@@ -408,6 +409,7 @@ def test_losses_along_paths_are_those_of_their_networks(grid):
     np.testing.assert_allclose(loss(path.b, 0.0)[1], clean, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_interrupted_bends_go_on_where_they_were(grid, tmp_path, monkeypatch):
     """Stopped after the first of two epochs; bends and losses are the same bits."""
     saved = Checkpoints.save
