@@ -34,6 +34,7 @@ __all__ = [
     "Boundary",
     "BoundarySearch",
     "MarginSearch",
+    "NearestSearch",
     "adversarial",
     "boundary",
     "linear",
