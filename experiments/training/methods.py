@@ -133,8 +133,8 @@ def _report(config: Config, values: xr.Dataset) -> Report:
         f"{_setting(config)}; {config.num_epochs} epochs each; mean ± sd over "
         f"{config.num_seeds} seeds, last networks; differences with Student's 95 % "
         f"intervals, paired by seed; {values.attrs['num_images']} test images under "
-        "AutoAttack. Gradients for a batch: PGD and TRADES 11, AWP 12, free 8, one step "
-        "2, GradAlign these and two of the input that are differentiated.",
+        "AutoAttack. Gradients for a batch: PGD and TRADES 11, AWP 12, free 8, one "
+        "step 2, GradAlign these and two of the input that are differentiated.",
     )
 
 
