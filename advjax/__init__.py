@@ -25,6 +25,8 @@ Everything is a pure function of arrays. Modules are imported by name, as in
 | `data` | Gaussian designs and small real data sets |
 | `augmentation` | crops, flips and rotations of a batch of images |
 | `train` | the state, the step, and two ways of dispatching steps |
+| `fit` | a whole training run, with validation, the best and the last network |
+| `weights` | a model with its parameters, and safe files of them |
 | `free` | free adversarial training: one gradient for weights and inputs |
 | `evaluate` | clean and robust accuracy and loss, with intervals |
 | `curves` | curves of low loss between two networks, and their plane |

@@ -139,6 +139,10 @@ _CALLS = {
     "loss": ("(output, y)", "a loss, such as losses.cross_entropy"),
     "loss_fn": ("(x, y)", "a loss of inputs, such as criteria.Goal(predict, loss)"),
     "margin": ("(x, y)", "a margin, such as margins.logit_margin(predict)"),
+    "objective": (
+        "(params, batch_stats, key, batch, eps)",
+        "one, such as objectives.standard(model, losses.cross_entropy)",
+    ),
     "predict": ("(x)", "one, such as partial(model.predict, params, batch_stats)"),
 }
 

@@ -66,6 +66,17 @@ ALLOWED = {
     "programs": set(),
     "free": {"arguments", "criteria", "norms", "train"},
     "evaluate": {"arguments", "criteria", "flags", "norms", "regions"},
+    "weights": {"arguments"},
+    "fit": {
+        "arguments",
+        "attacks",
+        "evaluate",
+        "losses",
+        "norms",
+        "programs",
+        "train",
+        "weights",
+    },
 }
 
 

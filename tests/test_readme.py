@@ -13,18 +13,21 @@ from experiments import command
 README = Path(__file__).parents[1] / "README.md"
 
 
-def test_the_snippets_of_the_readme_run(capsys):
+def test_the_snippets_of_the_readme_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     namespace = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     ensemble, caveats, outcome, *_ = capsys.readouterr().out.splitlines()
     assert "Row(name='square'" in ensemble
     assert caveats == "()"
     assert outcome.startswith("Estimate(value=")
     assert outcome.endswith(" ()")
     assert namespace["info"].fooled.shape == (32,)
+    assert namespace["fitted"].curves["loss"].shape == (2,)
+    assert (tmp_path / "net.safetensors").exists()
     assert namespace["metrics"]["loss"].shape == (5, 3, 4)
     assert namespace["loss"].shape == (300,)
     assert {*namespace["unstable"]} == {"Dense_0/kernel", "Dense_1/kernel"}
