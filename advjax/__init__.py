@@ -38,5 +38,6 @@ Everything is a pure function of arrays. Modules are imported by name, as in
 | `memorization` | the classifier that memorises, its learner, parameter counts |
 | `influence` | what training on attacked inputs adds to the change of the weights |
 | `transition` | eps*: where the adversarial training loss crosses a threshold |
+| `critical` | eps* of one's own network with an interval: where to train next |
 | `inference` | p-values against replicates |
 """

@@ -98,7 +98,7 @@ def runs(
     objective: Objective,
     tx: optax.GradientTransformation,
     data: Batch,
-    eps: Array | Sequence[float],
+    eps: Array | np.ndarray | Sequence[float],
     *,
     num_epochs: int,
     batch_size: int,

@@ -223,10 +223,12 @@ class NearestSearch(Protocol):
     def __call__(
         self, key: Key, predict: Predict, x: Array, y: Any, eps: Array | float = ..., /
     ) -> Boundary:
-        """Looks within ``eps``, ``[]`` or ``[n]``; the rest as of ``logit_margin``.
+        """Looks within ``eps``, ``[]`` or ``[n]``.
+
+        The rest as of ``logit_margin``, for logits ``[n, k]``.
 
         Raises:
-            ValueError: for radii of features.
+            ValueError: for radii of features, and single logits.
         """
 
 
@@ -240,7 +242,8 @@ def nearest(attack: Attack, norm: Norm) -> NearestSearch:
         accuracy = (found.distance[:, None] > radii).mean(axis=0)
 
     Args:
-        attack: such as ``attacks.fab``, which looks for a short perturbation.
+        attack: such as ``attacks.fab``, which looks for a short perturbation; one that
+            climbs, such as ``pgd``, ends at the radius.
         norm: of the distance, and that of the attack.
 
     Returns:
@@ -259,7 +262,9 @@ def nearest(attack: Attack, norm: Norm) -> NearestSearch:
         x, y = jnp.asarray(x), jnp.asarray(y)
         wide = regions.promoted(x)
         radius = _radius_of_examples(wide, eps)
-        x_adv, info = attack(key, criteria.Goal(predict, losses.margin), x, y, radius)
+        # What is not a number is beyond no boundary.
+        goal = criteria.Goal(predict, losses.margin, _has_crossed)
+        x_adv, info = attack(key, goal, x, y, radius)
         here, there = margin(x, y), margin(x_adv, y)
         delta = regions.promoted(x_adv) - wide
         has_crossed, is_wrong = there <= 0, here <= 0
@@ -276,6 +281,10 @@ def nearest(attack: Attack, norm: Norm) -> NearestSearch:
         )
 
     return find
+
+
+def _has_crossed(output: Array, y: Array) -> Array:
+    return losses.margin(output, y) >= 0
 
 
 def linear(theta: Array, bias: Array | float, norm: Norm, x: Array, y: Array) -> Array:

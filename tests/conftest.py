@@ -26,7 +26,7 @@ if STORED.is_dir():
 # ``OPTIMISED=1 make test`` compiles them as users do.
 OPTIMISED = "OPTIMISED" in os.environ
 if not OPTIMISED:
-    flags = os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"
+    flags = "--xla_cpu_use_fusion_emitters=false", os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = " ".join(flags).strip()
 
 # What one test has compiled, another one loads, and so do the programs that it starts:
@@ -44,7 +44,7 @@ for name, value in SETTINGS.items():
 
 
 def pytest_sessionstart():
-    """Programs are made of many small objects, through which Python looks too often."""
+    """Compiling makes many small objects, which the garbage collector walks."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 10, 10)

@@ -484,13 +484,19 @@ def test_what_an_ensemble_cannot_take_is_refused():
 def test_a_start_of_something_else_is_refused():
     run = ensembles.compiled(_linear, COMPONENTS, bounds=BOX, batch_sizes=(40,))
     start = run(KEY, X, Y, 0.08, num_components=1)
-    with pytest.raises(ValueError, match="start has 40 examples after"):
-        run(KEY, X[:8], Y[:8], 0.08, start=start)
+    for x, y in ((X[:8], Y[:8]), (X + 0.01, Y), (X, (Y + 1) % K)):
+        with pytest.raises(ValueError, match="of other inputs, labels or"):
+            run(KEY, x, y, 0.08, start=start)
     other = ensembles.compiled(_linear, COMPONENTS[1:], bounds=BOX, batch_sizes=(40,))
-    with pytest.raises(ValueError, match=r"start has 40 .* give what this ensemble"):
+    with pytest.raises(ValueError, match=r"start has run .* give what this ensemble"):
         other(KEY, X, Y, 0.08, start=start)
-    with pytest.raises(ValueError, match="num_components = -1"):
-        run(KEY, X, Y, 0.08, num_components=-1)
+    with pytest.raises(ValueError, match="start is a dict"):
+        run(KEY, X, Y, 0.08, start={})
+    for number in (-1, 9):
+        with pytest.raises(ValueError, match=f"num_components = {number}"):
+            run(KEY, X, Y, 0.08, num_components=number)
+    with pytest.raises(ValueError, match="the start has run 1 already"):
+        run(KEY, X, Y, 0.08, start=start, num_components=0)
 
 
 def test_nothing_is_said_of_points_that_were_not_to_move():

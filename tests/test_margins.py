@@ -276,5 +276,20 @@ def test_what_is_wrong_or_not_a_number_has_no_distance_to_be_found(key):
     assert np.isnan(find(key, lambda x: x @ w, x, y, -1.0).distance).all()
     with pytest.raises(ValueError, match="one per example"):
         find(key, lambda x: x @ w, x, y, jnp.ones((3, 2)))
-    with pytest.raises(ValueError, match="logits"):
+    with pytest.raises(ValueError, match="of at least 2 classes"):
         find(key, lambda x: x[:, 0], x, jnp.asarray([1, -1, 1]))
+
+
+def test_what_is_not_a_number_is_no_boundary(key):
+    """A ring of nan around the first input, this side of the boundary at 1."""
+
+    def predict(x):
+        away = x[:, 0] - x[:, 1]
+        away = jnp.where((away > 0.3) & (away < 0.5), jnp.nan, away)
+        return jnp.stack([1 - away, jnp.zeros_like(away)], axis=1)
+
+    x, y = jnp.zeros((1, 2)), jnp.asarray([0])
+    attack = attacks.fab(norms.linf, num_steps=40, num_targets=1)
+    found = margins.nearest(attack, norms.linf)(key, predict, x, y)
+    np.testing.assert_allclose(found.distance, [0.5], rtol=5e-2)
+    assert not jnp.isnan(predict(x + found.delta)).any()

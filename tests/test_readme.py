@@ -19,7 +19,7 @@ def test_the_snippets_of_the_readme_run(capsys, tmp_path, monkeypatch):
     namespace = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     ensemble, caveats, outcome, *_ = capsys.readouterr().out.splitlines()
     assert "Row(name='square'" in ensemble
     assert caveats == "()"

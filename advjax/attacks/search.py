@@ -193,6 +193,8 @@ def as_attack(
     def attack(key, loss_fn, x, y, eps):
         def once(repeat):
             given = problem(key, loss_fn, x, y, eps, bounds, repeat)
+            # First, as searches say best what they cannot attack.
+            state = search.begin(given)
             times = unroll or 1
             if unroll is None and search.has_gradients:
                 times = default_unroll(number, loss_fn, given.input(), y)
@@ -200,8 +202,7 @@ def as_attack(
             def step(state, k):
                 return search.step(given, state, k), None
 
-            ks, state = jnp.arange(number), search.begin(given)
-            state, _ = jax.lax.scan(step, state, ks, unroll=times)
+            state, _ = jax.lax.scan(step, state, jnp.arange(number), unroll=times)
             return search.end(given, state)
 
         if num_repeats == 1:
@@ -217,6 +218,16 @@ def as_attack(
         return restarts.strongest(x_adv, info, length)
 
     return attack
+
+
+def _lengths(norm: Norm, region: Region, x_adv: Array) -> Array:
+    """Of the perturbations ``[r, n]`` to points ``x_adv[r, n, ...]``."""
+
+    def of_repeat(x_adv: Array) -> Array:
+        u = region.unweighted(regions.promoted(x_adv) - region.x)
+        return jax.vmap(norm.value)(u)
+
+    return jax.vmap(of_repeat)(x_adv)
 
 
 def default_unroll(num_steps: int, loss_fn: LossFn, x: Array, y: Any) -> int:

@@ -202,25 +202,43 @@ class Ensemble:
             self._programs = [
                 components.program(*given, each, x) for each in self.components
             ]
-        if start is not None:
-            self._check_start(start, n)
         if num_components is None:
             num_components = len(self.components)
         last = arguments.count("num_components", num_components, least=0)
+        self._check(start, last, data)
         found = start or self._first(data)
         for i in range(len(self.components))[len(found.rows) : last]:
             found = self._run(i, found, data, watch)
         return found
 
-    def _check_start(self, start: Found, n: int) -> None:
-        """Raises ValueError for what another ensemble, or on other data, has found."""
-        done = [row.name for row in start.rows]
+    def _check(self, start: Found | None, last: int, data: Part) -> None:
+        """Refuses a start of other components, data or labels, and a wrong number.
+
+        Raises:
+            ValueError: with what to give instead.
+        """
         names = [each.name for each in self.components]
-        if len(start.robust) != n or done != names[: len(done)]:
-            msg = (
-                f"start has {len(start.robust)} examples after {done}: give what this "
-            )
-            raise ValueError(f"{msg}ensemble of {names} found for these {n} examples")
+        if last > len(names):
+            msg = f"num_components = {last}: there are {len(names)}"
+            raise ValueError(msg)
+        if start is None:
+            return
+        if not isinstance(start, Found):
+            msg = f"start is a {type(start).__name__}: give what this ensemble found"
+            raise ValueError(msg)
+        done = [row.name for row in start.rows]
+        if done != names[: len(done)]:
+            msg = f"start has run {done}: give what this ensemble of {names} found"
+            raise ValueError(msg)
+        if last < len(done):
+            msg = f"num_components = {last}: the start has run {len(done)} already"
+            raise ValueError(msg)
+        kept = start.broken_by < 0
+        x, x_adv = np.asarray(data.x), np.asarray(start.x_adv)
+        is_same = x_adv.shape == x.shape and np.array_equal(x_adv[kept], x[kept])
+        if not is_same or not np.array_equal(start.correct, self._first(data).correct):
+            msg = "start is of other inputs, labels or another model: give what this "
+            raise ValueError(f"{msg}ensemble found for these")
 
     def _first(self, data: Part) -> Found:
         """Before any component."""

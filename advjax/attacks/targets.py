@@ -49,7 +49,9 @@ def rival(logits: Array, y: Array, rank: Array) -> Array:
     Beyond k - 2 the last one.
     """
     is_own = jax.nn.one_hot(y, logits.shape[-1], dtype=bool)
-    order = jnp.argsort(jnp.where(is_own, -jnp.inf, logits), axis=-1, descending=True)
+    # Classes that are masked by -inf come before the own one.
+    others = jnp.maximum(logits, jnp.finfo(logits.dtype).min)
+    order = jnp.argsort(jnp.where(is_own, -jnp.inf, others), axis=-1, descending=True)
     rank = jnp.minimum(rank, logits.shape[-1] - 2)
     return jnp.take_along_axis(order, rank[:, None], axis=-1)[:, 0]
 

@@ -1,6 +1,6 @@
-"""Ways of adversarial training under AutoAttack, at equal epochs, seed by seed.
+"""Ways of adversarial training under AutoAttack, seed by seed.
 
-Size: the digits, an MLP, 5 seeds; ``mnist``: 6000 images, Wong et al.'s network, 2
+Size: the digits, an MLP, 5 seeds; ``mnist``: 6000 images, Wong et al.'s network, 3
 seeds, attacked on 200 test images. Time: 6 minutes on two cores; ``mnist`` 40.
 
     advjax run training/methods
@@ -9,11 +9,14 @@ seeds, attacked on 200 test images. Time: 6 minutes on two cores; ``mnist`` 40.
 PGD training, single steps from a random start (Wong et al. 2020), these with
 GradAlign (Andriushchenko and Flammarion 2020), free training (Shafahi et al. 2019),
 PGD with adversarial weight perturbation (Wu et al. 2020), and TRADES (Zhang et al.
-2019). The last networks are attacked, which are those that overfit.
+2019). All make the same number of updates: free training, whose batches are trained
+on eight times, has an eighth of the epochs. The last networks are attacked, which are
+those that overfit.
 
 Variants: ``digits``, ``mnist``; ``smoke``, seconds long, for tests.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +27,7 @@ from ml_collections import ConfigDict
 
 from advjax import data
 from advjax.attacks import ensembles
-from experiments import arrays, figures, findings, intervals, progress
+from experiments import arrays, checks, figures, findings, intervals, progress
 from experiments.fields import count, some
 from experiments.study import Config, Setup, Study
 from experiments.training import recipe
@@ -48,12 +51,22 @@ _FIRST = "PGD"
 def _trained(config: Config, method: str) -> ConfigDict:
     """The configuration of a method's networks."""
     settings = mnist if config.dataset == "mnist" else digits
-    own = {name: config[name] for name in FIELDS if name != "num_attacked"}
-    return recipe.changed(settings.get_config(), **own, **METHODS[method])
+    own = {name: config[name] for name in FIELDS}
+    made = recipe.changed(settings.get_config(), **own, **METHODS[method])
+    if made.objective == "free":
+        for name in ("num_epochs", "eps_warmup_epochs"):
+            made[name] = type(made[name])(made[name] / made.num_replays)
+    return made
 
 
 def _check(config: Config, inputs: Mapping[str, Any]) -> None:
     del inputs
+    if config.dataset not in ("digits", "mnist"):
+        msg = f"config.dataset = {config.dataset!r}: choose digits or mnist"
+        raise checks.ConfigError(msg)
+    if config.num_epochs % METHODS["free"]["num_replays"]:
+        msg = f"config.num_epochs = {config.num_epochs}: choose a multiple of 8"
+        raise checks.ConfigError(msg)
     for method in METHODS:
         recipe.validate(_trained(config, method))
 
@@ -77,13 +90,13 @@ def _measured(setup: Setup, method: str, i: int) -> xr.Dataset:
     config = _trained(setup.config, method)
     test = recipe.read(config, "test")
     x, y = (each[: setup.config.num_attacked or None] for each in (test.x, test.y))
-    predict = recipe.network(config)
+    model = recipe.network(config)
     network = setup.networks(_part(method))[i]
     components = ensembles.standard(
         recipe.NORMS[config.norm], num_classes=recipe.DATASETS[config.dataset]
     )
     meter = progress.Meter(f"{method}, network {i}")
-    found = ensembles.compiled(lambda x: predict.predict(*network, x), components)(
+    found = ensembles.compiled(lambda x: model.predict(*network, x), components)(
         jax.random.key(config.seed),
         data.as_float(x),
         y,
@@ -97,7 +110,7 @@ def _measured(setup: Setup, method: str, i: int) -> xr.Dataset:
             "clean": ((), found.correct.mean()),
             "robust": ((), found.robust.mean()),
             "broken": (("component",), [row.num_broken for row in found.rows]),
-            "num_caveats": ((), len(found.caveats())),
+            "caveats": ((), "; ".join(found.caveats())),
         },
         {"component": [row.name for row in found.rows]},
         num_images=len(y),
@@ -124,17 +137,23 @@ def _report(config: Config, values: xr.Dataset) -> Report:
     others = [method for method in METHODS if method != _FIRST]
     return Report(
         f"Ways of adversarial training on {config.dataset}, under AutoAttack",
-        "What do single steps, GradAlign, free training and weight perturbation give "
-        "beside PGD training, by an attack that can be believed?",
+        "What do single steps, GradAlign, free training, weight perturbation and "
+        "TRADES give beside PGD training, by an attack that can be believed?",
         [_absolute(config, values)]
         + [_difference(config, values.sel(training=method)) for method in others],
         [Drawn("methods", _figure(config, values), "robust accuracy by method")],
-        [_table(values)],
-        f"{_setting(config)}; {config.num_epochs} epochs each; mean ± sd over "
+        [_table(config, values)],
+        f"{_setting(config)}; {config.num_epochs} epochs, or an eighth of them where a "
+        "batch is trained on eight times, so equal updates; mean ± sd over "
         f"{config.num_seeds} seeds, last networks; differences with Student's 95 % "
         f"intervals, paired by seed; {values.attrs['num_images']} test images under "
-        "AutoAttack. Gradients for a batch: PGD and TRADES 11, AWP 12, free 8, one "
-        "step 2, GradAlign these and two of the input that are differentiated.",
+        "AutoAttack, all of them under PGD.",
+        [
+            f"{method}, network {i}: {line}"
+            for method in METHODS
+            for i, line in enumerate(values["caveats"].sel(training=method).values)
+            if line
+        ],
     )
 
 
@@ -168,11 +187,19 @@ def _difference(config: Config, values: xr.Dataset) -> findings.Finding:
     )
 
 
-def _table(values: xr.Dataset) -> Table:
-    names = {"clean": "clean", "PGD": "pgd", "AutoAttack": "robust"}
+def _gradients(config: Config, method: str) -> int:
+    """Of an example, for one update."""
+    made = _trained(config, method)
+    number = recipe.num_update_gradients(made)
+    return number // made.num_replays if made.objective == "free" else number
+
+
+def _table(config: Config, values: xr.Dataset) -> Table:
+    names = {"clean": "clean", "PGD-10": "pgd", "AutoAttack": "robust"}
     rows = [
         [
             method,
+            str(_gradients(config, method)),
             *(
                 figures.plus_minus(100 * values[name].sel(training=method), 1)
                 for name in names.values()
@@ -183,7 +210,7 @@ def _table(values: xr.Dataset) -> Table:
     ]
     return Table(
         "Accuracies in %, and the least under AutoAttack of any seed",
-        ["method", *names, "least"],
+        ["method", "gradients an update", *names, "least"],
         rows,
     )
 
@@ -193,7 +220,7 @@ def _figure(config: Config, values: xr.Dataset) -> Any:
     place = np.arange(len(METHODS))
     for name, label, marker in (
         ("clean", "clean", "o"),
-        ("pgd", "PGD", "s"),
+        ("pgd", "PGD-10", "s"),
         ("robust", "AutoAttack", "x"),
     ):
         at = 100 * values[name].transpose("training", "seed").values
@@ -223,9 +250,8 @@ FIELDS = some(
             *("test_batch_size", "dispatch", "num_epochs", "test_num_steps"),
         )
     },
-    eps=(0.1,),
     num_seeds=5,
-)
+) | {"eps": dataclasses.replace(recipe.RADIUS, default=(0.1,))}
 _MNIST = {
     "dataset": "mnist",
     "model": "cnn_wong",
@@ -233,17 +259,17 @@ _MNIST = {
     "num_test": 200,
     "batch_size": 100,
     "test_batch_size": 200,
-    "num_epochs": 20,
+    "num_epochs": 24,
     "dispatch": "auto",
     "eps": (0.3,),
-    "num_seeds": 2,
+    "num_seeds": 3,
 }
 _SMALL = {
     "num_train": 64,
     "num_test": 16,
     "batch_size": 32,
     "test_batch_size": 16,
-    "num_epochs": 1,
+    "num_epochs": 8,
     "num_seeds": 2,
     "num_attacked": 4,
 }
@@ -251,7 +277,9 @@ STUDY = Study(
     "training.methods",
     {
         **FIELDS,
-        "num_attacked": count(0, "test images under AutoAttack; 0 for all", least=0),
+        "num_attacked": count(
+            0, "test images under AutoAttack; 0 for all of them", least=0
+        ),
     },
     _report,
     variants=({"digits": {}, "mnist": _MNIST}, {"full": {}, "smoke": _SMALL}),

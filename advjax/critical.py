@@ -1,0 +1,370 @@
+"""eps* of a network and data of one's own: which radii to train at, and its interval.
+
+    trained = critical.by_fit(model, objective, tx, data, validation,
+                              num_epochs=20, batch_size=128)
+    found = critical.radius(trained, jax.random.split(key, 10), highest=0.3, width=0.02)
+    found.eps_star, found.caveats              # Interval(mean, low, high)
+
+``transition`` reads eps* off losses that were measured. This chooses the radii at which
+they are measured, one seed after the other where its crossing is least certain: radius
+0, whose test loss is the threshold, then where the line through the two points next to
+the crossing reaches it, Algorithm A.1 of the paper at first. The spread of the first
+seeds says how many it takes for an interval as narrow as wanted (Stein 1945), which
+then covers at its rate; a t-interval that is looked at until it is narrow does not.
+
+Xing et al., Phase transition from clean training to adversarial training, 2022.
+Stein, A two-sample test for a linear hypothesis whose power is independent of the
+variance, 1945.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+import optax
+from scipy import stats  # type: ignore[import-untyped]
+
+from advjax import arguments, fit, transition
+from advjax.transition import Status
+from advjax.types import Batch, Key, Model, Objective
+
+__all__ = ["Interval", "Losses", "Radius", "Reading", "Trained", "by_fit", "radius"]
+
+
+class Losses(NamedTuple):
+    """What training leaves, ``[r]`` each.
+
+    Attributes:
+        train: adversarial loss on the training data.
+        test: clean loss on the test data; read at radius 0 alone.
+    """
+
+    train: np.ndarray
+    test: np.ndarray
+
+
+class Trained(Protocol):
+    """Trains networks and says their losses."""
+
+    def __call__(self, keys: Key, eps: np.ndarray, /) -> Mapping[str, Losses]:
+        """``(keys[r], eps[r]) -> losses`` by rule, such as "best" and "last".
+
+        A rule says at which epoch losses are read. One key at two radii should be the
+        same run but for its radius, so that its curve over radii is smooth.
+        """
+
+
+class Interval(NamedTuple):
+    """A mean over seeds, and the ends of its 95 % interval, nan where unknown."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """The curve of one seed by one rule, and where it crosses.
+
+    Attributes:
+        eps: ``[k]`` radii, rising from 0.
+        losses: ``[k]`` adversarial training losses.
+        threshold: the clean test loss at radius 0.
+        eps_star: nan where there is no crossing.
+        status: why.
+        within: the two radii next to the crossing.
+    """
+
+    eps: np.ndarray
+    losses: np.ndarray
+    threshold: float
+    eps_star: float
+    status: Status
+    within: tuple[float, float]
+
+
+class Radius(NamedTuple):
+    """eps* over seeds.
+
+    Attributes:
+        eps_star: by the first rule, in the mean over all seeds: the interval by the
+            spread of the first ones, wider by what the radii leave open. nan unless all
+            seeds cross.
+        by_rule: the same by each rule, at the radii that the first one chose.
+        readings: by rule, of each seed.
+        num_trained: networks that were trained.
+        num_seeds: seeds, in the order of the keys.
+        caveats: a line for each reason to distrust the interval.
+    """
+
+    eps_star: Interval
+    by_rule: dict[str, Interval]
+    readings: dict[str, list[Reading]]
+    num_trained: int
+    num_seeds: int
+    caveats: tuple[str, ...]
+
+
+_FEWEST = 5
+"""Seeds whose spread says how many it takes."""
+
+
+def radius(
+    trained: Trained,
+    keys: Key,
+    *,
+    highest: float,
+    width: float,
+    start: float | None = None,
+    num_rounds: int = 12,
+) -> Radius:
+    """eps* with an interval, by as few trainings as it takes.
+
+    Args:
+        trained: ``(keys[r], eps[r]) -> {rule: Losses}``, such as ``by_fit``; it is
+            called with several runs at once.
+        keys: ``[s]`` seeds that may be used, at least 5; as many as it takes are.
+        highest: the largest radius to try.
+        width: wanted between the ends of the interval.
+        start: the first radius after 0; a quarter of ``highest`` if None.
+        num_rounds: calls of ``trained`` at most.
+
+    Returns:
+        The radius. Where curves do not cross below ``highest`` there is no interval,
+        and the statuses say why.
+
+    Raises:
+        ValueError: for arguments of wrong kinds.
+    """
+    _check(keys, highest, width, start)
+    num_rounds = arguments.count("num_rounds", num_rounds)
+    search = _Search(trained, keys, highest, width, start or highest / 4)
+    for _ in range(num_rounds):
+        wanted = search.wanted()
+        if not wanted:
+            break
+        search.train(wanted)
+    return search.found()
+
+
+def _check(keys: Key, highest: float, width: float, start: float | None) -> None:
+    for name, value in {"highest": highest, "width": width, "start": start}.items():
+        if value is not None and not 0 < value < np.inf:
+            msg = f"{name} = {value!r}: give a positive number"
+            raise ValueError(msg)
+    if start is not None and start >= highest:
+        msg = f"start = {start}: give less than highest, {highest}"
+        raise ValueError(msg)
+    if len(keys) < _FEWEST:
+        msg = f"keys are {len(keys)}: give at least {_FEWEST} seeds"
+        raise ValueError(msg)
+
+
+_crossing = jax.jit(transition.crossing)
+
+
+class _Search:
+    """What was trained, seed by seed."""
+
+    def __init__(
+        self, trained: Trained, keys: Key, highest: float, width: float, start: float
+    ) -> None:
+        self._trained, self._keys = trained, keys
+        self._highest, self._width, self._start = highest, width, start
+        self._num_seeds = _FEWEST
+        self._runs: list[dict[float, dict[str, tuple[float, float]]]] = [
+            {} for _ in range(len(keys))
+        ]
+        self._rules: tuple[str, ...] = ()
+
+    def wanted(self) -> list[tuple[int, float]]:
+        """Seeds and radii to train at next; none when it is over."""
+        new = [(i, eps) for i in range(self._num_seeds) for eps in self._next(i)]
+        if new or self._num_seeds > _FEWEST:
+            return new
+        self._num_seeds = self._needed()
+        return self.wanted() if self._num_seeds > _FEWEST else []
+
+    def train(self, wanted: list[tuple[int, float]]) -> None:
+        """Trains, and keeps the losses."""
+        rows, radii = (np.array(each) for each in zip(*wanted, strict=True))
+        found = self._trained(self._keys[rows], radii.astype(np.float32))
+        self._rules = self._rules or tuple(found)
+        losses = {
+            rule: (np.asarray(each.train, float), np.asarray(each.test, float))
+            for rule, each in found.items()
+        }
+        for place, (i, eps) in enumerate(wanted):
+            self._runs[i][eps] = {
+                rule: (train[place], test[place])
+                for rule, (train, test) in losses.items()
+            }
+
+    def found(self) -> Radius:
+        """What there is to say."""
+        seeds = range(self._num_seeds)
+        readings = {
+            rule: [self._reading(i, rule) for i in seeds] for rule in self._rules
+        }
+        by_rule = {rule: self._interval(each) for rule, each in readings.items()}
+        first = self._rules[0]
+        return Radius(
+            by_rule[first],
+            by_rule,
+            readings,
+            sum(len(runs) for runs in self._runs),
+            self._num_seeds,
+            self._caveats(readings[first], by_rule[first]),
+        )
+
+    def _tolerance(self) -> float:
+        """What the radii may leave open of one seed's crossing."""
+        return self._width / 10
+
+    def _next(self, i: int) -> list[float]:
+        """The radius to train a seed at next; none where that is known well enough."""
+        runs = self._runs[i]
+        if not runs:
+            return [0.0, self._guess()]
+        reading = self._reading(i, self._rules[0])
+        low, high = reading.within
+        if reading.status == Status.NEVER_CROSSES:
+            return [] if low >= self._highest else [self._beyond(reading)]
+        if reading.status != Status.CROSSES or self._open(reading) <= self._tolerance():
+            return []
+        # Inside of the two radii, so that both sides shrink.
+        margin = max(0.1 * (high - low), min(self._tolerance(), (high - low) / 3))
+        return [float(np.clip(reading.eps_star, low + margin, high - margin))]
+
+    def _guess(self) -> float:
+        """Where to begin with a seed: at the mean of those that are known."""
+        known = [
+            self._reading(i, self._rules[0]).eps_star
+            for i in range(len(self._keys))
+            if self._runs[i]
+        ]
+        known = [value for value in known if np.isfinite(value)]
+        return float(np.mean(known)) if known else self._start
+
+    def _beyond(self, reading: Reading) -> float:
+        """Further out, where the line through the last two points crosses."""
+        (before, last), (low, high) = reading.losses[-2:], reading.eps[-2:]
+        slope = (last - before) / (high - low)
+        reach = 1.1 * (reading.threshold - last) / slope if slope > 0 else np.inf
+        # A curve that bends upwards crosses before its line does.
+        step = float(np.clip(reach, 0.1 * high, max(high, self._highest / 4)))
+        return min(high + step, self._highest)
+
+    def _reading(self, i: int, rule: str) -> Reading:
+        runs = self._runs[i]
+        eps = np.array(sorted(runs))
+        losses = np.array([runs[r][rule][0] for r in eps])
+        threshold = runs[0.0][rule][1]
+        crossing = _crossing(eps, losses, threshold)
+        status = Status(int(crossing.status))
+        last = np.flatnonzero(losses <= threshold)
+        low = float(eps[last[-1]]) if last.size else 0.0
+        above = eps[eps > low]
+        high = float(above[0]) if above.size else np.inf
+        eps_star = float(crossing.eps_star)
+        return Reading(eps, losses, threshold, eps_star, status, (low, high))
+
+    def _open(self, reading: Reading) -> float:
+        """How far the crossing may be from where it is read.
+
+        Within the two radii next to it, and no further from the nearer one than the
+        line is: a curve between two points of a line is near the line.
+        """
+        low, high = reading.within
+        return min(reading.eps_star - low, high - reading.eps_star)
+
+    def _interval(self, readings: list[Reading]) -> Interval:
+        values = np.array([reading.eps_star for reading in readings])
+        if not np.isfinite(values).all():
+            return Interval(*(np.nan,) * 3)
+        left_open = np.mean([self._open(reading) for reading in readings])
+        half = _half(values[:_FEWEST], len(values)) + float(left_open)
+        mean = float(values.mean())
+        return Interval(mean, mean - half, mean + half)
+
+    def _needed(self) -> int:
+        """The number of seeds for an interval as narrow as wanted."""
+        readings = [self._reading(i, self._rules[0]) for i in range(_FEWEST)]
+        if any(each.status != Status.CROSSES for each in readings):
+            return _FEWEST
+        values = np.array([each.eps_star for each in readings])
+        left = self._width / 2 - self._tolerance()
+        most = len(self._keys)
+        return next((n for n in range(_FEWEST, most) if _half(values, n) <= left), most)
+
+    def _caveats(self, readings: list[Reading], interval: Interval) -> tuple[str, ...]:
+        lines = []
+        for status in Status:
+            number = sum(each.status == status for each in readings)
+            if number and status != Status.CROSSES:
+                lines.append(f"{number} of {len(readings)} seeds: {status.name}")
+        number = sum(bool((np.diff(each.losses) < 0).any()) for each in readings)
+        if number:
+            lines.append(f"{number} of {len(readings)} curves fall somewhere")
+        if interval.high - interval.low > self._width:
+            lines.append(
+                f"the interval is {interval.high - interval.low:.2g} wide, where "
+                f"{self._width:.2g} was wanted: give more keys or rounds"
+            )
+        return tuple(lines)
+
+
+def _half(first: np.ndarray, number: int) -> float:
+    """Half of Stein's interval of the mean of so many values, by the first of them."""
+    quantile = stats.t.ppf(0.975, len(first) - 1)
+    return float(quantile * first.std(ddof=1) / np.sqrt(number))
+
+
+def by_fit(
+    model: Model,
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    data: Batch,
+    validation: fit.Validation,
+    **settings: Any,
+) -> Trained:
+    """Networks by ``fit.runs``, and their losses by two rules.
+
+    "best" reads both losses at the epoch of smallest validation loss, under attack if
+    the validation has one, as the paper does; "last" at the last epoch.
+
+    Args:
+        model: as of ``fit.runs``, and so are the others but for the keys and radii.
+        objective: whose loss is that of the curve.
+        tx: optimiser.
+        data: to train on.
+        validation: whose clean loss at radius 0 is the threshold.
+        **settings: such as ``num_epochs`` and ``batch_size``.
+    """
+
+    def trained(keys: Key, eps: np.ndarray) -> dict[str, Losses]:
+        fits = fit.runs(
+            keys, model, objective, tx, data, eps, validation=validation, **settings
+        )
+        return {
+            "best": _losses(fits, [each.best_epoch - 1 for each in fits]),
+            "last": _losses(fits, [-1 for _ in fits]),
+        }
+
+    return trained
+
+
+def _losses(fits: list[fit.Fit], epochs: list[int]) -> Losses:
+    """At these epochs; those of a run without a best network are not numbers."""
+
+    def at(name: str) -> np.ndarray:
+        return np.array(
+            [
+                each.curves[name][epoch] if each.best else np.nan
+                for each, epoch in zip(fits, epochs, strict=True)
+            ]
+        )
+
+    return Losses(at("loss"), at("validation_loss"))

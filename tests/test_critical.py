@@ -1,0 +1,180 @@
+"""eps* found by choosing radii, against curves whose crossing is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from advjax import attacks, critical, fit, losses, models, norms, objectives, solvers
+from advjax.transition import Status
+from advjax.types import Batch
+
+KEYS = jax.random.split(jax.random.key(0), 40)
+
+
+class _Curves:
+    """Losses (1 + eps / eps*)² against a threshold of 4, eps* by the key."""
+
+    def __init__(self, mean=0.1, sd=0.0, shape=lambda t: (1 + t) ** 2):
+        self.num_trained, self.calls = 0, 0
+        self.mean, self.sd, self.shape = mean, sd, shape
+
+    def eps_star(self, keys):
+        draws = jax.vmap(jax.random.normal)(keys)
+        return np.asarray(self.mean + self.sd * draws, float)
+
+    def __call__(self, keys, eps):
+        self.num_trained += len(eps)
+        self.calls += 1
+        loss = self.shape(np.asarray(eps, float) / self.eps_star(keys))
+        test = np.full(len(eps), self.shape(1.0))
+        return {"best": critical.Losses(loss, test)}
+
+
+@pytest.mark.parametrize(
+    "shape", [lambda t: (1 + t) ** 2, lambda t: np.exp(3 * t), lambda t: 1 + t**0.5]
+)
+def test_a_known_crossing_is_within_the_interval_at_few_radii(shape):
+    curves = _Curves(shape=shape)
+    found = critical.radius(curves, KEYS, highest=0.4, width=0.02)
+    assert found.eps_star.low <= 0.1 <= found.eps_star.high
+    assert found.eps_star.high - found.eps_star.low <= 0.02
+    assert found.num_seeds == 5
+    assert found.num_trained == curves.num_trained <= 6 * 5
+    assert found.caveats == ()
+    for reading in found.readings["best"]:
+        assert reading.status == Status.CROSSES
+        assert reading.within[0] <= 0.1 <= reading.within[1]
+
+
+def test_seeds_are_added_until_the_interval_is_narrow():
+    curves = _Curves(sd=0.01)
+    found = critical.radius(curves, KEYS, highest=0.4, width=0.02)
+    assert 8 <= found.num_seeds < 40
+    assert found.eps_star.high - found.eps_star.low <= 0.02
+    assert found.num_trained <= 4.5 * found.num_seeds
+    wide = critical.radius(_Curves(sd=0.01), KEYS[:6], highest=0.4, width=0.002)
+    assert wide.num_seeds == 6
+    assert any("wide, where 0.002 was wanted" in line for line in wide.caveats)
+
+
+@pytest.mark.slow
+def test_intervals_cover_at_their_rate():
+    """Of 200 searches; the binomial standard error at 95 % is 1.5 %."""
+    covers = 0
+    for i in range(200):
+        keys = jax.random.split(jax.random.key(1000 + i), 60)
+        found = critical.radius(_Curves(sd=0.01), keys, highest=0.4, width=0.012)
+        covers += found.eps_star.low <= 0.1 <= found.eps_star.high
+    assert covers >= 0.92 * 200
+
+
+@pytest.mark.parametrize(
+    ("shape", "status"),
+    [
+        (lambda t: np.where(t == 1, 4.0, 1 + 0.1 * t), Status.NEVER_CROSSES),
+        (lambda t: np.where(t == 1, 1.0, 2 + t), Status.BELOW_FIRST_POINT),
+        (lambda t: np.where(t == 1, 2.0, t + np.nan), Status.NOT_A_NUMBER),
+    ],
+)
+def test_what_does_not_cross_has_a_status_and_no_interval(shape, status):
+    curves = _Curves(mean=0.123, shape=shape)
+    found = critical.radius(curves, KEYS, highest=0.4, width=0.02)
+    assert np.isnan(found.eps_star).all()
+    assert {each.status for each in found.readings["best"]} == {status}
+    assert found.caveats[0] == f"5 of 5 seeds: {status.name}"
+    assert found.num_trained <= 5 * 6
+
+
+def test_one_seed_that_does_not_cross_leaves_no_interval():
+    class OneOff(_Curves):
+        def __call__(self, keys, eps):
+            (losses,) = super().__call__(keys, eps).values()
+            is_last = np.array([bool(key == KEYS[3]) for key in keys])
+            train = np.where(is_last, 1.0, losses.train)
+            return {"best": critical.Losses(train, losses.test)}
+
+    found = critical.radius(OneOff(), KEYS, highest=0.4, width=0.02)
+    assert np.isnan(found.eps_star).all()
+    assert found.caveats == ("1 of 5 seeds: NEVER_CROSSES",)
+
+
+def test_curves_that_fall_are_said():
+    found = critical.radius(
+        _Curves(shape=lambda t: 4 * t + np.sin(40 * t)),
+        KEYS,
+        highest=0.4,
+        width=0.01,
+    )
+    assert any("fall somewhere" in line for line in found.caveats)
+
+
+def _regression(keys, eps):
+    """Linear regression, 30 examples of 4 features, tested on the population."""
+
+    def one(key, eps):
+        key_x, key_y = jax.random.split(key)
+        x = jax.random.normal(key_x, (30, 4))
+        y = x @ jnp.ones(4) + 0.5 * jax.random.normal(key_y, (30,))
+        found = solvers.adversarial(norms.l2, x, y, eps)
+        return found.loss, jnp.sum((found.theta - 1) ** 2) + 0.25
+
+    train, test = jax.jit(jax.vmap(one))(keys, jnp.asarray(eps))
+    return {"minimum": critical.Losses(np.asarray(train), np.asarray(test))}
+
+
+def test_linear_regression_crosses_where_a_fine_grid_does():
+    found = critical.radius(_regression, KEYS[:5], highest=0.4, width=0.05)
+    fine = np.linspace(0, 0.4, 401)
+    for key, reading in zip(KEYS[:5], found.readings["minimum"], strict=True):
+        losses = _regression(jnp.stack([key] * 401), fine)["minimum"].train
+        if reading.status == Status.CROSSES:
+            expected = fine[np.flatnonzero(losses <= reading.threshold)[-1]]
+            low, high = reading.within
+            assert low - 1e-3 <= expected <= high + 1e-3
+            assert abs(reading.eps_star - expected) <= 0.005 + 1e-3
+        else:
+            assert losses[0] > reading.threshold
+
+
+def test_networks_are_read_by_both_rules():
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(60, 4)).astype(np.float32)
+    y = (x[:, 0] + 0.3 * rng.normal(size=60) > 0.5).astype(np.int32)
+    model = models.make("mlp", num_classes=2, hidden=(16,))
+    attack = attacks.pgd(norms.linf, num_steps=3, rel_step_size=0.5)
+    objective = objectives.adversarial(model, losses.cross_entropy, attack)
+    held = fit.Validation(Batch(x[40:], y[40:]), attack)
+    settings = {"num_epochs": 8, "batch_size": 10}
+    trained = critical.by_fit(
+        *(model, objective, optax.adam(0.05), Batch(x[:40], y[:40]), held), **settings
+    )
+    found = trained(KEYS[:2], np.array([0.0, 0.1]))
+    fits = fit.runs(
+        *(KEYS[:2], model, objective, optax.adam(0.05), Batch(x[:40], y[:40])),
+        [0.0, 0.1],
+        validation=held,
+        **settings,
+    )
+    for i, each in enumerate(fits):
+        for rule, epoch in {"best": each.best_epoch - 1, "last": 7}.items():
+            assert found[rule].train[i] == each.curves["loss"][epoch]
+            assert found[rule].test[i] == each.curves["validation_loss"][epoch]
+    whole = critical.radius(trained, KEYS[:5], highest=0.4, width=0.2, num_rounds=3)
+    assert {*whole.by_rule} == {"best", "last"}
+    assert whole.eps_star is whole.by_rule["best"]
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(ValueError, match="at least 5 seeds"):
+        critical.radius(_Curves(), KEYS[:4], highest=0.4, width=0.1)
+    for name, value in {"highest": 0.0, "width": -1.0, "start": np.nan}.items():
+        with pytest.raises(ValueError, match=name):
+            critical.radius(
+                _Curves(), KEYS, **{"highest": 1, "width": 1} | {name: value}
+            )
+    with pytest.raises(ValueError, match="less than highest"):
+        critical.radius(_Curves(), KEYS, highest=0.4, width=0.1, start=0.4)
+    with pytest.raises(ValueError, match="num_rounds"):
+        critical.radius(_Curves(), KEYS, highest=0.4, width=0.1, num_rounds=0)
