@@ -218,21 +218,18 @@ def _table(config: Config, values: xr.Dataset) -> Table:
 def _figure(config: Config, values: xr.Dataset) -> Any:
     figure, (axis,) = figures.panels(1)
     place = np.arange(len(METHODS))
-    for name, label, marker in (
-        ("clean", "clean", "o"),
-        ("pgd", "PGD-10", "s"),
-        ("robust", "AutoAttack", "x"),
+    for shift, (name, label, marker) in enumerate(
+        (("clean", "clean", "o"), ("pgd", "PGD-10", "s"), ("robust", "AutoAttack", "x"))
     ):
         at = 100 * values[name].transpose("training", "seed").values
-        for seed in range(at.shape[1]):
-            axis.plot(
-                place,
-                at[:, seed],
-                marker,
-                color={"clean": "C0", "pgd": "C1", "robust": "C2"}[name],
-                label=label if seed == 0 else None,
-                alpha=0.7,
-            )
+        axis.plot(
+            np.repeat(place + 0.15 * (shift - 1), at.shape[1]),
+            at.ravel(),
+            marker,
+            color=f"C{shift}",
+            label=label,
+            alpha=0.7,
+        )
     axis.set_xticks(place, [*METHODS])
     axis.set(title=_setting(config), ylabel="accuracy (%)")
     figures.legend_below(figure, axis)
