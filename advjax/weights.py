@@ -125,7 +125,7 @@ def load(path: str | os.PathLike[str], model: Model, x: Any) -> Network:
         if there != needed:
             msg = f"{path} is of another network: {name} is {there}, not {needed}"
             raise ValueError(msg)
-        leaves.append(_restored(arrays.pop(name), dtypes[name], leaf))
+        leaves.append(_restored(arrays.pop(name), dtypes[name]))
     if arrays:
         msg = f"{path} is of another network: {min(arrays)} has no place in the model"
         raise ValueError(msg)
@@ -168,7 +168,7 @@ def _arrays(tree: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         if name in arrays:
             msg = f"two arrays have the name {name}"
             raise ValueError(msg)
-        dtypes[name] = "key" if _is_key(leaf) else leaf.dtype.name
+        dtypes[name] = _dtype(leaf)
         array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
         if dtypes[name] == "bfloat16":
             array = array.view(np.uint16)
@@ -180,17 +180,21 @@ def _of_dtype(array: np.ndarray, dtype: str) -> np.ndarray:
     return array.view(jnp.bfloat16) if dtype == "bfloat16" else array
 
 
+def _dtype(leaf: Any) -> str:
+    """Such as "float32", or "key<fry>" of jax's threefry keys."""
+    return str(leaf.dtype)
+
+
 def _described(leaf: Any) -> str:
     """The dtype and shape that a stored array has."""
-    if _is_key(leaf):
-        leaf = jax.eval_shape(jax.random.key_data, leaf)
-        return f"key{list(leaf.shape)}"
-    return f"{leaf.dtype.name}{list(leaf.shape)}"
+    stored = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+    return f"{_dtype(leaf)}{list(stored.shape)}"
 
 
-def _restored(array: np.ndarray, dtype: str, leaf: Any) -> Array:
-    if dtype == "key":
-        return jax.random.wrap_key_data(jnp.asarray(array), impl=leaf.dtype._impl.name)
+def _restored(array: np.ndarray, dtype: str) -> Array:
+    for impl in ("threefry2x32", "rbg", "unsafe_rbg"):
+        if dtype == _dtype(jax.random.key(0, impl=impl)):
+            return jax.random.wrap_key_data(jnp.asarray(array), impl=impl)
     return jnp.asarray(_of_dtype(array, dtype))
 
 

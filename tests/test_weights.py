@@ -58,15 +58,18 @@ def test_every_dtype_comes_back(tmp_path):
         )
 
 
-def test_a_key_comes_back(tmp_path):
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_a_key_comes_back(impl, tmp_path):
+    own = jax.random.key(7, impl=impl)
     model = Model(
-        lambda *_: ({"w": jnp.ones(3)}, {"key": jax.random.key(7)}),
+        lambda *_: ({"w": jnp.ones(3)}, {"key": own}),
         lambda params, batch_stats, x, **_: (x @ params["w"], batch_stats),
     )
     path = tmp_path / "net.safetensors"
     weights.save(path, weights.Network(model, *model.init(jax.random.key(0), X)))
     stored = weights.load(path, model, X).batch_stats["key"]
-    assert stored == jax.random.key(7)
+    assert stored == own
+    assert stored.dtype == own.dtype
 
 
 def test_what_is_there_is_not_lost(tmp_path):
