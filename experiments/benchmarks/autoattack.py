@@ -86,9 +86,9 @@ def subject(args: argparse.Namespace) -> Subject:
     bend = MASKED[args.masked]
     scale = SCALE if args.masked == "scaled" else 1.0
     if bend is not None:
-        ours, theirs = predict, twin
-        predict = lambda x: ours(bend(x, jnp.floor))  # noqa: E731
-        twin = lambda x: theirs(bend(x, torch.floor))  # noqa: E731
+        inner, inner_twin = predict, twin
+        predict = lambda x: inner(bend(x, jnp.floor))  # noqa: E731
+        twin = lambda x: inner_twin(bend(x, torch.floor))  # noqa: E731
     made = Subject(
         lambda x: scale * predict(x),
         lambda x: scale * twin(x),
