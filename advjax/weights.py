@@ -102,7 +102,8 @@ def load(path: str | os.PathLike[str], model: Model, x: Any) -> Network:
 
     Args:
         path: the file.
-        model: the architecture, of which all arrays must be there in their shapes.
+        model: the architecture, of which all arrays must be there in their shapes;
+            they keep the precision that they were saved in.
         x: a batch of inputs, used only for its shape.
 
     Raises:
@@ -118,10 +119,9 @@ def load(path: str | os.PathLike[str], model: Model, x: Any) -> Network:
     leaves = []
     for place, leaf in named:
         name = _name(place)
-        needed = _described(leaf)
-        there = "absent"
+        needed, there = _kind(_dtype(leaf), _shape(leaf)), "absent"
         if name in arrays:
-            there = f"{dtypes[name]}{list(arrays[name].shape)}"
+            there = _kind(dtypes[name], arrays[name].shape)
         if there != needed:
             msg = f"{path} is of another network: {name} is {there}, not {needed}"
             raise ValueError(msg)
@@ -185,17 +185,26 @@ def _dtype(leaf: Any) -> str:
     return str(leaf.dtype)
 
 
-def _described(leaf: Any) -> str:
-    """The dtype and shape that a stored array has."""
+def _shape(leaf: Any) -> tuple[int, ...]:
+    """The shape that a stored array has."""
     stored = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
-    return f"{_dtype(leaf)}{list(stored.shape)}"
+    return tuple(stored.shape)
+
+
+def _kind(dtype: str, shape: tuple[int, ...]) -> str:
+    """What has to agree: floating-point numbers may have another precision."""
+    return f"{dtype.replace('bfloat', 'float').rstrip('0123456789')}{list(shape)}"
 
 
 def _restored(array: np.ndarray, dtype: str) -> Array:
     for impl in ("threefry2x32", "rbg", "unsafe_rbg"):
         if dtype == _dtype(jax.random.key(0, impl=impl)):
             return jax.random.wrap_key_data(jnp.asarray(array), impl=impl)
-    return jnp.asarray(_of_dtype(array, dtype))
+    own = _of_dtype(array, dtype)
+    if jax.dtypes.canonicalize_dtype(own.dtype) != own.dtype:
+        msg = f"an array is of {dtype}: set jax_enable_x64 to read it as it is"
+        raise ValueError(msg)
+    return jnp.asarray(own)
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:

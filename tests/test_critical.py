@@ -148,11 +148,11 @@ def test_networks_are_read_by_both_rules():
     held = fit.Validation(Batch(x[40:], y[40:]), attack)
     settings = {"num_epochs": 8, "batch_size": 10}
     trained = critical.by_fit(
-        *(model, objective, optax.adam(0.05), Batch(x[:40], y[:40]), held), **settings
+        *(model, objective, optax.sgd(0.3), Batch(x[:40], y[:40]), held), **settings
     )
     found = trained(KEYS[:2], np.array([0.0, 0.1]))
     fits = fit.runs(
-        *(KEYS[:2], model, objective, optax.adam(0.05), Batch(x[:40], y[:40])),
+        *(KEYS[:2], model, objective, optax.sgd(0.3), Batch(x[:40], y[:40])),
         [0.0, 0.1],
         validation=held,
         **settings,

@@ -23,7 +23,7 @@ ATTACK = attacks.pgd(
     bounds=(0.0, 1.0),
 )
 OBJECTIVE = objectives.adversarial(MODEL, losses.cross_entropy, ATTACK)
-TX = optax.adam(0.05)
+TX = optax.sgd(0.3)
 VALIDATION = fit.Validation(HELD, ATTACK, batch_size=7)
 KEY = jax.random.key(3)
 SIZE = {"num_epochs": 4, "batch_size": 10}

@@ -1,6 +1,7 @@
 """Networks that are saved and loaded: nothing changes, and what is wrong is said."""
 
 import json
+from contextlib import nullcontext
 
 import flax.linen as nn
 import jax
@@ -38,7 +39,7 @@ class _Odd(nn.Module):
 
     @nn.compact
     def __call__(self, x, train=False):
-        x = nn.Dense(4, param_dtype=jnp.bfloat16)(x)
+        x = nn.Dense(4, dtype=jnp.float32, param_dtype=jnp.bfloat16)(x)
         return nn.BatchNorm(use_running_average=not train)(x)
 
 
@@ -135,3 +136,17 @@ def test_the_header_is_digested_with_the_arrays(tmp_path):
     save_file(arrays, path, head)
     with pytest.raises(ValueError, match="damaged"):
         weights.about(path)
+
+
+def test_precision_stays_that_of_the_file(tmp_path):
+    network, path = _network("function"), tmp_path / "net.safetensors"
+    halved = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), network.params)
+    weights.save(path, weights.Network(network.model, halved, {}))
+    again = weights.load(path, network.model, X)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(again.params)} == {"bfloat16"}
+    wide = {name: np.asarray(w, np.float64) for name, w in network.params.items()}
+    with jax.enable_x64(True) if hasattr(jax, "enable_x64") else nullcontext():
+        weights.save(path, weights.Network(network.model, wide, {}), overwrite=True)
+    if not jax.config.jax_enable_x64 and hasattr(jax, "enable_x64"):
+        with pytest.raises(ValueError, match="set jax_enable_x64"):
+            weights.load(path, network.model, X)
