@@ -6,9 +6,9 @@
     found.eps_star, found.caveats              # Interval(mean, low, high)
 
 ``transition`` reads eps* off losses that were measured. This chooses the radii at which
-they are measured, one seed after the other where its crossing is least certain: radius
-0, whose test loss is the threshold, then where the line through the two points next to
-the crossing reaches it, Algorithm A.1 of the paper at first. The spread of the first
+they are measured, seed by seed: radius 0, whose test loss is the threshold, then where
+the line through the two points next to the crossing reaches it, Algorithm A.1 of the
+paper at first, and in turn the middle between them. The spread of the first
 seeds says how many it takes for an interval as narrow as wanted (Stein 1945), which
 then covers at its rate; a t-interval that is looked at until it is narrow does not.
 
@@ -157,8 +157,13 @@ def _check(keys: Key, highest: float, width: float, start: float | None) -> None
     if start is not None and start >= highest:
         msg = f"start = {start}: give less than highest, {highest}"
         raise ValueError(msg)
-    if len(keys) < _FEWEST:
-        msg = f"keys are {len(keys)}: give at least {_FEWEST} seeds"
+    if np.ndim(keys) < 1 or len(keys) < _FEWEST:
+        msg = f"keys = {keys}: give at least {_FEWEST} seeds, as jax.random.split does"
+        raise ValueError(msg)
+    is_new = jax.dtypes.issubdtype(keys.dtype, jax.dtypes.prng_key)
+    data = np.asarray(jax.random.key_data(keys) if is_new else keys)
+    if len(np.unique(data, axis=0)) < len(data):
+        msg = "a key is given twice: its runs would count as two seeds"
         raise ValueError(msg)
 
 
@@ -234,9 +239,12 @@ class _Search:
             return [] if low >= self._highest else [self._beyond(reading)]
         if reading.status != Status.CROSSES or self._open(reading) <= self._tolerance():
             return []
-        # Inside of the two radii, so that both sides shrink.
-        margin = max(0.1 * (high - low), min(self._tolerance(), (high - low) / 3))
-        return [float(np.clip(reading.eps_star, low + margin, high - margin))]
+        # In turn where the chord crosses and in the middle: of a curve that bends, the
+        # chord alone moves one of the two radii for long.
+        margin = min(self._tolerance(), (high - low) / 3)
+        middle = (low + high) / 2
+        chord = float(np.clip(reading.eps_star, low + margin, high - margin))
+        return [middle if len(runs) % 2 else chord]
 
     def _guess(self) -> float:
         """Where to begin with a seed: at the mean of those that are known."""
@@ -272,13 +280,9 @@ class _Search:
         return Reading(eps, losses, threshold, eps_star, status, (low, high))
 
     def _open(self, reading: Reading) -> float:
-        """How far the crossing may be from where it is read.
-
-        Within the two radii next to it, and no further from the nearer one than the
-        line is: a curve between two points of a line is near the line.
-        """
+        """How far the crossing may be from where it is read: to the farther radius."""
         low, high = reading.within
-        return min(reading.eps_star - low, high - reading.eps_star)
+        return max(reading.eps_star - low, high - reading.eps_star)
 
     def _interval(self, readings: list[Reading]) -> Interval:
         values = np.array([reading.eps_star for reading in readings])
@@ -308,6 +312,9 @@ class _Search:
         number = sum(bool((np.diff(each.losses) < 0).any()) for each in readings)
         if number:
             lines.append(f"{number} of {len(readings)} curves fall somewhere")
+        if self.wanted():
+            most = max(max(runs) for runs in self._runs if runs)
+            lines.append(f"rounds ran out; radii up to {most:.3g} were tried")
         if interval.high - interval.low > self._width:
             lines.append(
                 f"the interval is {interval.high - interval.low:.2g} wide, where "
@@ -343,6 +350,9 @@ def by_fit(
         validation: whose clean loss at radius 0 is the threshold.
         **settings: such as ``num_epochs`` and ``batch_size``.
     """
+    if not isinstance(validation, fit.Validation):
+        msg = f"validation is a {type(validation).__name__}: give fit.Validation"
+        raise ValueError(msg)
 
     def trained(keys: Key, eps: np.ndarray) -> dict[str, Losses]:
         fits = fit.runs(

@@ -136,6 +136,12 @@ def runs(
     arguments.equal_lengths(keys=keys, eps=radii)
     arguments.model(model)
     arguments.functions(objective=objective)
+    if validation is not None and not isinstance(validation, Validation):
+        msg = f"validation is a {type(validation).__name__}: give fit.Validation"
+        raise ValueError(msg)
+    if validation and validation.first_epoch > num_epochs:
+        msg = f"first_epoch = {validation.first_epoch}: there are {num_epochs} epochs"
+        raise ValueError(msg)
     step = train.make_step(objective, tx)
     step = train.preprocessed(step, prepare) if prepare else step
     first = jnp.asarray(data.x[:1])

@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,18 +84,20 @@ def save(
         raise ValueError(msg) from error
     head = {"about": text, "dtypes": json.dumps(dtypes)}
     head["sha256"] = _digest(head, arrays)
-    if path.exists() and not overwrite:
-        msg = f"{path} is there already: give another name, or overwrite=True"
-        raise FileExistsError(msg)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    there = f"{path} is there already: give another name, or overwrite=True"
+    if os.path.lexists(path) and not overwrite:
+        raise FileExistsError(there)
+    descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
     try:
-        with part.open("xb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(as_bytes(arrays, head))
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+        if os.path.lexists(path) and not overwrite:
+            raise FileExistsError(there)
+        Path(part).replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        Path(part).unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike[str], model: Model, x: Any) -> Network:

@@ -33,7 +33,14 @@ class _Curves:
 
 
 @pytest.mark.parametrize(
-    "shape", [lambda t: (1 + t) ** 2, lambda t: np.exp(3 * t), lambda t: 1 + t**0.5]
+    "shape",
+    [
+        lambda t: (1 + t) ** 2,
+        lambda t: np.exp(3 * t),
+        lambda t: 1 + t**0.5,
+        lambda t: 0.98 + 0.02 * t**3,  # just below the threshold for long
+        lambda t: 0.99 + 2 * np.maximum(0, t - 0.995),
+    ],
 )
 def test_a_known_crossing_is_within_the_interval_at_few_radii(shape):
     curves = _Curves(shape=shape)
@@ -41,7 +48,7 @@ def test_a_known_crossing_is_within_the_interval_at_few_radii(shape):
     assert found.eps_star.low <= 0.1 <= found.eps_star.high
     assert found.eps_star.high - found.eps_star.low <= 0.02
     assert found.num_seeds == 5
-    assert found.num_trained == curves.num_trained <= 6 * 5
+    assert found.num_trained == curves.num_trained <= 10 * 5
     assert found.caveats == ()
     for reading in found.readings["best"]:
         assert reading.status == Status.CROSSES
@@ -53,7 +60,7 @@ def test_seeds_are_added_until_the_interval_is_narrow():
     found = critical.radius(curves, KEYS, highest=0.4, width=0.02)
     assert 8 <= found.num_seeds < 40
     assert found.eps_star.high - found.eps_star.low <= 0.02
-    assert found.num_trained <= 4.5 * found.num_seeds
+    assert found.num_trained <= 7 * found.num_seeds
     wide = critical.radius(_Curves(sd=0.01), KEYS[:6], highest=0.4, width=0.002)
     assert wide.num_seeds == 6
     assert any("wide, where 0.002 was wanted" in line for line in wide.caveats)
@@ -84,7 +91,7 @@ def test_what_does_not_cross_has_a_status_and_no_interval(shape, status):
     assert np.isnan(found.eps_star).all()
     assert {each.status for each in found.readings["best"]} == {status}
     assert found.caveats[0] == f"5 of 5 seeds: {status.name}"
-    assert found.num_trained <= 5 * 6
+    assert found.num_trained <= 5 * 8
 
 
 def test_one_seed_that_does_not_cross_leaves_no_interval():
@@ -174,6 +181,11 @@ def test_wrong_arguments_are_refused():
             critical.radius(
                 _Curves(), KEYS, **{"highest": 1, "width": 1} | {name: value}
             )
+    twice = jnp.stack([KEYS[0]] * 6)
+    with pytest.raises(ValueError, match="given twice"):
+        critical.radius(_Curves(), twice, highest=0.4, width=0.1)
+    hasty = critical.radius(_Curves(), KEYS, highest=0.8, width=0.1, num_rounds=1)
+    assert "rounds ran out; radii up to 0.2 were tried" in hasty.caveats
     with pytest.raises(ValueError, match="less than highest"):
         critical.radius(_Curves(), KEYS, highest=0.4, width=0.1, start=0.4)
     with pytest.raises(ValueError, match="num_rounds"):

@@ -74,9 +74,10 @@ def test_the_best_is_chosen_among_the_epochs_that_may_be():
     late = _run(validation=fit.Validation(HELD, ATTACK, first_epoch=3))
     robust = late.curves["validation_robust_loss"]
     assert late.best_epoch == 3 + np.argmin(robust[2:])
-    never = _run(validation=fit.Validation(HELD, ATTACK, first_epoch=9))
-    assert never.best is None
-    assert never.best_epoch == 0
+    with pytest.raises(ValueError, match="there are 4 epochs"):
+        _run(validation=fit.Validation(HELD, ATTACK, first_epoch=9))
+    with pytest.raises(ValueError, match="is a Batch: give"):
+        _run(validation=HELD)
 
 
 @pytest.mark.parametrize("mode", ["loop", "scan", "auto"])
