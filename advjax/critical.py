@@ -39,10 +39,12 @@ class Losses(NamedTuple):
     Attributes:
         train: adversarial loss on the training data.
         test: clean loss on the test data; read at radius 0 alone.
+        caveats: a line for each reason to distrust them.
     """
 
     train: np.ndarray
     test: np.ndarray
+    caveats: tuple[str, ...] = ()
 
 
 class Trained(Protocol):
@@ -151,13 +153,15 @@ def radius(
 
 def _check(keys: Key, highest: float, width: float, start: float | None) -> None:
     for name, value in {"highest": highest, "width": width, "start": start}.items():
-        if value is not None and not 0 < value < np.inf:
+        if value is None:
+            continue
+        if not 0 < arguments.number(name, value) < np.inf:
             msg = f"{name} = {value!r}: give a positive number"
             raise ValueError(msg)
     if start is not None and start >= highest:
         msg = f"start = {start}: give less than highest, {highest}"
         raise ValueError(msg)
-    if np.ndim(keys) < 1 or len(keys) < _FEWEST:
+    if not hasattr(keys, "dtype") or np.ndim(keys) < 1 or len(keys) < _FEWEST:
         msg = f"keys = {keys}: give at least {_FEWEST} seeds, as jax.random.split does"
         raise ValueError(msg)
     is_new = jax.dtypes.issubdtype(keys.dtype, jax.dtypes.prng_key)
@@ -178,29 +182,32 @@ class _Search:
     ) -> None:
         self._trained, self._keys = trained, keys
         self._highest, self._width, self._start = highest, width, start
-        self._num_seeds = _FEWEST
         self._runs: list[dict[float, dict[str, tuple[float, float]]]] = [
             {} for _ in range(len(keys))
         ]
         self._rules: tuple[str, ...] = ()
+        self._lines: list[str] = []
+
+    @property
+    def _num_seeds(self) -> int:
+        return sum(map(bool, self._runs))
 
     def wanted(self) -> list[tuple[int, float]]:
         """Seeds and radii to train at next; none when it is over."""
-        new = [(i, eps) for i in range(self._num_seeds) for eps in self._next(i)]
-        if new or self._num_seeds > _FEWEST:
+        number = max(self._num_seeds, _FEWEST)
+        new = [(i, eps) for i in range(number) for eps in self._next(i)]
+        if new or number > _FEWEST:
             return new
-        self._num_seeds = self._needed()
-        return self.wanted() if self._num_seeds > _FEWEST else []
+        more = range(_FEWEST, self._needed())
+        return [(i, eps) for i in more for eps in self._next(i)]
 
     def train(self, wanted: list[tuple[int, float]]) -> None:
         """Trains, and keeps the losses."""
         rows, radii = (np.array(each) for each in zip(*wanted, strict=True))
         found = self._trained(self._keys[rows], radii.astype(np.float32))
-        self._rules = self._rules or tuple(found)
-        losses = {
-            rule: (np.asarray(each.train, float), np.asarray(each.test, float))
-            for rule, each in found.items()
-        }
+        losses = _checked(found, len(wanted))
+        self._rules = self._rules or tuple(losses)
+        self._lines += [line for each in found.values() for line in each.caveats]
         for place, (i, eps) in enumerate(wanted):
             self._runs[i][eps] = {
                 rule: (train[place], test[place])
@@ -276,7 +283,8 @@ class _Search:
         low = float(eps[last[-1]]) if last.size else 0.0
         above = eps[eps > low]
         high = float(above[0]) if above.size else np.inf
-        eps_star = float(crossing.eps_star)
+        # In single precision it may be just outside.
+        eps_star = float(np.clip(crossing.eps_star, low, high))
         return Reading(eps, losses, threshold, eps_star, status, (low, high))
 
     def _open(self, reading: Reading) -> float:
@@ -320,7 +328,29 @@ class _Search:
                 f"the interval is {interval.high - interval.low:.2g} wide, where "
                 f"{self._width:.2g} was wanted: give more keys or rounds"
             )
-        return tuple(lines)
+        return (*lines, *dict.fromkeys(self._lines))
+
+
+def _checked(found: Any, number: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The losses by rule, one for each of the runs.
+
+    Raises:
+        ValueError: for what is none.
+    """
+    if not isinstance(found, Mapping) or not found:
+        msg = f"trained returned a {type(found).__name__}: give {{rule: Losses}}"
+        raise ValueError(msg)
+    losses = {}
+    for rule, each in found.items():
+        if not isinstance(each, Losses):
+            msg = f"trained returned a {type(each).__name__} for {rule}: give Losses"
+            raise ValueError(msg)
+        train, test = (np.asarray(values, float) for values in each[:2])
+        if not train.shape == test.shape == (number,):
+            msg = f"losses {rule} have shapes {train.shape}, {test.shape}"
+            raise ValueError(f"{msg}; give one for each of {number} runs")
+        losses[rule] = train, test
+    return losses
 
 
 def _half(first: np.ndarray, number: int) -> float:
@@ -377,4 +407,5 @@ def _losses(fits: list[fit.Fit], epochs: list[int]) -> Losses:
             ]
         )
 
-    return Losses(at("loss"), at("validation_loss"))
+    caveats = dict.fromkeys(line for each in fits for line in each.caveats)
+    return Losses(at("loss"), at("validation_loss"), tuple(caveats))

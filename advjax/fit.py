@@ -136,12 +136,7 @@ def runs(
     arguments.equal_lengths(keys=keys, eps=radii)
     arguments.model(model)
     arguments.functions(objective=objective)
-    if validation is not None and not isinstance(validation, Validation):
-        msg = f"validation is a {type(validation).__name__}: give fit.Validation"
-        raise ValueError(msg)
-    if validation and validation.first_epoch > num_epochs:
-        msg = f"first_epoch = {validation.first_epoch}: there are {num_epochs} epochs"
-        raise ValueError(msg)
+    _check_validation(validation, num_epochs)
     step = train.make_step(objective, tx)
     step = train.preprocessed(step, prepare) if prepare else step
     first = jnp.asarray(data.x[:1])
@@ -174,6 +169,17 @@ def runs(
     ]
 
 
+def _check_validation(validation: Validation | None, num_epochs: int) -> None:
+    if validation is None:
+        return
+    if not isinstance(validation, Validation):
+        msg = f"validation is a {type(validation).__name__}: give fit.Validation"
+        raise ValueError(msg)
+    if arguments.count("first_epoch", validation.first_epoch) > num_epochs:
+        msg = f"first_epoch = {validation.first_epoch}: there are {num_epochs} epochs"
+        raise ValueError(msg)
+
+
 def _data(name: str, data: Any) -> Batch:
     if not isinstance(data, tuple) or len(data) != 2:
         msg = f"{name} is a {type(data).__name__}: give types.Batch(x, y)"
@@ -188,10 +194,10 @@ def _data(name: str, data: Any) -> Batch:
 
 def _mode(mode: str, model: Model, state: train.TrainState, x: Array) -> str:
     """How to dispatch, where that is not said."""
-    if mode != "auto" or jax.default_backend() != "cpu":
+    if mode != "auto":
         return mode
     predict = partial(model.predict, state.params, state.batch_stats)
-    return "loop" if programs.has(predict, x, "conv_general_dilated") else "scan"
+    return "loop" if programs.is_slow_in_loops(predict, x) else "scan"
 
 
 def _stacked(trees: Sequence[Any]) -> Any:
@@ -240,7 +246,6 @@ def _tests(
     if validation is None:
         return lambda _networks, _epoch: {}
     data = _data("validation.data", validation.data)
-    arguments.count("first_epoch", validation.first_epoch)
     attack = validation.attack or _NO_ATTACK
     arguments.functions(loss=validation.loss, attack=attack)
 

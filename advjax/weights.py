@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import numpy as np
 from advjax import arguments
 from advjax.types import Array, Model, Params
 
-__all__ = ["Network", "about", "load", "save"]
+__all__ = ["Network", "about", "digest", "load", "save"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,21 +83,21 @@ def save(
         msg = f"about = {about!r} is no JSON: {error}"
         raise ValueError(msg) from error
     head = {"about": text, "dtypes": json.dumps(dtypes)}
-    head["sha256"] = _digest(head, arrays)
+    head["sha256"] = digest(_text(head), arrays)
     there = f"{path} is there already: give another name, or overwrite=True"
     if os.path.lexists(path) and not overwrite:
         raise FileExistsError(there)
-    descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+    part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with part.open("xb") as file:
             file.write(as_bytes(arrays, head))
             file.flush()
             os.fsync(file.fileno())
         if os.path.lexists(path) and not overwrite:
             raise FileExistsError(there)
-        Path(part).replace(path)
+        part.replace(path)
     finally:
-        Path(part).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike[str], model: Model, x: Any) -> Network:
@@ -196,7 +196,7 @@ def _shape(leaf: Any) -> tuple[int, ...]:
 
 def _kind(dtype: str, shape: tuple[int, ...]) -> str:
     """What has to agree: floating-point numbers may have another precision."""
-    return f"{dtype.replace('bfloat', 'float').rstrip('0123456789')}{list(shape)}"
+    return f"{'float' if 'float' in dtype else dtype}{list(shape)}"
 
 
 def _restored(array: np.ndarray, dtype: str) -> Array:
@@ -227,14 +227,19 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     if not {"about", "dtypes", "sha256"} <= {*head}:
         msg = f"{path} was not written by advjax.weights.save"
         raise ValueError(msg)
-    if head.pop("sha256") != _digest(head, arrays):
+    if head.pop("sha256") != digest(_text(head), arrays):
         msg = f"{path} is damaged: its digest is another one"
         raise ValueError(msg)
     return head, arrays
 
 
-def _digest(head: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str:
-    total = hashlib.sha256(json.dumps(dict(head), sort_keys=True).encode())
+def _text(head: Mapping[str, str]) -> str:
+    return json.dumps(dict(head), sort_keys=True)
+
+
+def digest(text: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """The SHA-256 of arrays, with names, dtypes and shapes, and of what is said."""
+    total = hashlib.sha256(text.encode())
     for name, array in sorted(arrays.items()):
         total.update(f"{name} {array.dtype.name} {array.shape}".encode())
         total.update(array.tobytes())

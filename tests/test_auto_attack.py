@@ -490,6 +490,9 @@ def test_a_start_of_something_else_is_refused():
     other = ensembles.compiled(_linear, COMPONENTS[1:], bounds=BOX, batch_sizes=(40,))
     with pytest.raises(ValueError, match=r"start has run .* give what this ensemble"):
         other(KEY, X, Y, 0.08, start=start)
+    broken = X.at[0, 0].set(jnp.nan)
+    start_nan = run(KEY, broken, Y, 0.08, num_components=1)
+    assert run(KEY, broken, Y, 0.08, start=start_nan).rows[:1] == start_nan.rows
     with pytest.raises(ValueError, match="start is a dict"):
         run(KEY, X, Y, 0.08, start={})
     for number in (-1, 9):

@@ -184,9 +184,32 @@ def test_wrong_arguments_are_refused():
     twice = jnp.stack([KEYS[0]] * 6)
     with pytest.raises(ValueError, match="given twice"):
         critical.radius(_Curves(), twice, highest=0.4, width=0.1)
+    for wrong, reason in (
+        (critical.Losses(np.ones(10), np.ones(10)), "returned a Losses: give"),
+        ({}, "returned a dict: give"),
+        ({"best": np.ones(10)}, "a ndarray for best: give Losses"),
+        ({"best": critical.Losses(np.ones(11), np.ones(11))}, "each of 10 runs"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            critical.radius(lambda *_, w=wrong: w, KEYS, highest=0.4, width=0.1)
+    for name in ("highest", "width"):
+        with pytest.raises(ValueError, match=name):
+            critical.radius(_Curves(), KEYS, **{"highest": 1, "width": 1, name: "0.3"})
+    with pytest.raises(ValueError, match="at least 5 seeds"):
+        critical.radius(_Curves(), [*KEYS], highest=0.4, width=0.1)
     hasty = critical.radius(_Curves(), KEYS, highest=0.8, width=0.1, num_rounds=1)
     assert "rounds ran out; radii up to 0.2 were tried" in hasty.caveats
     with pytest.raises(ValueError, match="less than highest"):
         critical.radius(_Curves(), KEYS, highest=0.4, width=0.1, start=0.4)
     with pytest.raises(ValueError, match="num_rounds"):
         critical.radius(_Curves(), KEYS, highest=0.4, width=0.1, num_rounds=0)
+
+
+def test_caveats_of_the_training_are_passed_on():
+    class Doubtful(_Curves):
+        def __call__(self, keys, eps):
+            (losses,) = super().__call__(keys, eps).values()
+            return {"best": losses._replace(caveats=("gradients vanished",))}
+
+    found = critical.radius(Doubtful(), KEYS, highest=0.4, width=0.02)
+    assert found.caveats == ("gradients vanished",)

@@ -169,6 +169,6 @@ def test_convolutions_are_dispatched_step_by_step_on_cpu():
     for name, mode in {"lenet5": "loop", "mlp": "scan"}.items():
         model = models.make(name, num_classes=2)
         state = train.create(KEY, model, TX, x)
-        expected = mode if jax.default_backend() == "cpu" else "auto"
+        expected = mode if jax.default_backend() == "cpu" else "scan"
         assert fit._mode("auto", model, state, x) == expected
         assert fit._mode("loop", model, state, x) == "loop"

@@ -150,3 +150,24 @@ def test_precision_stays_that_of_the_file(tmp_path):
     if not jax.config.jax_enable_x64 and hasattr(jax, "enable_x64"):
         with pytest.raises(ValueError, match="set jax_enable_x64"):
             weights.load(path, network.model, X)
+
+
+def test_files_have_the_rights_that_files_have(tmp_path):
+    """Whoever may read a directory's other files may read this one."""
+    weights.save(tmp_path / "net.safetensors", _network("linen"))
+    (tmp_path / "other").touch()
+    modes = {file.stat().st_mode for file in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
+def test_integers_of_another_kind_are_another_network(tmp_path):
+    def model(dtype):
+        return Model(
+            lambda *_: ({"w": jnp.ones(3)}, {"n": jnp.zeros((), dtype)}),
+            lambda params, batch_stats, x, **_: (x @ params["w"], batch_stats),
+        )
+
+    path, own = tmp_path / "net.safetensors", model(jnp.int32)
+    weights.save(path, weights.Network(own, *own.init(jax.random.key(0), X)))
+    with pytest.raises(ValueError, match=r"batch_stats/n is int32\[\], not int8"):
+        weights.load(path, model(jnp.int8), X)

@@ -95,10 +95,8 @@ _BLOCK = {True: 25, False: 250}
 
 def _block(steps: Search, predict: Predict, x: Array) -> int:
     """Steps of one program."""
-    # XLA on CPU takes gradients of convolutions several times faster outside of its
-    # loops (jax issue 12868), and compiles one step in a tenth of the time of ten.
-    is_slow = jax.default_backend() == "cpu" and steps.has_gradients
-    if is_slow and programs.has(predict, x, "conv_general_dilated"):
+    # One step compiles in a tenth of the time of ten that are unrolled.
+    if steps.has_gradients and programs.is_slow_in_loops(predict, x):
         return 1
     most = _BLOCK[steps.has_gradients]
     return max(b for b in range(1, most + 1) if steps.num_steps % b == 0)

@@ -231,14 +231,10 @@ def _lengths(norm: Norm, region: Region, x_adv: Array) -> Array:
 
 
 def default_unroll(num_steps: int, loss_fn: LossFn, x: Array, y: Any) -> int:
-    """All steps, up to 100, where a loss has convolutions on CPU; one elsewhere."""
-    # XLA on CPU runs the gradient of a convolution inside a while loop several times
-    # slower than outside (jax issue 12868); other losses gain nothing, and compile
-    # slowly if unrolled: experiments/benchmarks/unroll.py measures it.
-    if jax.default_backend() != "cpu" or not 1 < num_steps <= 100:
-        return 1
+    """All steps, up to 100, where the gradient is slow in loops; one elsewhere."""
     judge = partial(criteria.judge, loss_fn, y=y)
-    return num_steps if programs.has(judge, x, "conv_general_dilated") else 1
+    is_unrolled = 1 < num_steps <= 100 and programs.is_slow_in_loops(judge, x)
+    return num_steps if is_unrolled else 1
 
 
 def projection(norm: Norm, project: Projection) -> Callable[[Problem, Array], Array]:

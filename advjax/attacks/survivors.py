@@ -235,7 +235,9 @@ class Ensemble:
             raise ValueError(msg)
         kept = start.broken_by < 0
         x, x_adv = np.asarray(data.x), np.asarray(start.x_adv)
-        is_same = x_adv.shape == x.shape and np.array_equal(x_adv[kept], x[kept])
+        is_same = x_adv.shape == x.shape and np.array_equal(
+            x_adv[kept], x[kept], equal_nan=True
+        )
         if not is_same or not np.array_equal(start.correct, self._first(data).correct):
             msg = "start is of other inputs, labels or another model: give what this "
             raise ValueError(f"{msg}ensemble found for these")

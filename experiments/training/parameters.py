@@ -3,7 +3,6 @@
 The digest of all arrays, and of what the file says about them, is in its header.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from advjax import weights
 from advjax.types import Params
 from experiments.files import FileError, dumps, replacing
 
@@ -47,7 +47,7 @@ def write(path: Path, released: Released) -> None:
     arrays = jax.device_get(flatten_dict(trees, sep="/"))
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     about = dumps(released.about)
-    metadata = {"about": about, "sha256": _digest_of(about, arrays)}
+    metadata = {"about": about, "sha256": weights.digest(about, arrays)}
     with replacing(path) as part:
         part.write(save(arrays, metadata))
 
@@ -94,21 +94,13 @@ def _read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if not {"about", "sha256"} <= {*metadata}:
         msg = "it does not say what it is about"
         raise ValueError(msg)
-    if metadata["sha256"] != _digest_of(metadata["about"], arrays):
+    if metadata["sha256"] != weights.digest(metadata["about"], arrays):
         msg = "it is damaged: its digest is another one"
         raise ValueError(msg)
     return json.loads(metadata["about"]), arrays
 
 
 _KINDS = ("F32",)
-
-
-def _digest_of(about: str, arrays: dict[str, np.ndarray]) -> str:
-    total = hashlib.sha256(about.encode())
-    for name, array in sorted(arrays.items()):
-        total.update(f"{name} {array.dtype.name} {array.shape}".encode())
-        total.update(array.tobytes())
-    return total.hexdigest()
 
 
 def _check_released(about: Any, arrays: dict[str, np.ndarray]) -> None:
