@@ -16,9 +16,10 @@ import pytest
 from ml_collections import ConfigDict
 from safetensors.numpy import save
 
+from advjax import weights
 from experiments import files, ownership, provenance, run, workdir
 from experiments.files import FileError
-from experiments.training import evaluation, parameters
+from experiments.training import evaluation
 from experiments.workdir import Workdir, complete
 
 ROOT = Path(__file__).parents[1]
@@ -376,7 +377,7 @@ def _arrays(**changes):
 def _bytes(about=None, arrays=None, **metadata):
     about = json.dumps(_about() if about is None else about)
     arrays = _arrays() if arrays is None else arrays
-    signature = {"about": about, "sha256": parameters._digest_of(about, arrays)}
+    signature = {"about": about, "sha256": weights.digest(about, arrays)}
     return save(arrays, {k: v for k, v in (signature | metadata).items() if v})
 
 
