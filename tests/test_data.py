@@ -12,6 +12,7 @@ import socket
 import struct
 import sys
 import tracemalloc
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -30,6 +31,9 @@ SHAPES = {
     "cifar100": (32, 32, 3),
     "svhn_cropped": (32, 32, 3),
 }
+OWN = {"garments": (12, 10, 1), "flowers": (40, 60, 3), "skies": (200, 300, 3)}
+"""Data sets that the library does not know."""
+CLASSES = {"cifar100": 100, "garments": 3, "flowers": 17, "skies": 2}
 
 
 def test_gaussian_design_has_the_covariance_and_the_noise(key):
@@ -160,7 +164,8 @@ def test_diabetes_is_standardised_by_the_training_rows():
 
 
 def test_wrong_names_list_the_choices_and_the_closest():
-    choices = "choose one of cifar10, cifar100, diabetes, digits, mnist, svhn_cropped"
+    known = "cifar10, cifar100, diabetes, digits, mnist, svhn_cropped"
+    choices = f"choose one of {known}, a prepared one, or a .npz file"
     for name, close in (
         ("digit", "'digits'"),
         ("minst", "'mnist'"),
@@ -180,8 +185,13 @@ def test_wrong_names_list_the_choices_and_the_closest():
 
 def _random(name, num_examples, seed):
     rng = np.random.default_rng(seed)
-    x = rng.integers(0, 256, (num_examples, *SHAPES[name]), np.uint8)
-    return Batch(x, rng.integers(0, 10, num_examples).astype(np.int32))
+    x = rng.integers(0, 256, (num_examples, *_shape(name)), np.uint8)
+    classes = min(CLASSES.get(name, 10), 10)
+    return Batch(x, rng.integers(0, classes, num_examples).astype(np.int32))
+
+
+def _shape(name):
+    return (SHAPES | OWN)[name]
 
 
 def _png(image):
@@ -199,8 +209,8 @@ def _prepare(root, name, splits, version="3.0.1", replaced=None):
 
     folder = root / name / version
     folder.mkdir(parents=True)
-    image = tfds.features.Image(shape=SHAPES[name])
-    label = tfds.features.ClassLabel(num_classes=100 if name == "cifar100" else 10)
+    image = tfds.features.Image(shape=_shape(name))
+    label = tfds.features.ClassLabel(num_classes=CLASSES.get(name, 10))
     features = {"image": image, "label": label}
     identity = tfds.core.DatasetIdentity(
         name=name, version=version, data_dir=str(folder), module_name=__name__
@@ -261,7 +271,7 @@ FORMATS = {"array_record": lambda folder: None, "tfrecord": _as_tfrecord}
 
 
 @pytest.mark.parametrize("stored_as", FORMATS)
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", SHAPES | OWN)
 def test_stored_data_sets_are_what_was_written(name, stored_as, tmp_path):
     written = {"train": _random(name, 7, 0), "test": _random(name, 4, 1)}
     FORMATS[stored_as](_prepare(tmp_path, name, written))
@@ -999,6 +1009,204 @@ def test_the_real_cifar10_has_its_published_counts():
     # Published for the training split; a twentieth of a standard deviation apart.
     mean = x.mean(axis=(0, 1, 2)) / 255
     np.testing.assert_allclose(mean, [0.4914, 0.4822, 0.4465], atol=0.0125)
+
+
+# --- data sets of one's own ---
+
+
+def test_variants_and_class_counts_of_any_prepared_data_set(tmp_path):
+    written = {"train": _random("garments", 5, 0)}
+    folder = _prepare(tmp_path, "garments", written)
+    moved = tmp_path / "garments" / "winter" / "1.0.0"
+    moved.parent.mkdir()
+    folder.rename(moved)
+    _put(moved / "dataset_info.json", ("configName",), "winter")
+    x, _ = data.load("garments/winter", split="train", data_dir=tmp_path)
+    np.testing.assert_array_equal(x, written["train"].x)
+    assert data.num_classes("garments/winter", tmp_path) == 3
+    assert data.place("garments/winter", tmp_path) == moved
+    with pytest.raises(data.DataError, match=r"no split 'test', but train\."):
+        data.load("garments/winter", split="test", data_dir=tmp_path)
+    _put(moved / "dataset_info.json", ("configName",), "summer")
+    with pytest.raises(data.DataError, match="describes the variant 'summer'"):
+        data.load("garments/winter", split="train", data_dir=tmp_path)
+    for name in ("../garments", "/garments", "garments/../garments", "Garments"):
+        with pytest.raises(ValueError, match="a prepared one, or a"):
+            data.load(name, split="train", data_dir=tmp_path)
+
+
+OWN_FEATURES = [
+    (("image", "image", "shape", "dimensions"), ["12", "10"], "have shape [12, 10]"),
+    (("image", "image", "shape", "dimensions"), ["12", "10", "2"], "1 or 3] is read"),
+    (("image", "image", "shape", "dimensions"), ["0", "10", "1"], "[0, 10, 1]"),
+    (("image", "image", "shape", "dimensions"), ["99999", "99999", "3"], "unpack to"),
+    (("label", "classLabel", "numClasses"), "1", "it has 1 classes"),
+]
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(("keys", "value", "phrase"), OWN_FEATURES)
+def test_hostile_features_of_unknown_data_sets(keys, value, phrase, tmp_path):
+    folder = _prepare(tmp_path, "garments", {"train": _random("garments", 5, 0)})
+    keys = ("featuresDict", "features", *keys)
+    _put(folder / "features.json", keys, value)
+    _refused(folder, phrase)
+
+
+def test_few_bytes_do_not_unpack_to_many_images(tmp_path):
+    blank = Batch(np.zeros((5, *OWN["skies"]), np.uint8), np.zeros(5, np.int32))
+    folder = _prepare(tmp_path, "skies", {"train": blank})
+    _refused(folder, "bytes would unpack to 900000")
+
+
+def test_the_number_of_classes_is_known_without_the_images():
+    assert data.num_classes("digits") == data.num_classes("mnist", "nowhere") == 10
+    assert data.num_classes("cifar100") == 100
+    with pytest.raises(ValueError, match="'diabetes' is a regression"):
+        data.num_classes("diabetes")
+    with pytest.raises(ValueError, match="did you mean 'mnist'"):
+        data.num_classes("minst")
+    assert data.place("digits") is None
+
+
+def _own(**changes):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "x_train": rng.integers(0, 256, (6, 5, 4, 3), np.uint8),
+        "y_train": np.array([0, 1, 2, 0, 1, 2]),
+        "x_test": rng.integers(0, 256, (2, 5, 4, 3), np.uint8),
+        "y_test": np.array([2, 0], np.uint8),
+    }
+    arrays |= {k: v(arrays[k]) if callable(v) else v for k, v in changes.items()}
+    return {name: array for name, array in arrays.items() if array is not None}
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_files_of_arrays_are_what_was_written(save, tmp_path, monkeypatch):
+    arrays = _own()
+    save(tmp_path / "mine.npz", **arrays)
+    monkeypatch.chdir(tmp_path)
+    places = (("mine.npz", None), ("mine.npz", tmp_path), (f"{tmp_path}/mine.npz", "."))
+    for name, data_dir in places:
+        for split in ("train", "test"):
+            x, y = data.load(name, split=split, data_dir=data_dir)
+            np.testing.assert_array_equal(x, arrays[f"x_{split}"])
+            np.testing.assert_array_equal(y, arrays[f"y_{split}"])
+            assert (x.dtype, y.dtype) == (np.uint8, np.int32)
+        assert data.num_classes(name, data_dir) == 3
+    floats = _own(x_train=lambda x: x / 255, x_test=lambda x: x / 255)
+    save(tmp_path / "floats.npz", **floats)
+    x, _ = data.load("floats.npz", split="train")
+    assert x.dtype == np.float32
+    np.testing.assert_allclose(x, arrays["x_train"] / 255, rtol=1e-6)
+
+
+WRONG_ARRAYS = {
+    "no test": ({"x_test": None}, "x_test is missing: it has x_train, y_train, y_test"),
+    "lengths": ({"y_train": lambda y: y[:5]}, "x_train has 6 images, and y_train 5"),
+    "test lengths": ({"y_test": [0, 1, 2]}, "x_test has 2 images, and y_test 3 labels"),
+    "no axis": ({"x_train": lambda x: x[..., 0]}, "such as x_train[..., None]"),
+    "rows": ({"x_train": lambda x: x.reshape(6, -1)}, "give [n, height, width, chann"),
+    "channels first": (
+        {"x_train": lambda x: np.zeros((6, 3, 32, 32), np.uint8)},
+        "such as x_train.transpose(0, 2, 3, 1)",
+    ),
+    "0 to 255": (
+        {"x_train": lambda x: x.astype(np.float32)},
+        "give pixels in [0, 1], for eps is in their units",
+    ),
+    "below 0": ({"x_test": lambda x: x / 255 - 0.5}, "x_test has entries from -0.5"),
+    "nan": ({"x_train": lambda x: x * np.nan}, "has entries from nan to nan"),
+    "int64": ({"x_train": lambda x: x.astype(np.int64)}, "is of int64: give uint8"),
+    "shapes": ({"x_test": lambda x: x[:, :4]}, "of x_test have shape (4, 4, 3), of x_"),
+    "one-hot": ({"y_train": lambda y: np.eye(3, dtype=int)[y]}, "y_train.argmax(1)"),
+    "a column": ({"y_train": lambda y: y[:, None]}, "such as y_train[:, 0]"),
+    "floats": ({"y_test": lambda y: y / 2}, "y_test is of float64: give classes"),
+    "from 1": ({"y_train": lambda y: y + 1}, "no example of 0: number the classes"),
+    "signs": ({"y_train": lambda y: y - 1}, "has the label -1: classes count from 0"),
+    "a gap": ({"y_train": lambda y: 5 * y}, "no example of 1, 2, 3, 4, 6, …"),
+    "huge": ({"y_train": lambda y: y + 2**40}, "has the label 1099511627778"),
+    "one class": ({"y_train": lambda y: 0 * y}, "has one class only"),
+    "more in test": ({"y_test": [0, 3]}, "y_test has the class 3, and y_train only 0"),
+    "nothing": ({"x_test": lambda x: x[:0]}, "x_test is empty"),
+    "objects": ({"y_train": lambda y: y.astype(object)}, "Object arrays cannot be"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_ARRAYS)
+def test_wrong_files_of_arrays_are_one_line(name, tmp_path):
+    changes, phrase = WRONG_ARRAYS[name]
+    np.savez(tmp_path / "mine.npz", **_own(**changes))
+    is_of_test = any(name.endswith("test") for name in changes)
+    _refuses_file(tmp_path, phrase, split="test" if is_of_test else "train")
+
+
+NO_ARRAYS = {
+    "absent": (None, "there is no such file"),
+    "nothing": (b"", "it is no .npz file: write it by np.savez"),
+    "text": (b"hello", "it is no .npz file"),
+    "half": (lambda whole: whole[:400], "it is no .npz file"),
+    "a flipped bit": (
+        lambda whole: whole[:250] + bytes([whole[250] ^ 1]) + whole[251:],
+        "Bad CRC-32 for file 'x_train.npy'",
+    ),
+    "an array": (lambda whole: _array_file(), "it is no .npz file"),
+    "no arrays": (lambda whole: _zip({}), "x_train is missing: it has nothing"),
+    "a giant": (lambda whole: _zip({"x_train.npy": _giant()}), "Unable to allocate"),
+    "a pickle": (lambda whole: b"\x80\x04\x95\x0c\x00\x00\x00.", "it is no .npz"),
+}
+
+
+def _giant():
+    """The header of an array of a hundred TB."""
+    file = io.BytesIO()
+    header = {"descr": "|u1", "fortran_order": False, "shape": (10**7, 10**7)}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue()
+
+
+def _array_file():
+    file = io.BytesIO()
+    np.save(file, np.zeros(3))
+    return file.getvalue()
+
+
+def _zip(files):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("name", NO_ARRAYS)
+def test_files_that_hold_no_arrays_are_one_line(name, tmp_path):
+    content, phrase = NO_ARRAYS[name]
+    np.savez(tmp_path / "mine.npz", **_own())
+    if callable(content):
+        content = content((tmp_path / "mine.npz").read_bytes())
+    if content is None:
+        (tmp_path / "mine.npz").unlink()
+    else:
+        (tmp_path / "mine.npz").write_bytes(content)
+    _refuses_file(tmp_path, phrase, "train")
+
+
+def test_pipes_and_links_out_are_no_files_of_arrays(tmp_path):
+    os.mkfifo(tmp_path / "mine.npz")
+    _refuses_file(tmp_path, "it is no regular file")
+
+
+def _refuses_file(folder, phrase, split="test"):
+    with pytest.raises(data.DataError) as error:
+        data.load("mine.npz", split=split, data_dir=folder)
+    message = str(error.value)
+    assert phrase in message
+    assert message.startswith(f"data set '{folder}/mine.npz': ")
+    assert message.isprintable()
+
+
+# --- subsets ---
 
 
 def _numbered(labels):

@@ -18,9 +18,9 @@ from advjax.data.simulated import (
     separable,
     sparse_coefficients,
 )
-from advjax.data.stored import as_float, load
+from advjax.data.stored import as_float, load, num_classes, place
 from advjax.data.subsets import binary, of_classes, per_class, subset
-from advjax.data.tfds import DataError
+from advjax.data.untrusted import DataError
 
 __all__ = [
     "DataError",
@@ -30,8 +30,10 @@ __all__ = [
     "equicorrelated",
     "gaussian",
     "load",
+    "num_classes",
     "of_classes",
     "per_class",
+    "place",
     "separable",
     "sparse_coefficients",
     "subset",

@@ -1,8 +1,8 @@
 """The descriptions of a data set by TensorFlow Datasets, read as data.
 
 A description may come from anybody: no class that it names is imported, no name of a
-file leads out of its folder, and what it says has to be what the data set is known to
-be.
+file leads out of its folder, and what it says of a data set in ``DATA_SETS`` has to be
+what that is known to be.
 """
 
 import json
@@ -13,7 +13,16 @@ from typing import Any, NamedTuple
 
 from advjax.data.untrusted import ContentError, check_place, require
 
-__all__ = ["DATA_SETS", "DataSet", "image_formats", "read", "shards", "splits", "text"]
+__all__ = [
+    "DATA_SETS",
+    "DataSet",
+    "Images",
+    "images",
+    "read",
+    "shards",
+    "splits",
+    "text",
+]
 
 # In bytes; real descriptions have 1500.
 _LARGEST = 2**20
@@ -33,6 +42,14 @@ DATA_SETS = {
     "cifar100": DataSet((32, 32, 3), 100, {"train": 50_000, "test": 10_000}),
     "svhn_cropped": DataSet((32, 32, 3), 10, {"train": 73_257, "test": 26_032}),
 }
+
+
+class Images(NamedTuple):
+    """What the examples of a data set are: images and their classes."""
+
+    shape: tuple[int, int, int]
+    num_classes: int
+    formats: list[str]
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -81,8 +98,8 @@ def _counts(what: str, values: Any) -> list[int]:
 _short = reprlib.repr
 
 
-def image_formats(name: str, described: dict[str, Any]) -> list[str]:
-    """The formats of the images, after a check of all features."""
+def images(name: str, described: dict[str, Any]) -> Images:
+    """The images of a data set and their classes, after a check of all features."""
     content = _feature("the whole", described, ["FeaturesDict"])
     features = dict(_object("features", content.get("features", content)))
     image = _feature("'image'", features.pop("image", None), ["Image"])
@@ -90,18 +107,30 @@ def image_formats(name: str, described: dict[str, Any]) -> list[str]:
     for field, ignored in features.items():
         _feature(_short(field), ignored, ["ClassLabel", "Scalar", "Tensor", "Text"])
     declared = label.get("numClasses", label.get("num_classes"))
-    (found,) = _counts("numClasses", [declared])
-    num_classes = DATA_SETS[name].num_classes
-    require(found == num_classes, f"{name} has {num_classes} classes, not {found}")
-    return _checked_formats(name, image)
+    (num_classes,) = _counts("numClasses", [declared])
+    known = DATA_SETS.get(name)
+    if known is not None:
+        classes = f"{name} has {known.num_classes} classes, not {num_classes}"
+        require(num_classes == known.num_classes, classes)
+    require(num_classes > 1, f"it has {num_classes} classes")
+    return Images(_shape(name, image), num_classes, _formats(image))
 
 
-def _checked_formats(name: str, image: dict[str, Any]) -> list[str]:
-    shape = DATA_SETS[name].shape
+def _shape(name: str, image: dict[str, Any]) -> tuple[int, int, int]:
     declared = image.get("shape")
     sizes = declared.get("dimensions") if isinstance(declared, dict) else declared
     found = _counts("shape", sizes)
-    require(found == [*shape], f"images of {name} have shape {[*shape]}, not {found}")
+    if name in DATA_SETS:
+        shape = DATA_SETS[name].shape
+        differs = f"images of {name} have shape {[*shape]}, not {found}"
+        require(found == [*shape], differs)
+        return shape
+    plain = f"images have shape {found}, and [height, width, 1 or 3] is read"
+    require(len(found) == 3 and 0 not in found and found[2] in (1, 3), plain)
+    return found[0], found[1], found[2]
+
+
+def _formats(image: dict[str, Any]) -> list[str]:
     dtype = image.get("dtype")
     require(dtype == "uint8", f"images have dtype 'uint8', not {_short(dtype)}")
     encoding = image.get("encodingFormat", image.get("encoding_format"))
@@ -137,7 +166,10 @@ def _feature(what: str, described: Any, choices: list[str]) -> dict[str, Any]:
 def splits(name: str, info: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The descriptions of all splits by their names."""
     found = info.get("name")
-    require(found == name, f"it describes the data set {_short(found)}")
+    own, _, variant = name.partition("/")
+    require(found == own, f"it describes the data set {_short(found)}")
+    found = info.get("configName", "")
+    require(found == variant, f"it describes the variant {_short(found)}")
     found_splits: dict[str, dict[str, Any]] = {}
     for described in _array("splits", info.get("splits")):
         split = text("the name of a split", _object("a split", described).get("name"))
@@ -168,13 +200,15 @@ def shards(
     refused = f"filepathTemplate {_short(template)} is no name of files in its folder"
     require(bool(_TEMPLATE.fullmatch(template)), refused)
     lengths = _counts("shardLengths", described.get("shardLengths"))
-    largest = DATA_SETS[name].num_examples[split]
-    found = f"shardLengths is {_short(lengths)}, and {name} has {largest} examples"
-    require(0 < sum(lengths) <= largest and 0 not in lengths, found)
+    largest = DATA_SETS[name].num_examples[split] if name in DATA_SETS else None
+    found = f"shardLengths is {_short(lengths)}"
+    has = "" if largest is None else f", and {name} has {largest} examples"
+    total = sum(lengths)
+    require(0 < total <= (largest or total) and 0 not in lengths, found + has)
     naming = core.ShardedFileTemplate(
         data_dir="",
         template=template,
-        dataset_name=name,
+        dataset_name=name.partition("/")[0],
         split=split,
         filetype_suffix=file_format,
     )

@@ -6,7 +6,7 @@ taken on trust, the compressed index of an array_record file, by which the packa
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,13 @@ from advjax.data.untrusted import ContentError, check_place, require
 
 __all__ = ["READERS", "read"]
 
-# In bytes; real images have up to 3072 before compression.
-_LARGEST_RECORD = 2**14
 
-
-def read(folder: Path, file: str, length: int, file_format: str) -> list[bytes]:
+def read(
+    folder: Path, file: str, length: int, file_format: str, largest_record: int
+) -> list[bytes]:
     """The serialised examples of a file in ``folder``, which has ``length`` of them.
+
+    No record may have more than ``largest_record`` bytes.
 
     Raises:
         ContentError: for a file that is not of the folder, or not as TFDS writes it.
@@ -28,26 +29,33 @@ def read(folder: Path, file: str, length: int, file_format: str) -> list[bytes]:
     path = folder / file
     status = check_place(path, folder)
     # An array_record has a few blocks of its own.
-    largest = 4 * _BLOCK + length * _LARGEST_RECORD
+    largest = 4 * _BLOCK + length * largest_record
     too_large = f"it has {status.st_size} bytes for {length} records"
     require(status.st_size <= largest, too_large)
-    return READERS[file_format](path, length)
+    return READERS[file_format](path, length, largest_record)
 
 
 def _check_length(found: int, length: int) -> None:
     require(found == length, f"{found} records where {length} were written")
 
 
-def _array_records(path: Path, length: int) -> list[bytes]:
+def _array_records(path: Path, length: int, largest_record: int) -> list[bytes]:
     from array_record.python import array_record_module
 
     _check_chunks(path.read_bytes())
     reader = array_record_module.ArrayRecordReader(str(path))
     try:
         _check_length(reader.num_records(), length)
-        return reader.read_all()
+        found = reader.read_all()
     finally:
         reader.close()
+    _check_largest(map(len, found), largest_record)
+    return found
+
+
+def _check_largest(sizes: Iterable[int], largest_record: int) -> None:
+    largest = max(sizes)
+    require(largest <= largest_record, f"a record has {largest} bytes")
 
 
 # Blocks of a file of Riegeli, https://github.com/google/riegeli: their headers
@@ -76,7 +84,7 @@ def _check_chunks(file: bytes) -> None:
     require(unpacked <= 20 * len(file), found)
 
 
-def _frames(path: Path, length: int) -> list[bytes]:
+def _frames(path: Path, length: int, largest_record: int) -> list[bytes]:
     """The frames of a tfrecord file: length, its checksum, data, their checksum."""
     content = path.read_bytes()
     starts, sizes = [], []
@@ -90,8 +98,7 @@ def _frames(path: Path, length: int) -> list[bytes]:
     require(end <= len(content), within)
     _check_length(len(starts), length)
     # Checksums take as many steps as the longest record has bytes.
-    too_large = f"a record has {max(sizes)} bytes"
-    require(max(sizes) <= _LARGEST_RECORD, too_large)
+    _check_largest(sizes, largest_record)
     _check_sums(content, np.array(starts, int), np.array(sizes, int))
     return [content[at : at + n] for at, n in zip(starts, sizes, strict=True)]
 
@@ -124,8 +131,8 @@ def _crc32c(content: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.
     return ~crc[np.argsort(longest_first)]
 
 
-READERS: dict[str, Callable[[Path, int], list[bytes]]] = {
+READERS: dict[str, Callable[[Path, int, int], list[bytes]]] = {
     "array_record": _array_records,
     "tfrecord": _frames,
 }
-"""By format, ``(path, length) -> records``."""
+"""By format, ``(path, length, largest_record) -> records``."""

@@ -1,17 +1,18 @@
-"""Real data sets as NumPy arrays: those of scikit-learn, and those that TFDS stores."""
+"""Real data sets as NumPy arrays: of scikit-learn, of TFDS, and of one's own files."""
 
 import difflib
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.data import tfds
+from advjax.data import npz, tfds
 from advjax.types import Batch
 
-__all__ = ["as_float", "load"]
+__all__ = ["as_float", "load", "num_classes", "place"]
 
 
 def load(name: str, *, split: str, data_dir: str | os.PathLike | None = None) -> Batch:
@@ -26,19 +27,26 @@ def load(name: str, *, split: str, data_dir: str | os.PathLike | None = None) ->
         "cifar10"       photographs, 32×32×3, 10 classes; 50 000 and 10 000
         "cifar100"      photographs, 32×32×3, 100 classes; 50 000 and 10 000
         "svhn_cropped"  house numbers, 32×32×3, 10 classes; 73 257 and 26 032
+        "fashion_mnist", "emnist/letters", …   any other images with one class each
+                        that TensorFlow Datasets has prepared
+        "mine.npz"      a file with x_train, y_train, x_test and y_test: images
+                        ``[n, h, w, c]``, uint8 or numbers in [0, 1], and ``[n]``
+                        classes, which count from 0
 
     The first two ship with scikit-learn and are float32; their test split is every
-    fifth row in order of class, the same on every machine. The others are uint8 ``x``
-    and int32 ``y`` in the order of TensorFlow Datasets, read from where that package
-    has prepared them, as array_record or tfrecord; TensorFlow is not needed. The
-    newest version found is taken.
+    fifth row in order of class, the same on every machine. Those of TensorFlow Datasets
+    are uint8 ``x`` and int32 ``y`` in its order, read from where that package has
+    prepared them, as array_record or tfrecord; TensorFlow is not needed. The newest
+    version found is taken. Files are uint8 or float32 and int32.
 
     Args:
         name: one of the table.
         split: "train" or "test".
         data_dir: the local directory that TensorFlow Datasets prepared into. By
             default the environment's ``TFDS_DATA_DIR``, else
-            ``~/tensorflow_datasets``. The first two data sets do not look at it.
+            ``~/tensorflow_datasets``. The first two data sets do not look at it. A
+            file with a relative name is in it if it is given, and else in the
+            working directory.
 
     Raises:
         ValueError: for an unknown name or split.
@@ -48,9 +56,11 @@ def load(name: str, *, split: str, data_dir: str | os.PathLike | None = None) ->
             data set, with its name or the row. Folders that nobody vouches for are
             read as data: nothing that they name is imported.
     """
-    _choose("data set", name, sorted([*_EMBEDDED, *tfds.DATA_SETS]))
+    _check(name, data_dir)
     _choose("split", split, ["train", "test"])
-    if name in tfds.DATA_SETS:
+    if name.endswith(npz.SUFFIX):
+        return npz.read(npz.place(name, data_dir), split)
+    if name not in _EMBEDDED:
         return tfds.read(name, split, data_dir)
     try:
         import sklearn.datasets
@@ -59,6 +69,42 @@ def load(name: str, *, split: str, data_dir: str | os.PathLike | None = None) ->
         raise ImportError(msg) from error
     train, test = _EMBEDDED[name](sklearn.datasets)
     return train if split == "train" else test
+
+
+def num_classes(name: str, data_dir: str | os.PathLike | None = None) -> int:
+    """The number of classes of a data set, without its images; arguments as ``load``.
+
+    Raises:
+        ValueError: for an unknown name, and for a regression.
+        DataError: as ``load``.
+    """
+    _check(name, data_dir)
+    if name == "diabetes":
+        msg = "data set 'diabetes' is a regression: it has no classes"
+        raise ValueError(msg)
+    if name.endswith(npz.SUFFIX):
+        return npz.num_classes(npz.place(name, data_dir))
+    return 10 if name in _EMBEDDED else tfds.num_classes(name, data_dir)
+
+
+def place(name: str, data_dir: str | os.PathLike | None = None) -> Path | None:
+    """The file or folder that a data set is read from; None for those that ship.
+
+    Arguments and errors are those of ``num_classes``.
+    """
+    _check(name, data_dir)
+    if name.endswith(npz.SUFFIX):
+        return npz.place(name, data_dir)
+    return None if name in _EMBEDDED else tfds.place(name, data_dir)
+
+
+def _check(name: str, data_dir: str | os.PathLike | None) -> None:
+    """Raises ValueError for a name that is none of the table of ``load``."""
+    known = sorted([*_EMBEDDED, *tfds.DATA_SETS])
+    if name in known or str(name).endswith(npz.SUFFIX):
+        return
+    if not tfds.is_prepared(str(name), data_dir):
+        _choose("data set", name, known, or_else=", a prepared one, or a .npz file")
 
 
 def as_float(x: Any) -> Any:
@@ -79,14 +125,16 @@ def as_float(x: Any) -> Any:
     return x.astype(np.float32) * np.float32(1 / 255)
 
 
-def _choose(argument: str, value: str, choices: Sequence[str]) -> None:
+def _choose(
+    argument: str, value: str, choices: Sequence[str], or_else: str = ""
+) -> None:
     if value in choices:
         return
     given = str(value).lower()
     close = [choice for choice in choices if given and choice.startswith(given)]
     close = close or difflib.get_close_matches(given, choices, n=1)
     hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-    msg = f"{argument} = {value!r}: choose one of {', '.join(choices)}{hint}"
+    msg = f"{argument} = {value!r}: choose one of {', '.join(choices)}{or_else}{hint}"
     raise ValueError(msg)
 
 

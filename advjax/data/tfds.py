@@ -3,12 +3,13 @@
 A folder may come from anybody. Its descriptions are read as data, and only the few
 fields that are needed: TFDS's own ways to a data set import whatever class a folder
 names, and where nothing is prepared they try the network, for minutes and in silence.
-What a folder says has to be what the data set is known to be, it leads to no file
-outside, and it unpacks to a small multiple of its size.
+What a folder says of a data set in ``DATA_SETS`` has to be what that is known to be; it
+leads to no file outside, and unpacks to a small multiple of its size.
 """
 
 import contextlib
 import io
+import math
 import os
 import re
 import warnings
@@ -20,49 +21,60 @@ import numpy as np
 
 from advjax.data import descriptions, records
 from advjax.data.descriptions import DATA_SETS
-from advjax.data.untrusted import ContentError, check_place, line, require
+from advjax.data.untrusted import ContentError, DataError, check_place, line, require
 from advjax.types import Batch
 
-__all__ = ["DATA_SETS", "DataError", "read"]
+__all__ = ["DATA_SETS", "is_prepared", "num_classes", "place", "read"]
 
 _PACKAGES = "tensorflow-datasets array_record importlib_resources pillow"
 
 
-class DataError(RuntimeError):
-    """A data set is not prepared, or damaged; one line that says what to do.
-
-    Characters that do not print, such as those that steer a terminal, are replaced.
-    """
-
-    def __str__(self) -> str:
-        return "".join(c if c.isprintable() else "\ufffd" for c in super().__str__())
-
-
 class _Stored(NamedTuple):
-    """How a split is stored: the lengths of its files by their names, and formats."""
+    """How a split is stored: the lengths of its files by their names, and images."""
 
     folder: Path
     shards: dict[str, int]
     file_format: str
-    image_formats: list[str]
+    images: descriptions.Images
 
 
 def read(name: str, split: str, data_dir: str | os.PathLike | None) -> Batch:
     """A split in the order it is stored: uint8 ``x[n, h, w, c]``, int32 ``y[n]``.
 
-    ``name`` is one of ``DATA_SETS``; ``data_dir`` and errors are those of
-    ``data.load``.
+    ``data_dir`` and errors are those of ``data.load``.
     """
     root = _root(data_dir)
     try:
         # What the packages below warn of is not for the caller to mend.
         with warnings.catch_warnings(action="ignore"):
             stored = _stored(name, split, root)
-            return _decoded(name, split, stored.image_formats, _records(name, stored))
+            return _decoded(name, split, stored.images, _records(name, stored))
     except ImportError as error:
         packages = f"pip install --upgrade {_PACKAGES}"
         msg = f"data set {name!r} cannot be read without {error.name}: {packages}"
         raise ImportError(msg) from error
+
+
+def num_classes(name: str, data_dir: str | os.PathLike | None) -> int:
+    """What a data set says of its classes; raises DataError as ``read``."""
+    if name in DATA_SETS:
+        return DATA_SETS[name].num_classes
+    root = _root(data_dir)
+    return _images(name, root, _folder(name, root)).num_classes
+
+
+def is_prepared(name: str, data_dir: str | os.PathLike | None) -> bool:
+    """Whether there is a folder of this name, such as "emnist/letters"."""
+    return bool(_NAME.fullmatch(name)) and (_root(data_dir) / name).is_dir()
+
+
+def place(name: str, data_dir: str | os.PathLike | None) -> Path:
+    """The folder of the newest version; raises DataError without one."""
+    return _folder(name, _root(data_dir))
+
+
+# Of a data set, and of a variant.
+_NAME = re.compile(r"[a-z]\w*(/\w[\w.-]*)?", re.ASCII)
 
 
 def _root(data_dir: str | os.PathLike | None) -> Path:
@@ -80,15 +92,13 @@ def _root(data_dir: str | os.PathLike | None) -> Path:
 
 def _stored(name: str, split: str, root: Path) -> _Stored:
     """What the newest version in ``root`` says about a split."""
-    try:
-        folder = _newest(name, root)
-    except OSError as error:
-        raise _unprepared(name, root, line(error)) from error
+    folder = _folder(name, root)
     with _refusal(name, root, folder / "dataset_info.json") as file:
         info = descriptions.read(file)
         splits = descriptions.splits(name, info)
         if split not in splits:
-            raise _unprepared(name, root, f"its folder has no split {split!r}")
+            found = f"its folder has no split {split!r}, but {', '.join(splits)}"
+            raise _unprepared(name, root, found)
         file_format = descriptions.text(
             "fileFormat", info.get("fileFormat", "tfrecord")
         )
@@ -97,9 +107,19 @@ def _stored(name: str, split: str, root: Path) -> _Stored:
             stored_as = f"stored as {file_format[:30]}: prepare it as {choices}"
             raise DataError(f"data set {name!r} is {stored_as}")
         shards = descriptions.shards(name, split, splits[split], file_format)
+    return _Stored(folder, shards, file_format, _images(name, root, folder))
+
+
+def _images(name: str, root: Path, folder: Path) -> descriptions.Images:
     with _refusal(name, root, folder / "features.json") as file:
-        image_formats = descriptions.image_formats(name, descriptions.read(file))
-    return _Stored(folder, shards, file_format, image_formats)
+        return descriptions.images(name, descriptions.read(file))
+
+
+def _folder(name: str, root: Path) -> Path:
+    try:
+        return _newest(name, root)
+    except OSError as error:
+        raise _unprepared(name, root, line(error)) from error
 
 
 def _newest(name: str, root: Path) -> Path:
@@ -153,6 +173,7 @@ def _records(name: str, stored: _Stored) -> list[bytes]:
     """The serialised examples of all files of a split."""
     found: list[bytes] = []
     seen = set()
+    largest_record = max(_SMALLEST_LIMIT, 2 * math.prod(stored.images.shape))
     for file, length in stored.shards.items():
         path = stored.folder / file
         with _damage(f"data set {name!r}, {path}"):
@@ -160,18 +181,28 @@ def _records(name: str, stored: _Stored) -> list[bytes]:
             identity = status.st_dev, status.st_ino
             require(identity not in seen, "it is the same file as another shard")
             seen.add(identity)
-            found += records.read(stored.folder, file, length, stored.file_format)
+            found += records.read(
+                stored.folder, file, length, stored.file_format, largest_record
+            )
     return found
 
 
+# In bytes: of a record, and of all pixels over all records.
+_SMALLEST_LIMIT, _LARGEST_MULTIPLE = 2**14, 100
+
+
 def _decoded(
-    name: str, split: str, image_formats: list[str], examples: list[bytes]
+    name: str, split: str, images: descriptions.Images, examples: list[bytes]
 ) -> Batch:
     from tensorflow_datasets import proto
 
     # TFDS reads examples as well, in more time, and cuts labels to integers.
     parse = proto.tf_example_pb2.Example.FromString
-    shape, num_classes, _ = DATA_SETS[name]
+    shape, num_classes, formats = images
+    with _damage(f"data set {name!r}, {split!r}"):
+        size, pixels = sum(map(len, examples)), len(examples) * math.prod(shape)
+        unpacked = f"its {size} bytes would unpack to {pixels}"
+        require(pixels <= _LARGEST_MULTIPLE * size, unpacked)
     x = np.empty((len(examples), *shape), np.uint8)
     y = np.empty(len(examples), np.int32)
     for row, record in enumerate(examples):
@@ -179,7 +210,7 @@ def _decoded(
             fields = parse(record).features.feature
             image = _only("images", fields["image"].bytes_list.value)
             label = _only("integer labels", fields["label"].int64_list.value)
-            x[row] = _pixels(image, image_formats, shape)
+            x[row] = _pixels(image, formats, shape)
             if not 0 <= label < num_classes:
                 msg = f"its label is {label}, and classes are 0 to {num_classes - 1}"
                 raise ContentError(msg)

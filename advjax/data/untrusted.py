@@ -4,7 +4,17 @@ import os
 import stat
 from pathlib import Path
 
-__all__ = ["ContentError", "check_place", "line", "require"]
+__all__ = ["ContentError", "DataError", "check_place", "line", "require"]
+
+
+class DataError(RuntimeError):
+    """A data set is not prepared, or damaged; one line that says what to do.
+
+    Characters that do not print, such as those that steer a terminal, are replaced.
+    """
+
+    def __str__(self) -> str:
+        return "".join(c if c.isprintable() else "\ufffd" for c in super().__str__())
 
 
 class ContentError(ValueError):
