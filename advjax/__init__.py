@@ -27,6 +27,7 @@ Everything is a pure function of arrays. Modules are imported by name, as in
 | `train` | the state, the step, and two ways of dispatching steps |
 | `fit` | a whole training run, with validation, the best and the last network |
 | `weights` | a model with its parameters, and safe files of them |
+| `pytorch` | weights of PyTorch's networks, and back |
 | `free` | free adversarial training: one gradient for weights and inputs |
 | `evaluate` | clean and robust accuracy and loss, with intervals |
 | `curves` | curves of low loss between two networks, and their plane |

@@ -29,6 +29,8 @@ class Field:
         wrong: what to choose instead of a value; None if the value is right.
         is_real: whether values may be typed as fractions, such as 8/255.
         is_machine: whether it says where and how a run computes, and not what.
+        filled: what an empty value becomes, from the configuration, such as a digest;
+            None for a field that stays as it is given.
     """
 
     default: Any
@@ -36,6 +38,7 @@ class Field:
     wrong: Check = lambda _: None
     is_real: bool = False
     is_machine: bool = False
+    filled: Callable[[Any], Any] | None = None
 
     def check(self, name: str, value: Any) -> None:
         """Raises ConfigError, which names the field, for a wrong value."""
@@ -188,6 +191,23 @@ def switch(meaning: str, *, default: bool) -> Field:
 def seed(default: int = 0, meaning: str = "random seed") -> Field:
     """A field for a seed that jax takes."""
     return count(default, meaning, least=0, most=2**31 - 1)
+
+
+def digest(meaning: str, filled: Callable[[Any], str] | None = None) -> Field:
+    """A field for the digest of what another field names."""
+    meaning = f"digest of {meaning}; filled in, and checked if given"
+    return Field("", meaning, filled=filled)
+
+
+def fill(config: Any, name: str, value: Any) -> None:
+    """Makes a digest a part of ``config``, which it changes.
+
+    Raises:
+        ConfigError: if another one is given there.
+    """
+    if config[name] not in ((), "", value):
+        raise ConfigError(f"config.{name} = {config[name]!r}: it is {value!r}")
+    config[name] = value
 
 
 def machine(field: Field) -> Field:

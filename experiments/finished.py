@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from advjax import data
 from advjax.types import Batch, Model, Params
 from experiments import arrays, checks, files
-from experiments.fields import Field, machine, some, text, words
+from experiments.fields import Field, digest, machine, some, text, words
 from experiments.training import recipe, testing
 from experiments.workdir import complete
 
@@ -79,6 +79,9 @@ FIELDS = {
         text("", "directory of the data sets; that of the networks' run if empty")
     ),
     **some(recipe.FIELDS, "num_devices", "hosts"),
+    "model": machine(
+        text("", "own network of the run, again: no file chooses which code runs")
+    ),
 }
 """Fields of a study of networks for the machine that it runs on."""
 
@@ -107,8 +110,7 @@ class Need(NamedTuple):
             digests = f"{name.removesuffix('s')}_digests"
             return {name: words((), where), digests: words((), what, length=0)}
         where = f"work directory of a finished {command}"
-        what = "digest of that run; filled in, and checked if given"
-        return {name: text("", where), f"{name}_digest": text("", what)}
+        return {name: text("", where), f"{name}_digest": digest("that run")}
 
     def read(self, name: str, config: ConfigDict) -> tuple[Any, Any]:
         """What the study takes, and the digests.
@@ -137,7 +139,7 @@ class Networks(Finished):
     @classmethod
     def of(cls, run: Finished, config: ConfigDict) -> "Networks":
         """The networks of a run, with data and devices where ``config`` says."""
-        there = recipe.restored(run.config.to_dict())
+        there = recipe.restored(run.config.to_dict(), config.get("model", ""))
         for field in ("data_dir", "num_devices", "hosts"):
             there[field] = config.get(field) or there[field]
         return cls(run.path, there, run.values, run.commit, run.digest)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from ml_collections import ConfigDict
 
 from experiments import checks, files
-from experiments.fields import Field, text
+from experiments.fields import Field, digest, fill, text
 from experiments.training import parameters
 from experiments.workdir import complete
 
@@ -44,8 +44,7 @@ class ReleasedFile(NamedTuple):
 
     def fields(self, name: str) -> dict[str, Field]:
         """The path, and the digest of the file."""
-        digest = "digest of that file; filled in, and checked if given"
-        return {name: text("", self.meaning), f"{name}_digest": text("", digest)}
+        return {name: text("", self.meaning), f"{name}_digest": digest("that file")}
 
     def read(self, name: str, config: ConfigDict) -> tuple[Any, str]:
         """What the study takes, or None for an optional input that is not given."""
@@ -70,11 +69,7 @@ def taken(name: str, kind: Input, config: ConfigDict) -> Any:
     Raises:
         ConfigError: if another digest is given there.
     """
-    found, digest = kind.read(name, config)
+    found, value = kind.read(name, config)
     *_, field = kind.fields(name)
-    if config[field] not in ((), "", digest):
-        raise checks.ConfigError(
-            f"config.{field} = {config[field]!r}: it is {digest!r}"
-        )
-    config[field] = digest
+    fill(config, field, value)
     return found

@@ -27,7 +27,7 @@ import xarray as xr
 from ml_collections import ConfigDict, FrozenConfigDict, config_dict
 
 from experiments import arrays, checks, writing
-from experiments.fields import Field, Fields
+from experiments.fields import Field, Fields, fill
 from experiments.inputs import Input, taken
 from experiments.training import parameters, testing
 from experiments.training.parts import Training
@@ -153,6 +153,9 @@ class Study:
         for name, field in fields.items():
             field.check(name, config[name])
         found = {name: taken(name, kind, config) for name, kind in self.needs.items()}
+        for name, field in fields.items():
+            if field.filled:
+                fill(config, name, field.filled(config))
         frozen = FrozenConfigDict(config)
         self.check(frozen, found)
         return frozen, found

@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import folders
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,16 +25,6 @@ from PIL import Image
 
 from advjax import data
 from advjax.types import Batch
-
-SHAPES = {
-    "mnist": (28, 28, 1),
-    "cifar10": (32, 32, 3),
-    "cifar100": (32, 32, 3),
-    "svhn_cropped": (32, 32, 3),
-}
-OWN = {"garments": (12, 10, 1), "flowers": (40, 60, 3), "skies": (200, 300, 3)}
-"""Data sets that the library does not know."""
-CLASSES = {"cifar100": 100, "garments": 3, "flowers": 17, "skies": 2}
 
 
 def test_gaussian_design_has_the_covariance_and_the_noise(key):
@@ -183,57 +174,6 @@ def test_wrong_names_list_the_choices_and_the_closest():
         data.load("mnist", split="trian")
 
 
-def _random(name, num_examples, seed):
-    rng = np.random.default_rng(seed)
-    x = rng.integers(0, 256, (num_examples, *_shape(name)), np.uint8)
-    classes = min(CLASSES.get(name, 10), 10)
-    return Batch(x, rng.integers(0, classes, num_examples).astype(np.int32))
-
-
-def _shape(name):
-    return (SHAPES | OWN)[name]
-
-
-def _png(image):
-    file = io.BytesIO()
-    Image.fromarray(image.squeeze()).save(file, "PNG")
-    return file.getvalue()
-
-
-def _prepare(root, name, splits, version="3.0.1", replaced=None):
-    """Writes array_record files of at most three examples, through TFDS itself.
-
-    ``replaced`` maps rows to what is stored there instead of their images.
-    """
-    import tensorflow_datasets as tfds
-
-    folder = root / name / version
-    folder.mkdir(parents=True)
-    image = tfds.features.Image(shape=_shape(name))
-    label = tfds.features.ClassLabel(num_classes=CLASSES.get(name, 10))
-    features = {"image": image, "label": label}
-    identity = tfds.core.DatasetIdentity(
-        name=name, version=version, data_dir=str(folder), module_name=__name__
-    )
-    writer = tfds.core.SequentialWriter(
-        tfds.core.DatasetInfo(
-            builder=identity, features=tfds.features.FeaturesDict(features)
-        ),
-        max_examples_per_shard=3,
-        file_format="array_record",
-    )
-    writer.initialize_splits(list(splits))
-    for split, (x, y) in splits.items():
-        images = dict(enumerate(map(_png, x))) | (replaced or {})
-        examples = [
-            {"image": io.BytesIO(images[row]), "label": int(label)}
-            for row, label in enumerate(y)
-        ]
-        writer.add_examples({split: examples})
-    writer.close_all()
-    return folder
-
-
 def _crc32c(content):
     """Castagnoli's checksum, masked, bit by bit."""
     crc = 0xFFFFFFFF
@@ -271,10 +211,10 @@ FORMATS = {"array_record": lambda folder: None, "tfrecord": _as_tfrecord}
 
 
 @pytest.mark.parametrize("stored_as", FORMATS)
-@pytest.mark.parametrize("name", SHAPES | OWN)
+@pytest.mark.parametrize("name", folders.SHAPES)
 def test_stored_data_sets_are_what_was_written(name, stored_as, tmp_path):
-    written = {"train": _random(name, 7, 0), "test": _random(name, 4, 1)}
-    FORMATS[stored_as](_prepare(tmp_path, name, written))
+    written = {"train": folders.random(name, 7, 0), "test": folders.random(name, 4, 1)}
+    FORMATS[stored_as](folders.prepare(tmp_path, name, written))
     for split, batch in written.items():
         x, y = data.load(name, split=split, data_dir=tmp_path)
         np.testing.assert_array_equal(x, batch.x)
@@ -292,9 +232,9 @@ def test_the_directory_is_the_argument_then_the_environment_then_the_home(
     tmp_path, monkeypatch
 ):
     places = [tmp_path / place for place in ("a", "b", "home/tensorflow_datasets")]
-    written = [_random("mnist", 2, seed) for seed in range(3)]
+    written = [folders.random("mnist", 2, seed) for seed in range(3)]
     for place, batch in zip(places, written, strict=True):
-        _prepare(place, "mnist", {"train": batch})
+        folders.prepare(place, "mnist", {"train": batch})
     monkeypatch.setenv("TFDS_DATA_DIR", str(places[1]))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     found = [data.load("mnist", split="train", data_dir=str(places[0]))]
@@ -306,10 +246,10 @@ def test_the_directory_is_the_argument_then_the_environment_then_the_home(
 
 
 def test_the_newest_version_is_read(tmp_path):
-    written = [_random("mnist", 2, seed) for seed in range(2)]
+    written = [folders.random("mnist", 2, seed) for seed in range(2)]
     for batch, version in zip(written, ("9.0.0", "10.0.0"), strict=True):
-        _prepare(tmp_path, "mnist", {"train": batch}, version)
-    _prepare(tmp_path, "mnist", {"train": written[0]}, "11.0.0")
+        folders.prepare(tmp_path, "mnist", {"train": batch}, version)
+    folders.prepare(tmp_path, "mnist", {"train": written[0]}, "11.0.0")
     (tmp_path / "mnist/11.0.0").rename(tmp_path / "mnist/11.0.0.incomplete")
     found = data.load("mnist", split="train", data_dir=tmp_path)
     np.testing.assert_array_equal(found.x, written[1].x)
@@ -354,12 +294,16 @@ def test_unprepared_data_sets_say_what_was_found_and_how_to_prepare(tmp_path):
     description = tmp_path / "cifar10/3.0.2/dataset_info.json"
     refused("cifar10", tmp_path, f"{description} is damaged: it is not JSON")
     refused("cifar10", tmp_path, f"; delete {description.parent}. To prepare it: ")
-    _prepare(tmp_path, "svhn_cropped", {"test": _random("svhn_cropped", 1, 0)})
+    folders.prepare(
+        tmp_path, "svhn_cropped", {"test": folders.random("svhn_cropped", 1, 0)}
+    )
     refused("svhn_cropped", tmp_path, "its folder has no split 'train'")
 
 
 def test_other_formats_are_refused(tmp_path):
-    folder = _prepare(tmp_path, "mnist", {"train": _random("mnist", 1, 0)})
+    folder = folders.prepare(
+        tmp_path, "mnist", {"train": folders.random("mnist", 1, 0)}
+    )
     description = folder / "dataset_info.json"
     content = json.loads(description.read_text())
     description.write_text(json.dumps(content | {"fileFormat": "parquet"}))
@@ -369,7 +313,7 @@ def test_other_formats_are_refused(tmp_path):
 
 @pytest.mark.parametrize("module", ["tensorflow_datasets", "PIL", "array_record"])
 def test_missing_packages_are_named(module, tmp_path, monkeypatch):
-    _prepare(tmp_path, "mnist", {"train": _random("mnist", 1, 0)})
+    folders.prepare(tmp_path, "mnist", {"train": folders.random("mnist", 1, 0)})
     for name in list(sys.modules):
         if name.split(".")[0] == module:
             monkeypatch.setitem(sys.modules, name, None)
@@ -401,7 +345,9 @@ def _refused_as_damaged(root, place, cause=""):
 @pytest.mark.parametrize("damage", [_truncated, _flipped, lambda content: b""])
 @pytest.mark.parametrize("stored_as", FORMATS)
 def test_damaged_files_are_named(stored_as, damage, tmp_path):
-    folder = _prepare(tmp_path, "mnist", {"train": _random("mnist", 7, 0)})
+    folder = folders.prepare(
+        tmp_path, "mnist", {"train": folders.random("mnist", 7, 0)}
+    )
     FORMATS[stored_as](folder)
     path = folder / f"mnist-train.{stored_as}-00001"
     path.write_bytes(damage(path.read_bytes()))
@@ -411,7 +357,9 @@ def test_damaged_files_are_named(stored_as, damage, tmp_path):
 
 
 def test_every_byte_of_a_tfrecord_counts(tmp_path):
-    folder = _prepare(tmp_path, "mnist", {"train": _random("mnist", 2, 0)})
+    folder = folders.prepare(
+        tmp_path, "mnist", {"train": folders.random("mnist", 2, 0)}
+    )
     _as_tfrecord(folder)
     path = folder / "mnist-train.tfrecord-00000"
     content = path.read_bytes()
@@ -437,15 +385,15 @@ def test_every_byte_of_a_tfrecord_counts(tmp_path):
 
 @pytest.mark.parametrize("stored_as", FORMATS)
 def test_images_that_cannot_be_decoded_are_named_by_their_row(stored_as, tmp_path):
-    batch = _random("mnist", 7, 0)
+    batch = folders.random("mnist", 7, 0)
     stored = {
         "text": b"no image",
-        "cut": _png(batch.x[4])[:400],
-        "small": _png(batch.x[4, :20]),
+        "cut": folders.png(batch.x[4])[:400],
+        "small": folders.png(batch.x[4, :20]),
     }
     for label, content in stored.items():
         root = tmp_path / label
-        folder = _prepare(root, "mnist", {"train": batch}, replaced={4: content})
+        folder = folders.prepare(root, "mnist", {"train": batch}, replaced={4: content})
         FORMATS[stored_as](folder)
         _refused_as_damaged(root, "row 4 of 'train'")
 
@@ -466,7 +414,7 @@ def test_cloud_paths_are_to_be_copied(path, monkeypatch):
 def prepared(tmp_path_factory):
     """A valid folder of mnist: tfrecord shards of three examples and of one."""
     root = tmp_path_factory.mktemp("prepared")
-    folder = _prepare(root, "mnist", {"train": _random("mnist", 4, 0)})
+    folder = folders.prepare(root, "mnist", {"train": folders.random("mnist", 4, 0)})
     _as_tfrecord(folder)
     return folder
 
@@ -883,9 +831,9 @@ def test_images_have_the_declared_format(folder):
 
 def test_sixteen_bits_of_a_colour_are_refused(tmp_path):
     png = _raw_png(32, 32, 16, 2, bytes(192))
-    batch = _random("cifar10", 2, 0)
+    batch = folders.random("cifar10", 2, 0)
     _refused(
-        _prepare(tmp_path, "cifar10", {"train": batch}, replaced={1: png}),
+        folders.prepare(tmp_path, "cifar10", {"train": batch}, replaced={1: png}),
         "RGB;16B, not",
     )
 
@@ -950,9 +898,9 @@ def test_records_unpack_to_a_small_multiple_of_their_file(folder):
 @pytest.mark.parametrize("packing", ["zstd", "uncompressed", "brotli", "snappy"])
 @pytest.mark.parametrize("size", [1, 7])
 def test_records_may_be_grouped_and_packed_in_any_way(packing, size, folder):
-    batch = _random("mnist", 300, 0)
+    batch = folders.random("mnist", 300, 0)
     pairs = zip(batch.x, batch.y, strict=True)
-    records = [_example([_png(image)], [int(label)]) for image, label in pairs]
+    records = [_example([folders.png(image)], [int(label)]) for image, label in pairs]
     _as_array_record(folder, records, f"group_size:{size},{packing}")
     x, y = data.load("mnist", split="train", data_dir=folder.parents[1])
     np.testing.assert_array_equal(x, batch.x)
@@ -1015,8 +963,8 @@ def test_the_real_cifar10_has_its_published_counts():
 
 
 def test_variants_and_class_counts_of_any_prepared_data_set(tmp_path):
-    written = {"train": _random("garments", 5, 0)}
-    folder = _prepare(tmp_path, "garments", written)
+    written = {"train": folders.random("garments", 5, 0)}
+    folder = folders.prepare(tmp_path, "garments", written)
     moved = tmp_path / "garments" / "winter" / "1.0.0"
     moved.parent.mkdir()
     folder.rename(moved)
@@ -1047,15 +995,19 @@ OWN_FEATURES = [
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize(("keys", "value", "phrase"), OWN_FEATURES)
 def test_hostile_features_of_unknown_data_sets(keys, value, phrase, tmp_path):
-    folder = _prepare(tmp_path, "garments", {"train": _random("garments", 5, 0)})
+    folder = folders.prepare(
+        tmp_path, "garments", {"train": folders.random("garments", 5, 0)}
+    )
     keys = ("featuresDict", "features", *keys)
     _put(folder / "features.json", keys, value)
     _refused(folder, phrase)
 
 
 def test_few_bytes_do_not_unpack_to_many_images(tmp_path):
-    blank = Batch(np.zeros((5, *OWN["skies"]), np.uint8), np.zeros(5, np.int32))
-    folder = _prepare(tmp_path, "skies", {"train": blank})
+    blank = Batch(
+        np.zeros((5, *folders.SHAPES["skies"]), np.uint8), np.zeros(5, np.int32)
+    )
+    folder = folders.prepare(tmp_path, "skies", {"train": blank})
     _refused(folder, "bytes would unpack to 900000")
 
 

@@ -67,6 +67,7 @@ ALLOWED = {
     "free": {"arguments", "criteria", "norms", "train"},
     "evaluate": {"arguments", "criteria", "flags", "norms", "regions"},
     "weights": {"arguments"},
+    "pytorch": {"models", "weights"},
     "critical": {"arguments", "fit", "transition"},
     "fit": {
         "arguments",

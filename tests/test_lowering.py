@@ -133,6 +133,7 @@ IMAGES = {
     "resnet18": (32, 32, 3),
     "resnet50": (32, 32, 3),
     "resnet9": (32, 32, 3),
+    "wideresnet28": (32, 32, 3),
     "wideresnet34": (32, 32, 3),
 }
 

@@ -232,7 +232,9 @@ NETWORKS = {
         CIFAR,
         _vgg11,
     ),
+    "wideresnet28": (CIFAR, 36_479_194, {"width": 2}, TINY, _preact(4)),
     "wideresnet34": (CIFAR, 46_160_474, {"width": 2}, TINY, _preact(5)),
+    "wideresnet70": (CIFAR, 266_796_506, {"width": 1}, TINY, _preact(11)),
 }
 each_network = pytest.mark.parametrize("name", NETWORKS)
 

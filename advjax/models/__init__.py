@@ -44,7 +44,7 @@ from advjax.models.linen import from_linen
 from advjax.models.memorizing import Memorizing
 from advjax.models.mlp import MLP
 from advjax.models.nnx import from_nnx, nnx_state
-from advjax.models.preact import PreActResNet, WideResNet34
+from advjax.models.preact import PreActResNet, WideResNet
 from advjax.models.resnet import Bottleneck, ResNet, ResNet9
 from advjax.types import Model
 
@@ -98,7 +98,9 @@ _CONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
     "resnet50": partial(ResNet, block=Bottleneck, depths=(3, 4, 6, 3)),
     "resnet9": ResNet9,
     "vgg11": VGG11,
-    "wideresnet34": WideResNet34,
+    "wideresnet28": partial(WideResNet, depth=28),
+    "wideresnet34": WideResNet,
+    "wideresnet70": partial(WideResNet, depth=70, width=16),
 }
 
 

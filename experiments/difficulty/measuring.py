@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from ml_collections import ConfigDict
 
-from advjax import dynamics
+from advjax import dynamics, models
 from advjax.types import Array, Batch, Model, Params
 from experiments import arrays, checks, finished
 from experiments.batches import in_batches
@@ -83,8 +83,8 @@ BINARY = Need("difficulty.networks", _read_binary)
 
 def names(setup: Setup) -> dict[str, tuple[str]]:
     """The networks to measure, as cases of a study."""
-    models = setup.config.models or setup.inputs["networks"].config.models
-    return {name: (name,) for name in models}
+    there = setup.inputs["networks"].config.models
+    return {name: (name,) for name in setup.config.models or there}
 
 
 def images(setup: Setup) -> Batch:
@@ -98,7 +98,8 @@ def images(setup: Setup) -> Batch:
 def model(setup: Setup, name: str, **options: Any) -> Model:
     """An architecture; ``options`` come before those of its configuration."""
     family = setup.inputs["networks"]
-    return recipe.network(recipe.changed(family.config, model=name), **options)
+    module = recipe.module(recipe.changed(family.config, model=name), **options)
+    return models.from_linen(module)
 
 
 def over_seeds(

@@ -72,6 +72,7 @@ def _check(config: Config, inputs: Mapping[str, Any]) -> None:
     del inputs
     for each in _parts(config).values():
         recipe.check(each)
+        recipe.module(each)  # of advjax.models, and not an own one
 
 
 MEASURED = {

@@ -68,7 +68,7 @@ class Construction(NamedTuple):
     @property
     def num_classes(self) -> int:
         """The number of classes."""
-        return recipe.DATASETS[self.run.config.dataset]
+        return recipe.num_classes(self.run.config)
 
 
 def made(config: Config, run: Networks, network: tuple[Any, Any]) -> Construction:
@@ -79,7 +79,7 @@ def made(config: Config, run: Networks, network: tuple[Any, Any]) -> Constructio
     broken = np.array([wrong(config, clean, x, train.y) for x in points.own])
     is_small = broken.any(axis=0)
     small = Batch(train.x[is_small], train.y[is_small])
-    targets = jax.nn.one_hot(small.y, recipe.DATASETS[run.config.dataset])
+    targets = jax.nn.one_hot(small.y, recipe.num_classes(run.config))
     f_adv = memorization.classifier(
         clean, norms.linf, jnp.asarray(small.x), targets, run.config.eps[0]
     )

@@ -58,7 +58,7 @@ MEMORISED = 90.0
 
 NETWORKS = Need("memorization.networks", Networks.of, holds=("robust_accuracy",))
 FIELDS = {
-    **some(finished.FIELDS, "data_dir"),
+    **some(finished.FIELDS, "data_dir", "model"),
     "num_images": count(0, "training images, a random subset; 0 for all", least=0),
     **some(recipe.FIELDS, "subset_seed"),
 }

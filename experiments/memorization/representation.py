@@ -103,7 +103,7 @@ def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """Everything over ``seed``, and parameters over N and d with their bounds."""
     run = setup.inputs["networks"]
     values = arrays.stacked(found, "seed").assign_coords(seed=np.arange(len(found)))
-    k, s = recipe.DATASETS[run.config.dataset], values["levels"]
+    k, s = recipe.num_classes(run.config), values["levels"]
     per_image = 14 * values["num_small"] * values["num_inputs"]
     bound = per_image + 27 * k * s + 5 * s + values["clean_parameters"]
     return values.assign(

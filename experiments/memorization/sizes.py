@@ -21,7 +21,7 @@ def over_n_and_d(run: Networks, values: xr.Dataset) -> dict[str, xr.DataArray]:
     small margins is the one measured.
     """
     share = float(values["small_share"].mean()) / 100
-    levels, k = int(values["levels"].max()), recipe.DATASETS[run.config.dataset]
+    levels, k = int(values["levels"].max()), recipe.num_classes(run.config)
     d0, n0 = int(values["num_inputs"][0]), run.images("train").y.size
 
     def log10(n, d):

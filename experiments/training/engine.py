@@ -238,16 +238,24 @@ class Engine:
         return now._replace(best=_better(new, now.best), history=history)
 
     def _check_network(self) -> None:
-        """Raises ConfigError if the network cannot train on images of this size."""
+        """Raises ConfigError if the network cannot train on these images and labels."""
         x = jnp.zeros((min(self._sizes), *self._train.x.shape[1:]))
         model = self.training.model
+
+        def output(key):
+            return model.apply(*model.init(key, x), x, train=True, key=key)[0]
+
         try:
-            variables = jax.eval_shape(model.init, self._key_run, x)
-            jax.eval_shape(lambda v: model.apply(*v, x, train=True), variables)
+            found = jax.eval_shape(output, self._key_run).shape
+            labels = [
+                np.asarray(part.y) for part in (self.training.train, self.training.test)
+            ]
+            _check_output(found, np.concatenate(labels))
         except (ValueError, ZeroDivisionError, TypeError) as error:
             name = self.training.about.get("config", {}).get("model", "the network")
             msg = f"config.model = {name!r} cannot train on batches of shape {x.shape}"
-            raise checks.ConfigError(f"{msg}: {error}") from error
+            reason = " ".join(str(error).split())
+            raise checks.ConfigError(f"{msg}: {reason}") from error
 
     def _create(self, seed: Array) -> TrainState:
         x = jnp.zeros((1, *self._train.x.shape[1:]))
@@ -328,6 +336,16 @@ class Engine:
 
     def _name(self, i: int, *_) -> str:
         return f"eps = {self.eps[i]:g}, seed {self.seeds[i]}"
+
+
+def _check_output(shape: tuple[int, ...], y: np.ndarray) -> None:
+    """Raises ValueError unless outputs of this shape have a logit for every label."""
+    if len(shape) == 1 and y.min() < 0:
+        return  # single logits, for signs
+    most = int(y.max()) + 1
+    if len(shape) != 2 or shape[1] < most:
+        msg = f"its output has shape {shape}, and labels go up to {most - 1}"
+        raise ValueError(f"{msg}: give [{shape[0]}, {most}] logits")
 
 
 def _numbers(pgd: Summary, single_step: Summary) -> dict[str, float]:

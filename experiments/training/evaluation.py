@@ -27,7 +27,7 @@ from typing import Any
 
 import xarray as xr
 
-from experiments import checks, usage
+from experiments import checks, finished, usage
 from experiments import run as command_line
 from experiments.fields import count, machine, number, numbers, one_of, some
 from experiments.inputs import ReleasedFile
@@ -66,6 +66,7 @@ STUDY = Study(
             ("pgd", *autoattack.PROTOCOLS),
         ),
         **some(recipe.FIELDS, "data_dir", "num_test", "seed", "num_devices"),
+        **some(finished.FIELDS, "model"),
         "norm": one_of(
             "",
             "norm of the attacks: linf, l2 or l1; that of training if empty",

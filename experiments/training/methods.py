@@ -94,7 +94,7 @@ def _measured(setup: Setup, method: str, i: int) -> xr.Dataset:
     model = recipe.network(config)
     network = setup.networks(_part(method))[i]
     components = ensembles.standard(
-        recipe.NORMS[config.norm], num_classes=recipe.DATASETS[config.dataset]
+        recipe.NORMS[config.norm], num_classes=recipe.num_classes(config)
     )
     meter = progress.Meter(f"{method}, network {i}")
     found = ensembles.compiled(lambda x: model.predict(*network, x), components)(

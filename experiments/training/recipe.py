@@ -4,6 +4,7 @@
 that the engine takes.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -33,6 +34,8 @@ from experiments.fields import (
     at_most,
     count,
     counts,
+    digest,
+    fill,
     machine,
     number,
     numbers,
@@ -42,18 +45,13 @@ from experiments.fields import (
     text,
 )
 from experiments.inputs import ReleasedFile
+from experiments.training import own
 from experiments.training.parts import Replays, Training, Watch
 
 NORMS = {"linf": norms.linf, "l2": norms.l2, "l1": norms.l1}
 STARTS = ("none", "in_ball", "radius_uniform", "gaussian")
-DATASETS = {
-    "digits": 10,
-    "mnist": 10,
-    "cifar10": 10,
-    "cifar100": 100,
-    "svhn_cropped": 10,
-}
-"""Number of classes, by data set."""
+DATASETS = ("digits", "mnist", "cifar10", "cifar100", "svhn_cropped")
+"""Data sets whose contents are known."""
 ACTIVATIONS = {"relu": nn.relu, "relu_softplus": models.relu_softplus}
 OBJECTIVES = ("standard", "adversarial", "trades", "mart", "free")
 OPTIMISERS = ("sgd", "adam")
@@ -68,8 +66,24 @@ DISPATCHES = ("auto", "loop", "scan")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
+def dataset_digest(config: ConfigDict) -> str:
+    """The digest of files whose contents are not known; empty for ``DATASETS``."""
+    if config.dataset in DATASETS:
+        return ""
+    _validate_dataset(config)
+    place = data.place(config.dataset, config.data_dir or None)
+    if place is None or not place.is_dir():
+        return "" if place is None else files.digest(place)[:12]
+    parts = [f"{each.name} {files.digest(each)}" for each in sorted(place.iterdir())]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
 FIELDS: dict[str, Field] = {
-    "dataset": one_of("digits", f"data set: {', '.join(DATASETS)}", DATASETS),
+    "dataset": text(
+        "digits",
+        "digits, mnist, cifar10, another set that TFDS prepared, or a .npz file",
+    ),
+    "dataset_digest": digest("files that are read for it", dataset_digest),
     "data_dir": machine(text("", "directory of the data sets; that of TFDS if empty")),
     "classes": counts((), "classes to keep; all if empty", least=0, length=0),
     # The one logit of a binary task is the second output minus the first.
@@ -83,9 +97,11 @@ FIELDS: dict[str, Field] = {
     "num_test": count(0, "test images, a random subset; 0 for all", least=0),
     "subset_seed": seed(0, "seed of random subsets"),
     "augment": switch(
-        "augment training images, as is usual for the data set", default=True
+        "augment training images, as is usual for a known data set", default=True
     ),
-    "model": text("mlp", "name of the network in advjax.models"),
+    "model": text(
+        "mlp", "network in advjax.models, or package.module:Name for an own one"
+    ),
     "width": count(0, "width of the network; its own if 0", least=0),
     "hidden": counts(
         (),
@@ -218,11 +234,17 @@ def defaults() -> ConfigDict:
     return config
 
 
-def restored(stored: Mapping[str, Any]) -> ConfigDict:
+def restored(stored: Mapping[str, Any], model: str = "") -> ConfigDict:
     """A configuration from its JSON; fields that it does not have are the defaults.
 
+    Args:
+        stored: the fields, which may come from anybody.
+        model: an own network that the user names; one that ``stored`` alone names is
+            refused, for that would run code which a file chose.
+
     Raises:
-        ConfigError: for a field of another type than the default.
+        ConfigError: for a field of another type than the default, and for an own
+            network.
     """
     for field in stored:
         if not field.isidentifier():
@@ -234,6 +256,13 @@ def restored(stored: Mapping[str, Any]) -> ConfigDict:
             kind = type(default).__name__
             msg = f"config.{field} = {config[field]!r}: it is no {kind}"
             raise checks.ConfigError(msg)
+    if model and model != config.model:
+        msg = f"config.model = {model!r}: the networks are of {config.model!r}"
+        raise checks.ConfigError(msg)
+    if own.is_own(config.model) and model != config.model:
+        msg = f"the networks are of {config.model!r}, whose code would run: if that is "
+        msg += f"yours, give --config.model={config.model}"
+        raise checks.ConfigError(checks.printable(msg))
     return config
 
 
@@ -249,10 +278,22 @@ def check(config: ConfigDict) -> None:
     if len(config.classes) == 1:
         msg = f"config.classes = {config.classes!r}: give a tuple of at least 2 values"
         raise checks.ConfigError(msg)
+    _validate_dataset(config)
     _validate_schedule(config)
     _validate_surrogate(config)
     _validate_objective(config)
     network(config)
+
+
+def _validate_dataset(config: ConfigDict) -> None:
+    try:
+        num_classes(config)
+    except ValueError:
+        raise checks.ConfigError(
+            f"config.dataset = {config.dataset!r}: "
+            f"{checks.choose(config.dataset, DATASETS)}, one that TFDS has prepared, "
+            "or a .npz file"
+        ) from None
 
 
 def _validate_surrogate(config: ConfigDict) -> None:
@@ -302,6 +343,8 @@ def read(config: ConfigDict, split: str) -> Batch:
         ConfigError: for a selection that the data do not admit.
         DataError: if they cannot be read.
     """
+    if config.get("dataset_digest"):
+        fill(ConfigDict(config), "dataset_digest", dataset_digest(config))
     part = data.load(config.dataset, split=split, data_dir=config.data_dir or None)
     size = {"train": config.num_train, "test": config.num_test}[split]
     try:
@@ -328,40 +371,65 @@ def watched(config: ConfigDict | FrozenConfigDict, test: Batch) -> Batch:
     return data.subset(test, config.num_watched, seed=config.subset_seed)
 
 
+def num_classes(config: ConfigDict | FrozenConfigDict) -> int:
+    """The number of classes that networks tell apart.
+
+    Raises:
+        ValueError: for a data set that there is not.
+        DataError: for one that cannot be read.
+    """
+    if config.get("positive_classes"):
+        return 2
+    number = data.num_classes(config.dataset, config.data_dir or None)
+    return len(config.get("classes") or ()) or number
+
+
 def network(config: ConfigDict, **options) -> Model:
-    """``module`` as a model."""
-    return models.from_linen(module(config, **options))
+    """The network as a model, with what it takes of the configuration.
+
+    Raises:
+        ConfigError: for an option that the network does not take.
+    """
+    if not own.is_own(config.model):
+        return models.from_linen(module(config, **options))
+    given = _options(config)
+    if config.dtype != "float32":
+        given["dtype"] = DTYPES[config.dtype]
+    return own.model(config.model, num_classes(config), given | options)
 
 
 def module(config: ConfigDict, **options) -> nn.Module:
-    """The network, with the normalisation of its data set inside.
+    """A network of ``advjax.models``, with the normalisation of its data set inside.
 
     Args:
         config: the configuration.
         options: of the network, which come before those of the configuration.
 
     Raises:
-        ConfigError: for an option that the network does not take.
+        ConfigError: for an option that the network does not take, and for an own one.
     """
-    given = options
-    options = dict(models.NORMALISATION.get(config.dataset, {}))
-    options["dtype"] = DTYPES[config.dtype]
-    if config.activation != "relu":
-        options["activation"] = ACTIVATIONS[config.activation]
-    options |= {name: config[name] for name in ("width", "hidden") if config[name]}
-    num_classes = len(config.classes) or DATASETS[config.dataset]
-    num_classes = 2 if config.positive_classes else num_classes
+    given = dict(models.NORMALISATION.get(config.dataset, {}))
+    given["dtype"] = DTYPES[config.dtype]
+    given |= _options(config) | options
     try:
-        return models.module(config.model, num_classes=num_classes, **options | given)
+        return models.module(config.model, num_classes=num_classes(config), **given)
     except ValueError as error:
         raise checks.ConfigError(f"config.model = {config.model!r}: {error}") from None
+
+
+def _options(config: ConfigDict) -> dict[str, Any]:
+    """Options of the network that the configuration changes."""
+    options = {name: config[name] for name in ("width", "hidden") if config[name]}
+    if config.activation != "relu":
+        options["activation"] = ACTIVATIONS[config.activation]
+    return options
 
 
 def prepare(config: ConfigDict) -> Callable[[Key, Array], Array]:
     """``(key, x) -> x``: pixels to [0, 1], then the augmentation."""
     augment = (
         augmentation.standard(config.dataset)
-        if config.augment
+        if config.augment and config.dataset in DATASETS
         else augmentation.identity
     )
     return lambda key, x: augment(key, data.as_float(x))

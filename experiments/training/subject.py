@@ -74,7 +74,7 @@ def subject(found: Released, config: ConfigDict) -> Subject:
         ConfigError: if they are not of the network that the file says.
         DataError: if the test data cannot be read.
     """
-    trained = recipe.restored(found.about["config"])
+    trained = recipe.restored(found.about["config"], config.model)
     # Never the file's own: no file chooses what is read.
     trained.data_dir, trained.init_from = config.data_dir, ""
     trained.num_test = config.num_test

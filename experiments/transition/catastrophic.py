@@ -62,7 +62,7 @@ def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """Curves, what was reached at the selected epoch, and the unstable radii."""
     del found
     grid, trained = setup.inputs["grid"], setup.trained[FGSM]
-    classes = len(grid.config.classes) or recipe.DATASETS[grid.config.dataset]
+    classes = recipe.num_classes(grid.config)
     at = {name: trainer.at(trained, name, trained["best_epoch"]) for name in _COLUMNS}
     fallen = collapsed(at["test_robust_accuracy"], at["accuracy"], classes)
     curves = trained.drop_vars("best_epoch").astype(np.float32)
