@@ -7,10 +7,12 @@
 
 ``transition`` reads eps* off losses that were measured. This chooses the radii at which
 they are measured, seed by seed: radius 0, whose test loss is the threshold, then where
-the line through the two points next to the crossing reaches it, Algorithm A.1 of the
-paper at first, and in turn the middle between them. The spread of the first
-seeds says how many it takes for an interval as narrow as wanted (Stein 1945), which
-then covers at its rate; a t-interval that is looked at until it is narrow does not.
+the line through two points reaches it, Algorithm A.1 of the paper at first, until the
+points next to the crossing leave little open: of a curve that is convex or concave
+there, the chord between them and the lines through the next points on either side
+enclose it. The spread of the first seeds says how many it takes for an interval as
+narrow as wanted (Stein 1945), which then covers at its rate; a t-interval that is
+looked at until it is narrow does not.
 
 Xing et al., Phase transition from clean training to adversarial training, 2022.
 Stein, A two-sample test for a linear hypothesis whose power is independent of the
@@ -77,6 +79,7 @@ class Reading:
         eps_star: nan where there is no crossing.
         status: why.
         within: the two radii next to the crossing.
+        enclosed: where the crossing is between them, if the curve bends one way there.
     """
 
     eps: np.ndarray
@@ -85,6 +88,7 @@ class Reading:
     eps_star: float
     status: Status
     within: tuple[float, float]
+    enclosed: tuple[float, float]
 
 
 class Radius(NamedTuple):
@@ -110,7 +114,7 @@ class Radius(NamedTuple):
 
 
 _FEWEST = 5
-"""Seeds whose spread says how many it takes."""
+"""Seeds whose spread says how many it takes, unless more are wanted."""
 
 
 def radius(
@@ -120,6 +124,7 @@ def radius(
     highest: float,
     width: float,
     start: float | None = None,
+    num_first: int = _FEWEST,
     num_rounds: int = 12,
 ) -> Radius:
     """eps* with an interval, by as few trainings as it takes.
@@ -131,6 +136,8 @@ def radius(
         highest: the largest radius to try.
         width: wanted between the ends of the interval.
         start: the first radius after 0; a quarter of ``highest`` if None.
+        num_first: seeds whose spread says how many it takes, at least 5: with more of
+            them fewer are needed, unless these are more than needed already.
         num_rounds: calls of ``trained`` at most.
 
     Returns:
@@ -140,9 +147,10 @@ def radius(
     Raises:
         ValueError: for arguments of wrong kinds.
     """
-    _check(keys, highest, width, start)
+    num_first = arguments.count("num_first", num_first, _FEWEST)
     num_rounds = arguments.count("num_rounds", num_rounds)
-    search = _Search(trained, keys, highest, width, start or highest / 4)
+    _check(keys, highest, width, start, num_first)
+    search = _Search(trained, keys, highest, width, start or highest / 4, num_first)
     for _ in range(num_rounds):
         wanted = search.wanted()
         if not wanted:
@@ -151,7 +159,9 @@ def radius(
     return search.found()
 
 
-def _check(keys: Key, highest: float, width: float, start: float | None) -> None:
+def _check(
+    keys: Key, highest: float, width: float, start: float | None, num_first: int
+) -> None:
     for name, value in {"highest": highest, "width": width, "start": start}.items():
         if value is None:
             continue
@@ -161,8 +171,10 @@ def _check(keys: Key, highest: float, width: float, start: float | None) -> None
     if start is not None and start >= highest:
         msg = f"start = {start}: give less than highest, {highest}"
         raise ValueError(msg)
-    if not hasattr(keys, "dtype") or np.ndim(keys) < 1 or len(keys) < _FEWEST:
-        msg = f"keys = {keys}: give at least {_FEWEST} seeds, as jax.random.split does"
+    if not hasattr(keys, "dtype") or np.ndim(keys) < 1 or len(keys) < num_first:
+        msg = (
+            f"keys = {keys}: give at least {num_first} seeds, as jax.random.split does"
+        )
         raise ValueError(msg)
     is_new = jax.dtypes.issubdtype(keys.dtype, jax.dtypes.prng_key)
     data = np.asarray(jax.random.key_data(keys) if is_new else keys)
@@ -178,9 +190,15 @@ class _Search:
     """What was trained, seed by seed."""
 
     def __init__(
-        self, trained: Trained, keys: Key, highest: float, width: float, start: float
+        self,
+        trained: Trained,
+        keys: Key,
+        highest: float,
+        width: float,
+        start: float,
+        num_first: int,
     ) -> None:
-        self._trained, self._keys = trained, keys
+        self._trained, self._keys, self._num_first = trained, keys, num_first
         self._highest, self._width, self._start = highest, width, start
         self._runs: list[dict[float, dict[str, tuple[float, float]]]] = [
             {} for _ in range(len(keys))
@@ -194,11 +212,11 @@ class _Search:
 
     def wanted(self) -> list[tuple[int, float]]:
         """Seeds and radii to train at next; none when it is over."""
-        number = max(self._num_seeds, _FEWEST)
+        number = max(self._num_seeds, self._num_first)
         new = [(i, eps) for i in range(number) for eps in self._next(i)]
-        if new or number > _FEWEST:
+        if new or number > self._num_first:
             return new
-        more = range(_FEWEST, self._needed())
+        more = range(self._num_first, self._needed())
         return [(i, eps) for i in more for eps in self._next(i)]
 
     def train(self, wanted: list[tuple[int, float]]) -> None:
@@ -246,12 +264,11 @@ class _Search:
             return [] if low >= self._highest else [self._beyond(reading)]
         if reading.status != Status.CROSSES or self._open(reading) <= self._tolerance():
             return []
-        # In turn where the chord crosses and in the middle: of a curve that bends, the
-        # chord alone moves one of the two radii for long.
+        # In turn where the chord crosses and in the middle of what is left: of a curve
+        # that bends, the chord alone moves one of the two radii for long.
         margin = min(self._tolerance(), (high - low) / 3)
-        middle = (low + high) / 2
-        chord = float(np.clip(reading.eps_star, low + margin, high - margin))
-        return [middle if len(runs) % 2 else chord]
+        chosen = sum(reading.enclosed) / 2 if len(runs) % 2 else reading.eps_star
+        return [float(np.clip(chosen, low + margin, high - margin))]
 
     def _guess(self) -> float:
         """Where to begin with a seed: at the mean of those that are known."""
@@ -285,11 +302,12 @@ class _Search:
         high = float(above[0]) if above.size else np.inf
         # In single precision it may be just outside.
         eps_star = float(np.clip(crossing.eps_star, low, high))
-        return Reading(eps, losses, threshold, eps_star, status, (low, high))
+        enclosed = _enclosed(eps, losses, threshold, eps_star, (low, high))
+        return Reading(eps, losses, threshold, eps_star, status, (low, high), enclosed)
 
     def _open(self, reading: Reading) -> float:
-        """How far the crossing may be from where it is read: to the farther radius."""
-        low, high = reading.within
+        """How far the crossing may be from where it is read."""
+        low, high = reading.enclosed
         return max(reading.eps_star - low, high - reading.eps_star)
 
     def _interval(self, readings: list[Reading]) -> Interval:
@@ -297,19 +315,21 @@ class _Search:
         if not np.isfinite(values).all():
             return Interval(*(np.nan,) * 3)
         left_open = np.mean([self._open(reading) for reading in readings])
-        half = _half(values[:_FEWEST], len(values)) + float(left_open)
+        first = values[: self._num_first]
+        half = _half(first, len(values)) + float(left_open)
         mean = float(values.mean())
         return Interval(mean, mean - half, mean + half)
 
     def _needed(self) -> int:
         """The number of seeds for an interval as narrow as wanted."""
-        readings = [self._reading(i, self._rules[0]) for i in range(_FEWEST)]
+        first = self._num_first
+        readings = [self._reading(i, self._rules[0]) for i in range(first)]
         if any(each.status != Status.CROSSES for each in readings):
-            return _FEWEST
+            return first
         values = np.array([each.eps_star for each in readings])
         left = self._width / 2 - self._tolerance()
         most = len(self._keys)
-        return next((n for n in range(_FEWEST, most) if _half(values, n) <= left), most)
+        return next((n for n in range(first, most) if _half(values, n) <= left), most)
 
     def _caveats(self, readings: list[Reading], interval: Interval) -> tuple[str, ...]:
         lines = []
@@ -329,6 +349,51 @@ class _Search:
                 f"{self._width:.2g} was wanted: give more keys or rounds"
             )
         return (*lines, *dict.fromkeys(self._lines))
+
+
+def _enclosed(
+    eps: np.ndarray,
+    losses: np.ndarray,
+    threshold: float,
+    eps_star: float,
+    within: tuple[float, float],
+) -> tuple[float, float]:
+    """Between which radii a curve crosses that bends one way around there.
+
+    A convex one is below its chord between ``within``, where that crosses at
+    ``eps_star``, and above the lines through the two points on either side; a concave
+    one the other way round. Where the lines say both, the crossing is between them.
+    """
+    low, high = within
+    last = int(np.searchsorted(eps, low))
+    if not np.isfinite(high):
+        return within
+    lines = [
+        _line_crossing(eps[i : i + 2], losses[i : i + 2], threshold, within, side)
+        for i, side in ((last - 1, high), (last + 1, low))
+        if i >= 0 and i + 2 <= len(eps)
+    ]
+    above = [each for each in lines if each >= eps_star]
+    below = [each for each in lines if each < eps_star]
+    if not lines:
+        return within
+    if above and below:
+        return max(below), min(above)
+    return (eps_star, min(above)) if above else (max(below), eps_star)
+
+
+def _line_crossing(
+    eps: np.ndarray,
+    losses: np.ndarray,
+    threshold: float,
+    within: tuple[float, float],
+    else_at: float,
+) -> float:
+    """Where the line through two points crosses, within bounds."""
+    slope = (losses[1] - losses[0]) / (eps[1] - eps[0])
+    if not slope > 0:
+        return else_at
+    return float(np.clip(eps[0] + (threshold - losses[0]) / slope, *within))
 
 
 def _checked(found: Any, number: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -104,6 +104,7 @@ def runs(
     batch_size: int,
     validation: Validation | None = None,
     prepare: train.Prepare | None = None,
+    num_warm_up_epochs: int = 0,
     mode: str = "auto",
     watch: Watch | None = None,
 ) -> list[Fit]:
@@ -121,6 +122,9 @@ def runs(
         batch_size: examples in a step. What is left of a pass is not trained on.
         validation: the test after each epoch.
         prepare: an augmentation, ``(key, x[b, ...]) -> x``.
+        num_warm_up_epochs: epochs in which the radius rises linearly from 0, without
+            which training at a large one may not begin to learn. Validation is at the
+            full radius.
         mode: as of ``train.dispatched``, but for "auto", which on CPU is "loop" for
             networks with convolutions alone.
         watch: called after each epoch, such as ``print``.
@@ -137,8 +141,11 @@ def runs(
     arguments.model(model)
     arguments.functions(objective=objective)
     _check_validation(validation, num_epochs)
+    num_warm_up = arguments.count("num_warm_up_epochs", num_warm_up_epochs, least=0)
     step = train.make_step(objective, tx)
     step = train.preprocessed(step, prepare) if prepare else step
+    if num_warm_up:
+        step = _warmed_up(step, num_warm_up * (len(data.y) // batch_size))
     first = jnp.asarray(data.x[:1])
     states = [train.create(key, model, tx, first) for key in keys]
     one_epoch = train.dispatched(step, _mode(mode, model, states[0], first))
@@ -167,6 +174,16 @@ def runs(
         _fit(networks[i], best[i], {k: _column(curves, k, i) for k in curves[0]})
         for i in range(len(states))
     ]
+
+
+def _warmed_up(step: train.Step, num_steps: int) -> train.Step:
+    """A step whose radius rises linearly over the first ones."""
+
+    def warmed_up(state, batch, eps):
+        share = jnp.minimum(state.step / num_steps, 1.0).astype(jnp.float32)
+        return step(state, batch, eps * share)
+
+    return warmed_up
 
 
 def _check_validation(validation: Validation | None, num_epochs: int) -> None:

@@ -441,7 +441,8 @@ _TOLERANCE = 1e-3
 
 
 def _check_output(network: Network, x: Array, expected: Array) -> None:
-    found = np.asarray(jax.jit(network.predict)(jnp.asarray(x)))
+    predict = jax.jit(network.model.predict)  # weights are no constants of its program
+    found = np.asarray(predict(network.params, network.batch_stats, jnp.asarray(x)))
     wanted = np.asarray(expected)
     if found.shape != wanted.shape:
         msg = f"outputs have shape {found.shape}, and {wanted.shape} was expected"

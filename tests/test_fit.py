@@ -47,6 +47,21 @@ def test_a_run_is_that_of_its_steps():
     np.testing.assert_array_equal(fitted.curves["loss"], losses_of)
 
 
+def test_the_radius_warms_up_over_steps():
+    """Two steps an epoch: radii 0, 0.025, 0.05, 0.075, and 0.1 from then on."""
+    state = train.create(KEY, MODEL, TX, X[:1])
+    step = jax.jit(train.make_step(OBJECTIVE, TX))
+    for epoch in range(4):
+        key = train.shuffle_key(state, epoch)
+        for rows in train.epoch_indices(key, 24, 10):
+            eps = jnp.float32(0.1) * jnp.minimum(state.step / 4, 1)
+            state, _ = step(state, Batch(X[rows], Y[rows]), eps)
+    fitted = _run(num_warm_up_epochs=2)
+    chex.assert_trees_all_close(fitted.last.params, state.params, rtol=1e-6)
+    with pytest.raises(ValueError, match="num_warm_up_epochs = -1"):
+        _run(num_warm_up_epochs=-1)
+
+
 def test_the_validation_is_an_evaluation_and_chooses_the_best():
     fitted = _run()
     robust = fitted.curves["validation_robust_loss"]
