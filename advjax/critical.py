@@ -61,7 +61,10 @@ class Trained(Protocol):
 
 
 class Interval(NamedTuple):
-    """A mean over seeds, and the ends of its 95 % interval, nan where unknown."""
+    """A mean over seeds, and the ends of its 95 % interval, nan where unknown.
+
+    No radius is negative, and so no end is.
+    """
 
     mean: float
     low: float
@@ -318,7 +321,7 @@ class _Search:
         first = values[: self._num_first]
         half = _half(first, len(values)) + float(left_open)
         mean = float(values.mean())
-        return Interval(mean, mean - half, mean + half)
+        return Interval(mean, max(0.0, mean - half), mean + half)
 
     def _needed(self) -> int:
         """The number of seeds for an interval as narrow as wanted."""

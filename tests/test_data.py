@@ -1178,6 +1178,17 @@ def test_subsets_are_the_same_everywhere_and_nested():
     np.testing.assert_array_equal(data.subset(batch, 100, seed=3).x, batch.x)
 
 
+def test_a_split_is_a_subset_and_the_rest():
+    batch = _numbered(range(10))
+    rest, held = data.split(batch, 3, seed=1)
+    np.testing.assert_array_equal(held.x, data.subset(batch, 3, seed=1).x)
+    together = np.sort(np.concatenate([rest.y, held.y]))
+    np.testing.assert_array_equal(together, batch.y)
+    for size in (0, 10):
+        with pytest.raises(ValueError, match=f"size = {size}: choose"):
+            data.split(batch, size, seed=1)
+
+
 def test_subsets_are_uniform():
     batch = _numbered(range(6))
     rows = [data.subset(batch, 2, seed=seed).x[:, 0] for seed in range(3000)]

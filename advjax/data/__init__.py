@@ -19,7 +19,7 @@ from advjax.data.simulated import (
     sparse_coefficients,
 )
 from advjax.data.stored import as_float, load, num_classes, place
-from advjax.data.subsets import binary, of_classes, per_class, subset
+from advjax.data.subsets import binary, of_classes, per_class, split, subset
 from advjax.data.untrusted import DataError
 
 __all__ = [
@@ -36,5 +36,6 @@ __all__ = [
     "place",
     "separable",
     "sparse_coefficients",
+    "split",
     "subset",
 ]

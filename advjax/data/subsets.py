@@ -13,7 +13,7 @@ import numpy as np
 from advjax import arguments
 from advjax.types import Batch
 
-__all__ = ["binary", "of_classes", "per_class", "subset"]
+__all__ = ["binary", "of_classes", "per_class", "split", "subset"]
 
 
 def subset(batch: Batch, size: int, *, seed: int) -> Batch:
@@ -28,6 +28,21 @@ def subset(batch: Batch, size: int, *, seed: int) -> Batch:
         msg = f"size = {size}: choose from 1 to n = {n}"
         raise ValueError(msg)
     return _rows(batch, _ranks(n, seed) < size)
+
+
+def split(batch: Batch, size: int, *, seed: int) -> tuple[Batch, Batch]:
+    """The other examples, and ``size`` random ones, such as for validation.
+
+    Raises:
+        ValueError: unless 1 ≤ size < n, and for another number of ``x`` than of ``y``.
+    """
+    n = arguments.equal_lengths(x=batch.x, y=batch.y)
+    size = arguments.count("size", size)
+    if size >= n:
+        msg = f"size = {size}: choose from 1 to n - 1 = {n - 1}"
+        raise ValueError(msg)
+    chosen = _ranks(n, seed) < size
+    return _rows(batch, ~chosen), _rows(batch, chosen)
 
 
 def per_class(batch: Batch, num_per_class: int, *, seed: int) -> Batch:

@@ -150,9 +150,9 @@ def _report(config: Config, values: xr.Dataset) -> Report:
         ],
         [Drawn("sequential", _figure(config, values), "the curve of every seed")],
         [_costs(values, ends), _readings(values)],
-        "95 % intervals of the mean over seeds: Student's of the grid, and Stein's, with "
-        "what the radii leave open, of the sequential design; the networks of the two "
-        f"are different ones. Grid: {values.attrs['grid']}.",
+        "95 % intervals of the mean over seeds: Student's of the grid; Stein's, wider "
+        "by what the radii leave open, of the sequential design. The networks of the "
+        f"two are different ones. Grid: {values.attrs['grid']}.",
         [line for line in str(values["caveats"].values).split("; ") if line],
     )
 
