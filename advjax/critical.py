@@ -101,7 +101,8 @@ class Radius(NamedTuple):
         eps_star: by the first rule, in the mean over all seeds: the interval by the
             spread of the first ones, wider by what the radii leave open. nan unless all
             seeds cross.
-        by_rule: the same by each rule, at the radii that the first one chose.
+        by_rule: the same by each rule, at the radii that the first one chose and those
+            beyond, where another one does not cross before.
         readings: by rule, of each seed.
         num_trained: networks that were trained.
         num_seeds: seeds, in the order of the keys.
@@ -249,7 +250,7 @@ class _Search:
             readings,
             sum(len(runs) for runs in self._runs),
             self._num_seeds,
-            self._caveats(readings[first], by_rule[first]),
+            self._caveats(readings, by_rule[first]),
         )
 
     def _tolerance(self) -> float:
@@ -261,17 +262,23 @@ class _Search:
         runs = self._runs[i]
         if not runs:
             return [0.0, self._guess()]
-        reading = self._reading(i, self._rules[0])
+        reading, *others = (self._reading(i, rule) for rule in self._rules)
         low, high = reading.within
-        if reading.status == Status.NEVER_CROSSES:
-            return [] if low >= self._highest else [self._beyond(reading)]
+        if self._goes_on(reading):
+            return [self._beyond(reading)]
         if reading.status != Status.CROSSES or self._open(reading) <= self._tolerance():
-            return []
+            # The other rules take what there is, but should cross as well.
+            return [self._beyond(each) for each in others if self._goes_on(each)][:1]
         # In turn where the chord crosses and in the middle of what is left: of a curve
         # that bends, the chord alone moves one of the two radii for long.
         margin = min(self._tolerance(), (high - low) / 3)
         chosen = sum(reading.enclosed) / 2 if len(runs) % 2 else reading.eps_star
         return [float(np.clip(chosen, low + margin, high - margin))]
+
+    def _goes_on(self, reading: Reading) -> bool:
+        """Whether a curve may cross beyond the radii that were tried."""
+        is_below = reading.status == Status.NEVER_CROSSES
+        return is_below and reading.within[0] < self._highest
 
     def _guess(self) -> float:
         """Where to begin with a seed: at the mean of those that are known."""
@@ -334,15 +341,20 @@ class _Search:
         most = len(self._keys)
         return next((n for n in range(first, most) if _half(values, n) <= left), most)
 
-    def _caveats(self, readings: list[Reading], interval: Interval) -> tuple[str, ...]:
+    def _caveats(
+        self, by_rule: dict[str, list[Reading]], interval: Interval
+    ) -> tuple[str, ...]:
         lines = []
-        for status in Status:
-            number = sum(each.status == status for each in readings)
-            if number and status != Status.CROSSES:
-                lines.append(f"{number} of {len(readings)} seeds: {status.name}")
-        number = sum(bool((np.diff(each.losses) < 0).any()) for each in readings)
-        if number:
-            lines.append(f"{number} of {len(readings)} curves fall somewhere")
+        for rule, readings in by_rule.items():
+            name = "" if rule == self._rules[0] else f"{rule}: "
+            for status in Status:
+                number = sum(each.status == status for each in readings)
+                if number and status != Status.CROSSES:
+                    of_all = f"{number} of {len(readings)} seeds"
+                    lines.append(f"{name}{of_all}: {status.name}")
+            number = sum(bool((np.diff(each.losses) < 0).any()) for each in readings)
+            if number:
+                lines.append(f"{name}{number} of {len(readings)} curves fall somewhere")
         if self.wanted():
             most = max(max(runs) for runs in self._runs if runs)
             lines.append(f"rounds ran out; radii up to {most:.3g} were tried")
@@ -435,13 +447,13 @@ def by_fit(
     validation: fit.Validation,
     **settings: Any,
 ) -> Trained:
-    """Networks by ``fit.runs``, and their losses by two rules.
+    """Networks by a ``fit.trainer``, and their losses by two rules.
 
     "best" reads both losses at the epoch of smallest validation loss, under attack if
     the validation has one, as the paper does; "last" at the last epoch.
 
     Args:
-        model: as of ``fit.runs``, and so are the others but for the keys and radii.
+        model: as of ``fit.trainer``, and so are the others.
         objective: whose loss is that of the curve.
         tx: optimiser.
         data: to train on.
@@ -451,11 +463,11 @@ def by_fit(
     if not isinstance(validation, fit.Validation):
         msg = f"validation is a {type(validation).__name__}: give fit.Validation"
         raise ValueError(msg)
+    settings |= {"validation": validation}
+    trainer = fit.trainer(model, objective, tx, data, **settings)
 
     def trained(keys: Key, eps: np.ndarray) -> dict[str, Losses]:
-        fits = fit.runs(
-            keys, model, objective, tx, data, eps, validation=validation, **settings
-        )
+        fits = trainer(keys, eps)
         return {
             "best": _losses(fits, [each.best_epoch - 1 for each in fits]),
             "last": _losses(fits, [-1 for _ in fits]),

@@ -8,13 +8,14 @@
     fitted.curves["validation_robust_accuracy"]           # [num_epochs]
 
 It puts ``train`` and ``evaluate`` together for one process and data in memory. Several
-runs at once, over seeds and radii, are ``fit.runs``.
+runs at once, over seeds and radii, are ``fit.runs``; ``fit.trainer`` compiles once for
+many of them.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from advjax import arguments, attacks, evaluate, losses, norms, programs, train
 from advjax.types import Array, Attack, Batch, Key, Loss, Model, Objective, single_key
 from advjax.weights import Network
 
-__all__ = ["Fit", "Validation", "run", "runs"]
+__all__ = ["Fit", "Trainer", "Validation", "run", "runs", "trainer"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,7 @@ def run(
     eps: Array | float,
     **settings: Any,
 ) -> Fit:
-    """Trains one network; ``settings`` are those of ``runs``."""
+    """Trains one network; ``settings`` are those of ``trainer``."""
     if np.ndim(eps):
         msg = f"eps has shape {np.shape(eps)}: give one radius, or fit.runs with [r]"
         raise ValueError(msg)
@@ -99,6 +100,35 @@ def runs(
     tx: optax.GradientTransformation,
     data: Batch,
     eps: Array | np.ndarray | Sequence[float],
+    **settings: Any,
+) -> list[Fit]:
+    """Trains networks at once; ``settings`` are those of ``trainer``."""
+    return trainer(model, objective, tx, data, **settings)(keys, eps)
+
+
+class Trainer(Protocol):
+    """Trains networks at once, each by its own key and radius."""
+
+    def __call__(
+        self, keys: Key, eps: Array | np.ndarray | Sequence[float], /
+    ) -> list[Fit]:
+        """One ``Fit`` for each run.
+
+        Args:
+            keys: ``[r]``, one for each run: of its parameters, order and attacks. Runs
+                of one key differ by their radius alone.
+            eps: ``[r]`` radii.
+
+        Raises:
+            ValueError: for keys and radii of different lengths.
+        """
+
+
+def trainer(
+    model: Model,
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    data: Batch,
     *,
     num_epochs: int,
     batch_size: int,
@@ -107,17 +137,14 @@ def runs(
     num_warm_up_epochs: int = 0,
     mode: str = "auto",
     watch: Watch | None = None,
-) -> list[Fit]:
-    """Trains networks at once, each by its own key and radius.
+) -> Trainer:
+    """What trains networks; its programs are compiled once for all its calls.
 
     Args:
-        keys: ``[r]``, one for each run: of its parameters, order and attacks. Runs of
-            one key differ by their radius alone.
         model: the architecture.
         objective: of that model, such as ``objectives.adversarial``.
         tx: optimiser; a schedule counts steps, ``len(x) // batch_size`` an epoch.
         data: ``x[n, ...]`` and ``y[n, ...]``, all of it in memory.
-        eps: ``[r]`` radii.
         num_epochs: passes over the data, each in an order of its own.
         batch_size: examples in a step. What is left of a pass is not trained on.
         validation: the test after each epoch.
@@ -130,14 +157,14 @@ def runs(
         watch: called after each epoch, such as ``print``.
 
     Returns:
-        One ``Fit`` for each run. A run whose loss is not a number goes on, and says so.
+        ``(keys[r], eps[r]) -> fits[r]``. A run whose loss is not a number goes on, and
+        says so.
 
     Raises:
         ValueError: for arguments of wrong kinds, and lengths that do not fit.
     """
     num_epochs = arguments.count("num_epochs", num_epochs)
-    data, radii = _data("data", data), jnp.asarray(eps, jnp.float32)
-    arguments.equal_lengths(keys=keys, eps=radii)
+    data = _data("data", data)
     arguments.model(model)
     arguments.functions(objective=objective)
     _check_validation(validation, num_epochs)
@@ -147,33 +174,38 @@ def runs(
     if num_warm_up:
         step = _warmed_up(step, num_warm_up * (len(data.y) // batch_size))
     first = jnp.asarray(data.x[:1])
-    states = [train.create(key, model, tx, first) for key in keys]
-    one_epoch = train.dispatched(step, _mode(mode, model, states[0], first))
-    tested = _tests(model, validation, keys, radii)
-    state = _stacked(states)
-    best = [_Best(np.inf, 0, None) for _ in states]
-    curves: list[dict[str, np.ndarray]] = []
-    for epoch in range(num_epochs):
-        indices = [
-            train.epoch_indices(train.shuffle_key(each, epoch), len(data.y), batch_size)
-            for each in states
+    one_epoch = train.dispatched(step, _mode(mode, model, first))
+    tested = _tests(model, validation)
+    create = jax.jit(lambda key: train.create(key, model, tx, first))
+    n = len(data.y)
+
+    def network(trees, i):
+        return Network(model, *_row(trees, i))
+
+    def trained(keys, eps):
+        radii = jnp.asarray(eps, jnp.float32)
+        arguments.equal_lengths(keys=keys, eps=radii)
+        states = [create(key) for key in keys]
+        state, best = _stacked(states), [_Best(np.inf, 0, None) for _ in states]
+        curves: list[dict[str, np.ndarray]] = []
+        for epoch in range(num_epochs):
+            orders = [train.shuffle_key(each, epoch) for each in states]
+            indices = [train.epoch_indices(key, n, batch_size) for key in orders]
+            state, metrics = one_epoch(state, data, jnp.stack(indices), radii)
+            trees = state.params, state.batch_stats
+            found = {name: np.mean(values, axis=1) for name, values in metrics.items()}
+            found |= tested(trees, keys, radii, epoch)
+            curves.append(found)
+            if validation and epoch + 1 >= validation.first_epoch:
+                best = _better(best, found, epoch + 1, partial(network, trees))
+            if watch:
+                watch(epoch + 1, found)
+        return [
+            _fit(network(trees, i), best[i], _columns(curves, i))
+            for i in range(len(radii))
         ]
-        state, metrics = one_epoch(state, data, jnp.stack(indices), radii)
-        networks = _networks(model, state)
-        found = {name: np.mean(values, axis=1) for name, values in metrics.items()}
-        found |= tested(networks, epoch)
-        curves.append(found)
-        if validation and epoch + 1 >= validation.first_epoch:
-            judged = found.get("validation_robust_loss", found["validation_loss"])
-            for i, loss in enumerate(judged):
-                if loss < best[i].loss:
-                    best[i] = _Best(loss, epoch + 1, networks[i])
-        if watch:
-            watch(epoch + 1, found)
-    return [
-        _fit(networks[i], best[i], {k: _column(curves, k, i) for k in curves[0]})
-        for i in range(len(states))
-    ]
+
+    return trained
 
 
 def _warmed_up(step: train.Step, num_steps: int) -> train.Step:
@@ -209,34 +241,50 @@ def _data(name: str, data: Any) -> Batch:
     return Batch(x, y)
 
 
-def _mode(mode: str, model: Model, state: train.TrainState, x: Array) -> str:
+def _mode(mode: str, model: Model, x: Array) -> str:
     """How to dispatch, where that is not said."""
     if mode != "auto":
         return mode
-    predict = partial(model.predict, state.params, state.batch_stats)
-    return "loop" if programs.is_slow_in_loops(predict, x) else "scan"
+
+    def fresh(x):
+        return model.predict(*model.init(jax.random.key(0), x), x)
+
+    return "loop" if programs.is_slow_in_loops(fresh, x) else "scan"
 
 
 def _stacked(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def _networks(model: Model, state: train.TrainState) -> list[Network]:
-    trees = state.params, state.batch_stats
-    return [
-        Network(model, *jax.tree.map(lambda leaf, i=i: leaf[i], trees))
-        for i in range(len(state.step))
-    ]
+@jax.jit
+def _row(trees: Any, i: Array | int) -> Any:
+    """One of the trees that are stacked."""
+    return jax.tree.map(lambda leaf: leaf[i], trees)
 
 
-def _column(curves: list[dict[str, np.ndarray]], name: str, i: int) -> np.ndarray:
-    return np.array([found[name][i] for found in curves])
+def _columns(curves: list[dict[str, np.ndarray]], i: int) -> dict[str, np.ndarray]:
+    """The curves of one run."""
+    return {name: np.array([found[name][i] for found in curves]) for name in curves[0]}
 
 
 class _Best(NamedTuple):
     loss: float
     epoch: int
     network: Network | None
+
+
+def _better(
+    best: list[_Best],
+    found: dict[str, np.ndarray],
+    epoch: int,
+    network: Callable[[int], Network],
+) -> list[_Best]:
+    """The better ones of the best networks before and those of an epoch."""
+    judged = found.get("validation_robust_loss", found["validation_loss"])
+    return [
+        _Best(loss, epoch, network(i)) if loss < best[i].loss else best[i]
+        for i, loss in enumerate(judged)
+    ]
 
 
 def _fit(last: Network, best: _Best, curves: dict[str, np.ndarray]) -> Fit:
@@ -257,30 +305,25 @@ _NO_ATTACK = attacks.pgd(norms.linf, num_steps=0, rel_step_size=0.0)
 
 
 def _tests(
-    model: Model, validation: Validation | None, keys: Key, eps: Array
-) -> Callable[[list[Network], int], dict[str, np.ndarray]]:
-    """``(networks[r], epoch) -> {name: [r]}``, by one program for all networks."""
+    model: Model, validation: Validation | None
+) -> Callable[[Any, Key, Array, int], dict[str, np.ndarray]]:
+    """``(trees[r], keys[r], eps[r], epoch) -> {name: [r]}``, by one program."""
     if validation is None:
-        return lambda _networks, _epoch: {}
+        return lambda *_: {}
     data = _data("validation.data", validation.data)
     attack = validation.attack or _NO_ATTACK
     arguments.functions(loss=validation.loss, attack=attack)
 
+    x, y = map(jnp.asarray, data)
+
     @jax.jit
-    def outcome(network, eps, key, x, y):
-        predict = partial(model.predict, *network)
-        return evaluate.outcome(key, predict, validation.loss, attack, x, y, eps)
+    def outcome(trees, i, eps, key, x, y):
+        predict = partial(model.predict, *_row(trees, i))
+        return evaluate.outcome(key, predict, validation.loss, attack, x, y, eps[i])
 
-    def of_one(network: Network, key: Key, eps: float, epoch: int) -> dict[str, float]:
-        def one_batch(key, x, y):
-            return outcome((network.params, network.batch_stats), eps, key, x, y)
-
+    def of_one(trees: Any, i: int, eps: Array, key: Key) -> dict[str, float]:
         found = evaluate.in_batches(
-            one_batch,
-            jax.random.fold_in(key, epoch),
-            jnp.asarray(data.x),
-            jnp.asarray(data.y),
-            batch_size=validation.batch_size,
+            partial(outcome, trees, i, eps), key, x, y, batch_size=validation.batch_size
         )
         values = {"loss": found.loss, "accuracy": found.correct}
         if validation.attack is not None:
@@ -294,10 +337,10 @@ def _tests(
             if value is not None
         }
 
-    def tested(networks, epoch):
+    def tested(trees, keys, eps, epoch):
         rows = [
-            of_one(network, key, radius, epoch)
-            for network, key, radius in zip(networks, keys, eps, strict=True)
+            of_one(trees, i, eps, jax.random.fold_in(key, epoch))
+            for i, key in enumerate(keys)
         ]
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 

@@ -94,6 +94,24 @@ def test_what_does_not_cross_has_a_status_and_no_interval(shape, status):
     assert found.num_trained <= 5 * 8
 
 
+def test_other_rules_cross_further_out():
+    class Later(_Curves):
+        def __call__(self, keys, eps):
+            (best,) = super().__call__(keys, eps).values()
+            last = _Curves(mean=0.25)(keys, eps)["best"]
+            return {"best": best, "last": last}
+
+    found = critical.radius(Later(), KEYS, highest=0.4, width=0.02)
+    assert found.by_rule["best"].low <= 0.1 <= found.by_rule["best"].high
+    assert found.by_rule["last"].low <= 0.25 <= found.by_rule["last"].high
+    assert found.caveats == ()
+    assert found.num_trained <= 10 * 5
+    near = critical.radius(Later(), KEYS, highest=0.2, width=0.02)
+    assert np.isfinite(near.eps_star).all()
+    assert np.isnan(near.by_rule["last"]).all()
+    assert near.caveats == ("last: 5 of 5 seeds: NEVER_CROSSES",)
+
+
 def test_one_seed_that_does_not_cross_leaves_no_interval():
     class OneOff(_Curves):
         def __call__(self, keys, eps):

@@ -179,11 +179,28 @@ def test_wrong_arguments_are_refused():
         _run(validation=fit.Validation(HELD, first_epoch=0))
 
 
+def test_a_trainer_is_compiled_once_and_gives_the_same_runs():
+    calls = []
+
+    def counted(params, batch_stats, key, batch, eps):
+        calls.append(1)
+        return OBJECTIVE(params, batch_stats, key, batch, eps)
+
+    given = {**SIZE, "validation": VALIDATION, "mode": "loop"}
+    trained = fit.trainer(MODEL, counted, TX, DATA, **given)
+    assert len(trained(jax.random.split(KEY, 2), [0.0, 0.1])) == 2
+    number = len(calls)
+    (again,) = trained(jnp.expand_dims(KEY, 0), [0.1])
+    assert len(calls) == number
+    chex.assert_trees_all_equal(again.best.params, _run().best.params)
+    with pytest.raises(ValueError, match="eps"):
+        trained(jax.random.split(KEY, 2), [0.1])
+
+
 def test_convolutions_are_dispatched_step_by_step_on_cpu():
     x = jnp.ones((1, 28, 28, 1))
     for name, mode in {"lenet5": "loop", "mlp": "scan"}.items():
         model = models.make(name, num_classes=2)
-        state = train.create(KEY, model, TX, x)
         expected = mode if jax.default_backend() == "cpu" else "scan"
-        assert fit._mode("auto", model, state, x) == expected
-        assert fit._mode("loop", model, state, x) == "loop"
+        assert fit._mode("auto", model, x) == expected
+        assert fit._mode("loop", model, x) == "loop"

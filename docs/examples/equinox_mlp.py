@@ -21,9 +21,9 @@ model = models.from_equinox(lambda key: Net(key))
 attack = attacks.pgd(norms.linf, num_steps=5, rel_step_size=0.3, bounds=(0.0, 1.0))
 objective = objectives.adversarial(model, losses.cross_entropy, attack)
 validation = fit.Validation(test, attack)
-settings = {"num_epochs": 40, "batch_size": 100}
+keys, settings = jax.random.split(jax.random.key(0), 5), {"num_epochs": 40, "batch_size": 100}
 trained = critical.by_fit(model, objective, optax.adam(0.01), train, validation, **settings)
-keys = jax.random.split(jax.random.key(0), 10)
-found = critical.radius(trained, keys, highest=0.2, width=0.02)
-print("eps*:", found.eps_star, "at the last epoch:", found.by_rule["last"])
+found = critical.radius(trained, keys, highest=0.1, width=0.04)
+for rule, interval in found.by_rule.items():
+    print(rule, "epoch: eps* = {:.4f} [{:.4f}, {:.4f}]".format(*interval))
 print(found.num_trained, "networks of", found.num_seeds, "seeds;", found.caveats)

@@ -23,6 +23,7 @@ settings = {"num_epochs": 20, "batch_size": 100, "validation": fit.Validation(he
 fitted = fit.run(key, model, objective, optax.adam(3e-3), train, eps, **settings)
 autoattack = ensembles.standard(linf, num_classes=10)
 found = ensembles.compiled(fitted.best.predict, autoattack)(key, test.x, test.y, eps)
-print("robust:", evaluate.wilson(found.robust.sum(), len(test.y)))
+accuracy = evaluate.wilson(found.robust.sum(), len(test.y))
+print("robust accuracy: {:.3f} [{:.3f}, {:.3f}]".format(*accuracy))
 print("reasons to distrust it:", fitted.caveats + found.caveats())
 weights.save("net.safetensors", fitted.best, about={"eps": eps}, overwrite=True)
