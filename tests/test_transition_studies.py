@@ -15,7 +15,7 @@ import xarray as xr
 from ml_collections import ConfigDict
 from scipy import stats
 
-from advjax import curves, models, train, transition
+from advjax import critical, curves, models, train, transition
 from advjax.models.layers import BatchNorm
 from advjax.types import Batch
 from experiments import arrays, checks, intervals, printed, run, studies
@@ -519,6 +519,36 @@ def test_wrong_input_is_one_clear_line(name, grid, tmp_path, capsys):
     assert words in error
     assert error.count("\n") == 1
     assert not (tmp_path / "w").exists()
+
+
+def test_a_sequential_search_goes_on_after_its_last_round(grid, tmp_path, monkeypatch):
+    """Rounds before an interruption are read, and the end is the same."""
+    arguments = [f"--config={STUDIES}/sequential.py:smoke", f"--config.grid={grid}"]
+    trained, rounds = critical.by_fit, []
+
+    def counted(*parts, **settings):
+        rounds.append(1)
+        return trained(*parts, **settings)
+
+    monkeypatch.setattr(critical, "by_fit", counted)
+    whole = _run(*arguments, tmp_path / "whole")
+    number = len(rounds)
+    assert number > 2
+    best = whole.sel(rule="best", design="sequential")
+    assert int(np.isfinite(best["eps"]).sum()) == int(best["num_networks"])
+
+    def interrupted(*parts, **settings):
+        if len(rounds) == number + 2:
+            raise KeyboardInterrupt
+        return counted(*parts, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(critical, "by_fit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            _run(*arguments, tmp_path / "parts")
+    parts = _run(*arguments, tmp_path / "parts")
+    assert len(rounds) == 2 * number
+    xr.testing.assert_identical(whole, parts)
 
 
 def test_selection_waits_for_the_share_of_the_run():

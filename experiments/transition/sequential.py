@@ -23,7 +23,7 @@ import numpy as np
 import xarray as xr
 
 from advjax import critical, data, fit
-from advjax.types import Batch
+from advjax.types import Batch, Key
 from experiments import arrays, figures, findings, finished, intervals
 from experiments.fields import count, number, seed
 from experiments.study import Config, Setup, Study
@@ -59,37 +59,113 @@ def _trained(training: Training, warm_up_epochs: int) -> critical.Trained:
     )
 
 
-def _measured(setup: Setup) -> xr.Dataset:
-    """eps* by both designs, the curves, and what they cost."""
-    config, grid = setup.config, setup.inputs["grid"]
-    parts = grid.trainings()
-    theirs = intervals.student(grid.reading["eps_star"].values)
-    width = config.width or theirs.high - theirs.low
-    found = critical.radius(
-        _trained(parts[ATTACKED], int(grid.config.eps_warmup_epochs)),
+_NUM_ROUNDS = 12
+
+
+def _rounds(setup: Setup) -> dict[str, tuple[int]]:
+    """Calls that train, a stage each, so that a search goes on where it was."""
+    del setup
+    return {f"round-{k}": (k,) for k in range(_NUM_ROUNDS)}
+
+
+def _measured(setup: Setup, k: int) -> xr.Dataset:
+    """The losses of one round; of no network where the search is over."""
+    rounds = [setup.found[f"round-{j}"] for j in range(k)]
+    new: list[dict[str, critical.Losses]] = []
+    training = setup.inputs["grid"].trainings()[ATTACKED]
+    warm_up_epochs = int(setup.inputs["grid"].config.eps_warmup_epochs)
+
+    def trained(keys: Key, eps: np.ndarray) -> dict[str, critical.Losses]:
+        within = f"{eps.min():.3g} to {eps.max():.3g}"
+        print(f"round {k + 1}: {len(eps)} networks at radii {within}", flush=True)
+        new.append(_trained(training, warm_up_epochs)(keys, eps))
+        return new[-1]
+
+    if all(part.sizes["network"] for part in rounds):
+        _search(setup, rounds, trained, num_rounds=k + 1)
+    losses = new[0] if new else {rule: critical.Losses([], []) for rule in RULES}
+    return xr.concat([_as_dataset(losses[rule]) for rule in RULES], "rule")
+
+
+def _as_dataset(losses: critical.Losses) -> xr.Dataset:
+    return arrays.dataset(
+        {
+            "train": ("network", np.asarray(losses.train, float)),
+            "test": ("network", np.asarray(losses.test, float)),
+            "caveats": ((), "; ".join(losses.caveats)),
+        }
+    )
+
+
+def _search(
+    setup: Setup,
+    rounds: list[xr.Dataset],
+    trained: critical.Trained,
+    num_rounds: int = _NUM_ROUNDS,
+) -> critical.Radius:
+    """A search whose first rounds were trained already."""
+    before = iter(rounds)
+
+    def replayed(keys: Key, eps: np.ndarray) -> Mapping[str, critical.Losses]:
+        part = next(before, None)
+        if part is None:
+            return trained(keys, eps)
+        return {rule: _as_losses(part.isel(rule=i)) for i, rule in enumerate(RULES)}
+
+    config = setup.config
+    return critical.radius(
+        replayed,
         jax.random.split(jax.random.key(config.seed), config.num_keys),
         highest=config.highest,
-        width=width,
+        width=_width(setup),
         num_first=config.num_first,
+        num_rounds=num_rounds,
     )
-    clean, attacked = (parts[part].num_gradients for part in (CLEAN, ATTACKED))
+
+
+def _as_losses(part: xr.Dataset) -> critical.Losses:
+    lines = tuple(line for line in str(part["caveats"].values).split("; ") if line)
+    return critical.Losses(part["train"].values, part["test"].values, lines)
+
+
+def _theirs(setup: Setup) -> intervals.Interval:
+    return intervals.student(setup.inputs["grid"].reading["eps_star"].values)
+
+
+def _width(setup: Setup) -> float:
+    return setup.config.width or _theirs(setup).high - _theirs(setup).low
+
+
+def _values(setup: Setup, found: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    """eps* by both designs, the curves, and what they cost."""
+    grid = setup.inputs["grid"]
+    rounds = [part for part in found.values() if part.sizes["network"]]
+    ours = _search(setup, rounds, trained=_over)
+    clean, attacked = (
+        grid.trainings()[part].num_gradients for part in (CLEAN, ATTACKED)
+    )
     r, s = len(grid.config.eps), grid.config.num_seeds
-    gradients = [s * (clean + (r - 1) * attacked), found.num_trained * attacked]
-    curves = {rule: _curves(found.readings[rule]) for rule in RULES}
+    gradients = [s * (clean + (r - 1) * attacked), ours.num_trained * attacked]
+    curves = {rule: _curves(ours.readings[rule]) for rule in RULES}
     return (
         arrays.stacked(curves, "rule")
         .assign(
-            interval=(("design", "end"), [theirs, found.eps_star]),
-            by_rule=(("rule", "end"), [found.by_rule[rule] for rule in RULES]),
+            interval=(("design", "end"), [_theirs(setup), ours.eps_star]),
+            by_rule=(("rule", "end"), [ours.by_rule[rule] for rule in RULES]),
             gradients=("design", gradients),
-            num_networks=("design", [r * s, found.num_trained]),
-            num_seeds=("design", [s, found.num_seeds]),
-            wanted=width,
-            caveats="; ".join(found.caveats),
+            num_networks=("design", [r * s, ours.num_trained]),
+            num_seeds=("design", [s, ours.num_seeds]),
+            wanted=_width(setup),
+            caveats="; ".join(ours.caveats),
         )
         .assign_coords(design=[*DESIGNS], end=["mean", "low", "high"])
         .assign_attrs(setting=grid.setting, grid=grid.origin)
     )
+
+
+def _over(keys: Key, eps: np.ndarray) -> Mapping[str, critical.Losses]:
+    msg = f"{len(keys)} networks at {eps} were not trained"
+    raise AssertionError(msg)
 
 
 def _curves(readings: list[critical.Reading]) -> xr.Dataset:
@@ -229,6 +305,8 @@ STUDY = Study(
         {"full": {}, "smoke": {"num_keys": 5, "num_first": 5, "width": 0.05}},
     ),
     needs={"grid": GRID},
+    cases=_rounds,
     measure=_measured,
+    values=_values,
 )
 get_config = STUDY.config
