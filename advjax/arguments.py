@@ -144,6 +144,8 @@ _CALLS = {
         "one, such as objectives.standard(model, losses.cross_entropy)",
     ),
     "predict": ("(x)", "one, such as partial(model.predict, params, batch_stats)"),
+    "prepare": ("(key, x)", "an augmentation, such as augmentation.flip()"),
+    "watch": ("(epoch, found)", "a function of an epoch's numbers, such as print"),
 }
 
 

@@ -166,7 +166,9 @@ def trainer(
     num_epochs = arguments.count("num_epochs", num_epochs)
     data = _data("data", data)
     arguments.model(model)
-    arguments.functions(objective=objective)
+    given = {"prepare": prepare, "watch": watch}
+    given = {name: each for name, each in given.items() if each is not None}
+    arguments.functions(objective=objective, **given)
     _check_validation(validation, num_epochs)
     num_warm_up = arguments.count("num_warm_up_epochs", num_warm_up_epochs, least=0)
     step = train.make_step(objective, tx)
@@ -184,7 +186,12 @@ def trainer(
 
     def trained(keys, eps):
         radii = jnp.asarray(eps, jnp.float32)
-        arguments.equal_lengths(keys=keys, eps=radii)
+        if not arguments.equal_lengths(keys=keys, eps=radii):
+            msg = "keys and eps are empty: give one of each for every run"
+            raise ValueError(msg)
+        if not bool(jnp.all(jnp.isfinite(radii) & (radii >= 0))):
+            msg = f"eps = {eps}: give finite radii of at least 0"
+            raise ValueError(msg)
         states = [create(key) for key in keys]
         state, best = _stacked(states), [_Best(np.inf, 0, None) for _ in states]
         curves: list[dict[str, np.ndarray]] = []

@@ -68,6 +68,12 @@ def save(
     """
     from safetensors.numpy import save as as_bytes
 
+    if not isinstance(network, Network):
+        msg = f"network is a {type(network).__name__}: give weights.Network"
+        raise ValueError(msg)
+    if not all(isinstance(name, str) for name in about or {}):
+        msg = f"about = {about!r}: its names must be strings"
+        raise ValueError(msg)
     path = Path(path)
     arrays, dtypes = _arrays(_tree(network))
     for name, array in arrays.items():
@@ -93,11 +99,24 @@ def save(
             file.write(as_bytes(arrays, head))
             file.flush()
             os.fsync(file.fileno())
-        if os.path.lexists(path) and not overwrite:
-            raise FileExistsError(there)
-        part.replace(path)
+        if overwrite:
+            part.replace(path)
+        else:
+            _linked(part, path, there)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _linked(part: Path, path: Path, there: str) -> None:
+    """Gives a file its name, unless another process was first."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise FileExistsError(there) from None
+    except OSError:  # a file system without links
+        if os.path.lexists(path):
+            raise FileExistsError(there) from None
+        part.replace(path)
 
 
 def load(path: str | os.PathLike[str], model: Model, x: Any) -> Network:

@@ -175,6 +175,16 @@ def test_wrong_arguments_are_refused():
         _run(batch_size=25)
     with pytest.raises(ValueError, match="num_epochs"):
         _run(num_epochs=0)
+    for name in ("prepare", "watch"):
+        with pytest.raises(ValueError, match=f"{name} = 3 cannot be called as {name}"):
+            _run(**{name: 3})
+    with pytest.raises((ValueError, TypeError), match="None"):
+        _run(objective=None)
+    for eps in (-0.1, np.nan, np.inf):
+        with pytest.raises(ValueError, match="give finite radii of at least 0"):
+            _run(eps=eps)
+    with pytest.raises(ValueError, match="keys and eps are empty"):
+        fit.runs(jax.random.split(KEY, 2)[:0], MODEL, OBJECTIVE, TX, DATA, [], **SIZE)
     with pytest.raises(ValueError, match="first_epoch"):
         _run(validation=fit.Validation(HELD, first_epoch=0))
 

@@ -1,6 +1,7 @@
 """Networks that are saved and loaded: nothing changes, and what is wrong is said."""
 
 import json
+import os
 from contextlib import nullcontext
 
 import flax.linen as nn
@@ -94,6 +95,38 @@ def test_what_cannot_be_said_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="not finite"):
         weights.save(path, weights.Network(network.model, broken, {}))
     assert [*tmp_path.iterdir()] == []
+
+
+def test_of_two_that_write_at_once_one_is_told(tmp_path, monkeypatch):
+    """The other one comes between the first look and the end."""
+    network, path = _network("linen"), tmp_path / "net.safetensors"
+    synced = os.fsync
+
+    def late(descriptor):
+        synced(descriptor)
+        path.write_bytes(b"the other's")
+
+    monkeypatch.setattr(os, "fsync", late)
+    for link in (
+        os.link,
+        lambda *_: (_ for _ in ()).throw(PermissionError("no links")),
+    ):
+        monkeypatch.setattr(os, "link", link)
+        path.unlink(missing_ok=True)
+        with pytest.raises(FileExistsError, match="is there already"):
+            weights.save(path, network)
+        assert path.read_bytes() == b"the other's"
+        assert [*tmp_path.iterdir()] == [path]
+
+
+def test_what_is_no_network_is_refused(tmp_path):
+    path = tmp_path / "net.safetensors"
+    for wrong in (None, {"params": {}}, _network("linen").params):
+        with pytest.raises(ValueError, match="give weights.Network"):
+            weights.save(path, wrong)
+    with pytest.raises(ValueError, match="names must be strings"):
+        weights.save(path, _network("linen"), about={1: 2})
+    assert not path.exists()
 
 
 def test_files_of_something_else_are_named(tmp_path):
