@@ -258,7 +258,11 @@ class _Search:
         return self._width / 10
 
     def _next(self, i: int) -> list[float]:
-        """The radius to train a seed at next; none where that is known well enough."""
+        """Radii to train a seed at next, as they are trained, in single precision."""
+        return [float(np.float32(eps)) for eps in self._wanted(i)]
+
+    def _wanted(self, i: int) -> list[float]:
+        """One radius or two at first; none where the crossing is known well enough."""
         runs = self._runs[i]
         if not runs:
             return [0.0, self._guess()]
@@ -378,6 +382,7 @@ def _enclosed(
     A convex one is below its chord between ``within``, where that crosses at
     ``eps_star``, and above the lines through the two points on either side; a concave
     one the other way round. Where the lines say both, the crossing is between them.
+    Radii and crossings are of single precision, whose rounding is added.
     """
     low, high = within
     last = int(np.searchsorted(eps, low))
@@ -392,9 +397,9 @@ def _enclosed(
     below = [each for each in lines if each < eps_star]
     if not lines:
         return within
-    if above and below:
-        return max(below), min(above)
-    return (eps_star, min(above)) if above else (max(below), eps_star)
+    first, second = max(below, default=eps_star), min(above, default=eps_star)
+    rounding = 2 * float(np.spacing(np.float32(high)))
+    return first - rounding, second + rounding
 
 
 def _line_crossing(

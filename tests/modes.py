@@ -49,6 +49,9 @@ _REFUSED = "keys of rbg are refused, as they should be"
 _RBG = {
     r"seeds_make_their_own_networks": _BATCH,
     r"as_one_by_one": _BATCH,
+    r"runs_at_once_are_the_runs_one_by_one": _BATCH,
+    r"validation_is_an_evaluation_and_chooses": _BATCH,
+    r"crosses_within_what_encloses_it": _BATCH,
     r"never_leave_more_examples_robust\[linf\]": _DRAWS,
     r"classifier_off_its_shells": _DRAWS,
     r"trains_adversarially\[linen\]": _DRAWS,

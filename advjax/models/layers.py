@@ -186,6 +186,7 @@ class BatchNorm(nn.Module):
         center, spread = mean.value, var.value
         if train:
             center, spread = self._updated(mean, var, wide)
+            scale, bias = scale.astype(center.dtype), bias.astype(center.dtype)
         # One multiply-add per entry: in attacks on a trained network this is hot.
         factor = scale * lax.rsqrt(spread + self.epsilon)
         shift = bias - center * factor
@@ -201,8 +202,8 @@ class BatchNorm(nn.Module):
         if not self.is_initializing():
             unbiased = batch_var * (count / (count - 1))
             for running, batch in ((mean, batch_mean), (var, unbiased)):
-                step = self.momentum * (batch - running.value)
-                running.value += step.astype(running.value.dtype)
+                step = batch.astype(running.value.dtype) - running.value
+                running.value += self.momentum * step
         return batch_mean, batch_var
 
 
