@@ -190,6 +190,15 @@ def _check(
 _crossing = jax.jit(transition.crossing)
 
 
+_MEANING = {
+    Status.BELOW_FIRST_POINT: "the training loss is above the threshold at radius 0: "
+    "train longer",
+    Status.NEVER_CROSSES: "the loss stays below the threshold up to the highest radius",
+    Status.NOT_A_NUMBER: "a loss is not finite",
+    Status.NOT_RISING: "the loss does not rise",
+}
+
+
 class _Search:
     """What was trained, seed by seed."""
 
@@ -320,8 +329,13 @@ class _Search:
         return Reading(eps, losses, threshold, eps_star, status, (low, high), enclosed)
 
     def _open(self, reading: Reading) -> float:
-        """How far the crossing may be from where it is read."""
-        low, high = reading.enclosed
+        """How far the crossing may be from where it is read.
+
+        A curve may bend both ways between radii that are far apart.
+        """
+        low, high = reading.within
+        if high - low <= self._width:
+            low, high = reading.enclosed
         return max(reading.eps_star - low, high - reading.eps_star)
 
     def _interval(self, readings: list[Reading]) -> Interval:
@@ -354,8 +368,8 @@ class _Search:
             for status in Status:
                 number = sum(each.status == status for each in readings)
                 if number and status != Status.CROSSES:
-                    of_all = f"{number} of {len(readings)} seeds"
-                    lines.append(f"{name}{of_all}: {status.name}")
+                    of_all = f"{number} of {len(readings)} seeds: {status.name}"
+                    lines.append(f"{name}{of_all}, {_MEANING[status]}")
             number = sum(bool((np.diff(each.losses) < 0).any()) for each in readings)
             if number:
                 lines.append(f"{name}{number} of {len(readings)} curves fall somewhere")
@@ -365,7 +379,8 @@ class _Search:
         if interval.high - interval.low > self._width:
             lines.append(
                 f"the interval is {interval.high - interval.low:.2g} wide, where "
-                f"{self._width:.2g} was wanted: give more keys or rounds"
+                f"{self._width:.2g} was wanted: {self._num_seeds} of "
+                f"{len(self._keys)} keys were used; give more of them, or rounds"
             )
         return (*lines, *dict.fromkeys(self._lines))
 

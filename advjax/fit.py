@@ -84,7 +84,10 @@ def run(
     eps: Array | float,
     **settings: Any,
 ) -> Fit:
-    """Trains one network; ``settings`` are those of ``trainer``."""
+    """Trains one network; ``settings`` are those of ``trainer``.
+
+    ``num_epochs`` and ``batch_size`` are needed; ``validation`` chooses the best one.
+    """
     if np.ndim(eps):
         msg = f"eps has shape {np.shape(eps)}: give one radius, or fit.runs with [r]"
         raise ValueError(msg)
@@ -102,7 +105,7 @@ def runs(
     eps: Array | np.ndarray | Sequence[float],
     **settings: Any,
 ) -> list[Fit]:
-    """Trains networks at once; ``settings`` are those of ``trainer``."""
+    """Trains networks at once; ``settings`` are those of ``trainer``, as of ``run``."""
     return trainer(model, objective, tx, data, **settings)(keys, eps)
 
 
@@ -135,6 +138,7 @@ def trainer(
     validation: Validation | None = None,
     prepare: train.Prepare | None = None,
     num_warm_up_epochs: int = 0,
+    start: Network | None = None,
     mode: str = "auto",
     watch: Watch | None = None,
 ) -> Trainer:
@@ -152,9 +156,12 @@ def trainer(
         num_warm_up_epochs: epochs in which the radius rises linearly from 0, without
             which training at a large one may not begin to learn. Validation is at the
             full radius.
+        start: a trained network of that model, which all runs go on from; None for new
+            ones.
         mode: as of ``train.dispatched``, but for "auto", which on CPU is "loop" for
             networks with convolutions alone.
-        watch: called after each epoch, such as ``print``.
+        watch: called after each epoch, from 1, with the numbers of the runs, such as
+            ``lambda epoch, found: print(epoch, found["loss"])``.
 
     Returns:
         ``(keys[r], eps[r]) -> fits[r]``. A run whose loss is not a number goes on, and
@@ -178,7 +185,8 @@ def trainer(
     first = jnp.asarray(data.x[:1])
     one_epoch = train.dispatched(step, _mode(mode, model, first))
     tested = _tests(model, validation)
-    create = jax.jit(lambda key: train.create(key, model, tx, first))
+    create = jax.jit(_creation(model, tx, first, start))
+    _check_outputs(model, data, validation)
     n = len(data.y)
 
     def network(trees, i):
@@ -213,6 +221,56 @@ def trainer(
         ]
 
     return trained
+
+
+def _creation(
+    model: Model, tx: optax.GradientTransformation, x: Array, start: Network | None
+) -> Callable[[Key], train.TrainState]:
+    """``key -> state``, of a new network or of one that goes on.
+
+    Raises:
+        ValueError: for a network of another architecture.
+    """
+    if start is None:
+        return lambda key: train.create(key, model, tx, x)
+    if not isinstance(start, Network):
+        msg = f"start is a {type(start).__name__}: give weights.Network"
+        raise ValueError(msg)
+    trees = start.params, start.batch_stats
+    like = jax.eval_shape(model.init, jax.random.key(0), x)
+    try:
+        fits = jax.tree.map(lambda a, b: jnp.shape(a) == b.shape, trees, tuple(like))
+    except (ValueError, TypeError):
+        fits = False
+    if not jax.tree.all(fits):
+        msg = "start is a network of another architecture than model"
+        raise ValueError(msg)
+    return lambda key: train.restart(key, *trees, tx)
+
+
+def _check_outputs(model: Model, data: Batch, validation: Validation | None) -> None:
+    """Raises ValueError for examples and labels that do not go together."""
+    parts = {"data": data}
+    if validation is not None:
+        parts["validation.data"] = _data("validation.data", validation.data)
+    for name, part in parts.items():
+        shape = np.shape(part.x)[1:]
+        if shape != np.shape(data.x)[1:]:
+            msg = (
+                f"{name}.x has examples of shape {shape}, data.x {np.shape(data.x)[1:]}"
+            )
+            raise ValueError(msg)
+    x = jax.ShapeDtypeStruct((1, *np.shape(data.x)[1:]), data.x.dtype)
+    key = jax.random.key(0)
+    output = jax.eval_shape(lambda x: model.predict(*model.init(key, x), x), x)
+    for name, part in parts.items():
+        y = np.asarray(part.y)
+        is_class = np.issubdtype(y.dtype, np.integer) and output.ndim == 2
+        if is_class and not 0 <= y.min() <= y.max() < output.shape[1]:
+            labels = f"{name}.y has labels from {y.min()} to {y.max()}"
+            outputs = f"the model {output.shape[1]} outputs: number classes from 0"
+            msg = f"{labels}, and {outputs}"
+            raise ValueError(msg)
 
 
 def _warmed_up(step: train.Step, num_steps: int) -> train.Step:

@@ -88,6 +88,8 @@ def state_dict(
 ) -> dict[str, np.ndarray]:
     """The weights of a network under PyTorch's names; the inverse of ``load``.
 
+    In torch, ``net.load_state_dict({k: torch.tensor(v) for k, v in found.items()})``.
+
     Args:
         network: the network.
         module: its architecture.
@@ -111,7 +113,7 @@ def state_dict(
             shapes = f"{array.shape} here and {like[name].shape} in PyTorch"
             msg = f"{name} has shape {shapes}"
             raise ValueError(msg)
-        found[name] = array
+        found[name] = np.array(array)
     return found
 
 
@@ -119,6 +121,9 @@ def state_dict(
 
 
 def _arrays(source: Any) -> dict[str, np.ndarray]:
+    if not isinstance(source, str | os.PathLike | Mapping):
+        msg = f"source is a {type(source).__name__}: give its state_dict(), or a file"
+        raise ValueError(msg)
     if isinstance(source, Mapping):
         return {str(name): np.asarray(array) for name, array in source.items()}
     from safetensors import SafetensorError
@@ -315,17 +320,21 @@ def _block(kind: str, index: int, family: _Family, ours: list[_Place]) -> str:
 def _numbered(
     ours: list[_Place], theirs: Mapping[str, tuple[int, ...]]
 ) -> dict[_Place, str]:
-    """Layers in the order of their numbers, convolutions and dense layers apart."""
+    """Layers of each kind in the order of their numbers."""
     layers = {kind: _layers(axes, theirs) for kind, axes in _AXES.items()}
+    norms = [
+        each.removesuffix(".running_mean") for each in theirs if _MEAN.search(each)
+    ]
+    layers["BatchNorm"] = _in_order(norms)
     placed: dict[_Place, str] = {}
     for place in ours:
         kind, _, number = place[1].partition("_")
         if len(place) != 3 or kind not in layers:
-            msg = f"{'/'.join(place)}: this architecture has no names in PyTorch"
+            msg = f"{'/'.join(place)} has no name in PyTorch that is known here"
             raise ValueError(msg)
         if int(number) >= len(layers[kind]):
-            there = f"{len(layers[kind])} weights with {_AXES[kind]} axes"
-            msg = f"{'/'.join(place)} is missing: there are {there}"
+            there = f"there are {len(layers[kind])} layers of its kind"
+            msg = f"{'/'.join(place)} is missing: {there}"
             raise ValueError(msg)
         name = f"{layers[kind][int(number)]}.{_LEAVES[place[2]]}"
         if name not in theirs:
@@ -336,6 +345,8 @@ def _numbered(
 
 
 _AXES = {"Conv": 4, "Dense": 2}
+"""Of the weights of layers."""
+_MEAN = re.compile(r"\.running_mean$")
 
 
 def _layers(axes: int, theirs: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -345,7 +356,20 @@ def _layers(axes: int, theirs: Mapping[str, tuple[int, ...]]) -> list[str]:
         for name, shape in theirs.items()
         if name.endswith(".weight") and len(shape) == axes
     ]
-    return sorted(found, key=_numbers)
+    return _in_order(found)
+
+
+def _in_order(layers: list[str]) -> list[str]:
+    """Layers of a kind by their numbers, which must count in one place.
+
+    Raises:
+        ValueError: for names that do not say an order.
+    """
+    places = sorted({re.sub(r"\d+", "#", name) for name in layers})
+    if len(places) > 1:
+        msg = f"layers of a kind are called {' and '.join(places)}: which is first? "
+        raise ValueError(f"{msg}Rename them, as 1, 2, …")
+    return sorted(layers, key=_numbers)
 
 
 def _numbers(name: str) -> list[int]:

@@ -523,3 +523,23 @@ def test_random_models_are_attacked_to_the_last_step(monkeypatch):
         run = ensembles.compiled(noisy, rand[:1], bounds=BOX, batch_sizes=(40,))
         seen.append(run(KEY, X, Y, 0.05).robust)
     np.testing.assert_array_equal(*seen)
+
+
+def test_another_number_of_classes_is_refused(key):
+    """With fewer classes there would be fewer targets, and a weaker attack."""
+    x, y = jnp.ones((4, 5)), jnp.arange(4)
+    w = jax.random.normal(key, (5, 4))
+    for make in (ensembles.standard, ensembles.plus, ensembles.strong):
+        for wrong in (3, 5):
+            attack = ensembles.compiled(
+                lambda x: x @ w, make(norms.linf, num_classes=wrong)
+            )
+            with pytest.raises(
+                ValueError, match="the model tells 4 apart: give num_cl"
+            ):
+                attack(key, x, y, 0.1)
+    attack = ensembles.compiled(
+        lambda x: {"logits": x @ w}, ensembles.standard(norms.linf, num_classes=4)
+    )
+    with pytest.raises(ValueError, match="returns a dict: make it return one array"):
+        attack(key, x, y, 0.1)

@@ -1068,6 +1068,8 @@ WRONG_ARRAYS = {
         "give pixels in [0, 1], for eps is in their units",
     ),
     "below 0": ({"x_test": lambda x: x / 255 - 0.5}, "x_test has entries from -0.5"),
+    "dark": ({"x_train": lambda x: x // 16}, "up to 15 only: uint8 is for 0 to 255"),
+    "divided twice": ({"x_test": lambda x: x / 255**2}, "up to 0.00"),
     "nan": ({"x_train": lambda x: x * np.nan}, "has entries from nan to nan"),
     "int64": ({"x_train": lambda x: x.astype(np.int64)}, "is of int64: give uint8"),
     "shapes": ({"x_test": lambda x: x[:, :4]}, "of x_test have shape (4, 4, 3), of x_"),

@@ -7,7 +7,17 @@ import numpy as np
 import optax
 import pytest
 
-from advjax import attacks, evaluate, fit, losses, models, norms, objectives, train
+from advjax import (
+    attacks,
+    evaluate,
+    fit,
+    losses,
+    models,
+    norms,
+    objectives,
+    train,
+    weights,
+)
 from advjax.types import Batch
 
 RNG = np.random.default_rng(0)
@@ -205,6 +215,34 @@ def test_a_trainer_is_compiled_once_and_gives_the_same_runs():
     chex.assert_trees_all_equal(again.best.params, _run().best.params)
     with pytest.raises(ValueError, match="eps"):
         trained(jax.random.split(KEY, 2), [0.1])
+
+
+def test_training_goes_on_from_a_network():
+    first = _run(num_epochs=2).last
+    fitted = _run(start=first, eps=0.0)
+    begin = train.restart(KEY, first.params, first.batch_stats, TX)
+    one_epoch = train.looped(train.make_step(OBJECTIVE, TX))
+    for epoch in range(4):
+        indices = train.epoch_indices(train.shuffle_key(begin, epoch), 24, 10)
+        begin, _ = one_epoch(begin, DATA, indices, jnp.float32(0.0))
+    chex.assert_trees_all_equal(fitted.last.params, begin.params)
+    wide = models.make("mlp", num_classes=2, hidden=(7,))
+    other = weights.Network(wide, *wide.init(KEY, X[:1]))
+    for wrong in (other, first.params):
+        with pytest.raises(ValueError, match="start is a"):
+            _run(start=wrong)
+
+
+def test_labels_and_images_that_do_not_fit_are_refused_before_training():
+    for name, wrong in (("data", Y + 1), ("data", Y - 1)):
+        with pytest.raises(ValueError, match=f"{name}.y has labels from"):
+            fit.run(KEY, MODEL, OBJECTIVE, TX, Batch(X, wrong), 0.1, **SIZE)
+    held = fit.Validation(Batch(X, Y + 1))
+    with pytest.raises(ValueError, match=r"validation\.data\.y has labels from 1 to 2"):
+        _run(validation=held)
+    narrow = fit.Validation(Batch(X[:, :3], Y))
+    with pytest.raises(ValueError, match=r"validation\.data\.x has examples of shape"):
+        _run(validation=narrow)
 
 
 def test_convolutions_are_dispatched_step_by_step_on_cpu():

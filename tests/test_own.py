@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from experiments import arrays, command
+from experiments import arrays, command, run
 
 NETWORKS = """
 import equinox as eqx
@@ -58,6 +58,24 @@ class Equinox(eqx.Module):
         return self.dense(x.reshape(-1))
 
 
+class WithIndex(eqx.Module):
+    dense: eqx.nn.Linear
+    idx: jax.Array
+
+    def __init__(self, num_classes, *, key):
+        self.dense = eqx.nn.Linear(64, num_classes, key=key)
+        self.idx = jax.numpy.arange(64)
+
+    def __call__(self, x):
+        return self.dense(x.reshape(-1)[self.idx])
+
+
+class Typo(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dens(3)(x)
+
+
 def plain(num_classes):
     init = lambda key, x: 0.1 * jax.random.normal(key, (64, num_classes))
     return models.from_function(init, lambda w, x: x.reshape(len(x), -1) @ w)
@@ -91,6 +109,8 @@ def written(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def here(written, monkeypatch):
+    # The backend of other tests has its devices already.
+    monkeypatch.setattr(run.devices, "prepare", lambda _: None)
     monkeypatch.chdir(written)
     return written
 
@@ -140,12 +160,12 @@ def test_other_data_under_the_same_name_are_refused(
     content = dict(np.load(here / "mine.npz"))
     np.savez(elsewhere / "mine.npz", **content)
     monkeypatch.chdir(elsewhere)
-    run = ["run", "training/digits", *SMALL, "--config.dataset=mine.npz"]
-    run += [f"--workdir={tmp_path}/run"]
-    assert command.main(run) == 0
+    words = ["run", "training/digits", *SMALL, "--config.dataset=mine.npz"]
+    words += [f"--workdir={tmp_path}/run"]
+    assert command.main(words) == 0
     content["y_test"] = content["y_test"][::-1]
     np.savez("mine.npz", **content)
-    assert "config.dataset_digest is" in _refused(capsys, *run)
+    assert "config.dataset_digest is" in _refused(capsys, *words)
     evaluate = ["evaluate", f"{tmp_path}/run", f"--workdir={tmp_path}/evaluated"]
     assert "config.dataset_digest = " in _refused(capsys, *evaluate)
     monkeypatch.chdir(tmp_path)
@@ -161,10 +181,10 @@ def test_any_prepared_images_are_trained_on(tmp_path, capsys):
     data_dir = [f"--config.data_dir={tmp_path}", "--config.dataset=garments"]
     _run(*data_dir, f"--workdir={tmp_path}/run")
     assert _values(tmp_path / "run").attrs["num_train"] == 40
-    run = ["run", "training/digits", *SMALL, *data_dir, f"--workdir={tmp_path}/run"]
+    words = ["run", "training/digits", *SMALL, *data_dir, f"--workdir={tmp_path}/run"]
     shard = next(folder.glob("garments-test*"))
     shard.write_bytes(shard.read_bytes()[::-1])
-    assert "config.dataset_digest is" in _refused(capsys, *run)
+    assert "config.dataset_digest is" in _refused(capsys, *words)
 
 
 @pytest.mark.parametrize("name", ["Linen", "Fixed", "Nnx", "Equinox", "plain"])
@@ -183,20 +203,49 @@ def test_own_networks_are_trained_and_evaluated(name, tmp_path, capsys):
     assert float(found["clean"][0]) == pytest.approx(float(best))
 
 
-def test_options_reach_networks_that_take_them(tmp_path, capsys):
-    run = ["run", "training/digits", *SMALL, "--config.dataset=mine.npz"]
-    wide = ["--config.model=nets:Linen", "--config.width=7"]
-    assert command.main([*run, *wide, f"--workdir={tmp_path}/run"]) == 0
-    fixed = ["--config.model=nets:Fixed", "--config.width=7"]
-    message = _refused(capsys, *run, *fixed)
-    assert "it has no option width; it takes none" in message
+def test_options_of_other_networks_are_refused(capsys):
+    words = ["run", "training/digits", *SMALL, "--config.dataset=mine.npz"]
+    for option in ("width=7", "hidden=(3,)", "activation=relu_softplus"):
+        own = ["--config.model=nets:Linen", f"--config.{option}"]
+        message = _refused(capsys, *words, *own)
+        assert "an own network has its own; give '--config." in message
     bfloat = ["--config.model=nets:Linen", "--config.dtype=bfloat16"]
-    assert "it has no option dtype" in _refused(capsys, *run, *bfloat)
+    assert "own networks compute as they" in _refused(capsys, *words, *bfloat)
+    grid = [
+        "run",
+        "transition/classifier_grid:digits,smoke",
+        "--config.dataset=mine.npz",
+    ]
+    grid += ["--config.model=nets:Linen", "--config.num_train=0"]
+    assert "'--config.hidden=()'" in _refused(capsys, *grid)
+
+
+def test_other_code_under_the_same_name_is_refused(tmp_path, monkeypatch, capsys):
+    """Its shapes are the same, and the function is not."""
+    monkeypatch.chdir(tmp_path)
+    code = NETWORKS.replace("class Linen", "class Edited")
+    (tmp_path / "edited.py").write_text(code)
+    chosen = ["--config.model=edited:Edited", f"--workdir={tmp_path}/run"]
+    words = ["run", "training/digits", *SMALL, "--config.num_train=40", *chosen]
+    assert command.main(words) == 0
+    (tmp_path / "edited.py").write_text(code.replace("nn.relu", "nn.tanh"))
+    assert "config.model_digest is" in _refused(capsys, *words)
+    evaluate = ["evaluate", f"{tmp_path}/run", "--config.model=edited:Edited"]
+    message = _refused(capsys, *evaluate, f"--workdir={tmp_path}/evaluated")
+    assert "config.model_digest = " in message
+
+
+def test_what_files_do_not_hold_is_refused_before_training(capsys):
+    words = ["run", "training/digits", *SMALL, "--config.model=nets:WithIndex"]
+    message = _refused(capsys, *words, "--workdir=nothing")
+    assert "idx is of int32: released files hold float32 alone" in message
+    typo = ["run", "training/digits", *SMALL, "--config.model=nets:Typo"]
+    assert "AttributeError: " in _refused(capsys, *typo, "--workdir=nothing")
 
 
 WRONG = {
-    "nets:Fixd": "nets has no did you mean Fixed?",
-    "nets:number": "nets has no choose from",
+    "nets:Fixd": "no Fixd in nets: did you mean Fixed?",
+    "nets:number": "no number in nets: choose from",
     "nowhere:Net": "and the environment have no module nowhere",
     "nets:": "give package.module:Name",
     "../nets:Net": "give package.module:Name",
@@ -207,21 +256,21 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_networks_are_one_line(name, capsys):
-    run = ["run", "training/digits", *SMALL, "--config.dataset=mine.npz"]
-    message = _refused(capsys, *run, f"--config.model={name}", "--workdir=nothing")
+    words = ["run", "training/digits", *SMALL, "--config.dataset=mine.npz"]
+    message = _refused(capsys, *words, f"--config.model={name}", "--workdir=nothing")
     assert f"config.model = {name!r}" in message
     assert WRONG[name] in message
 
 
 def test_too_few_outputs_are_one_line(capsys):
-    run = ["run", "training/digits", *SMALL, "--config.model=nets:Fixed"]
-    message = _refused(capsys, *run, "--workdir=nothing")
+    words = ["run", "training/digits", *SMALL, "--config.model=nets:Fixed"]
+    message = _refused(capsys, *words, "--workdir=nothing")
     assert "has shape (7, 3), and labels go up to 9: give [7, 10]" in message
 
 
 def test_modules_that_fail_are_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "broken.py").write_text("import nothing_of_this_name\n")
     monkeypatch.chdir(tmp_path)
-    run = ["run", "training/digits", *SMALL, "--config.model=broken:Net"]
-    message = _refused(capsys, *run)
+    words = ["run", "training/digits", *SMALL, "--config.model=broken:Net"]
+    message = _refused(capsys, *words)
     assert "ModuleNotFoundError: No module named 'nothing_of_this_name'" in message

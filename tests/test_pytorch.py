@@ -409,11 +409,19 @@ WRONG = {
     "an mlp": ("rice", {}, lambda _: NETWORKS["mlp"][1], "is missing, and"),
     "a layer less": (
         *("mlp", {}, _without("3.weight")),
-        "params/Dense_2/bias is missing: there are 2 weights with 2 axes",
+        "params/Dense_2/bias is missing: there are 2 layers of its kind",
     ),
     "no numbers": (
         *("mlp", {}, lambda a: {k.replace("11", "out"): v for k, v in a.items()}),
-        "out: the names of layers do not say their order",
+        "layers of a kind are called # and out: which is first?",
+    ),
+    "two places": (
+        *("mlp", {}, lambda a: {k.replace("11", "head.0"): v for k, v in a.items()}),
+        "layers of a kind are called # and head.#: which is first?",
+    ),
+    "no names": (
+        *("mlp", {"hidden": ()}, lambda a: {"w.weight": a["1.weight"]}),
+        "w: the names of layers do not say their order",
     ),
 }
 

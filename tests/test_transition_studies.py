@@ -500,6 +500,16 @@ BAD = {
         ["--config.grid=GRID", "--config.curve=bezir"],
         "did you mean bezier?",
     ),
+    "more seeds than keys": (
+        "sequential",
+        ["--config.grid=GRID", "--config.num_first=9"],
+        "config.num_first = 9: choose at most num_keys, 5",
+    ),
+    "no width of the grid": (
+        "sequential",
+        ["--config.grid=GRID", "--config.width=0."],
+        "not all seeds of the grid cross",
+    ),
     "one grid to compare": ("comparison", ["--config.grids=('a',)"], "at least 2"),
     "a radius of zero": (
         "fine_tuning",

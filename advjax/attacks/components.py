@@ -35,6 +35,7 @@ class Component:
         num_repeats: restarts, or targets.
         num_draws: of a random model, ``(key, x) -> logits``, over which each gradient
             is averaged; 0 for a model that is a function of ``x``.
+        num_classes: of the models that it is for; 0 for any.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Component:
     loss: Loss = losses.cross_entropy
     num_repeats: int = 1
     num_draws: int = 0
+    num_classes: int = 0
 
     def drawn(self, predict: Callable, key: Key) -> Predict:
         """The model, or one draw of a random one."""

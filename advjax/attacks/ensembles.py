@@ -69,7 +69,8 @@ def standard(
     is_l1 = norm is norms.l1
     aim = losses.targeted_dlr if num_classes > 3 else losses.targeted_margin
     apgd, apgd_t = partial(_apgd, project=project), partial(_apgd_t, project=project)
-    return (
+    return _of_classes(
+        num_classes,
         apgd("apgd-ce", norm, losses.cross_entropy, 5 if is_l1 else 1),
         apgd_t("apgd-t", norm, aim, min(num_targets, 5) if is_l1 else num_targets),
         Component("fab-t", boundary.fab_search(norm), num_repeats=num_targets),
@@ -89,7 +90,8 @@ def plus(
     dlr = losses.dlr if num_classes > 2 else losses.margin
     aim = losses.targeted_dlr if num_classes > 3 else losses.targeted_margin
     apgd, apgd_t = partial(_apgd, project=project), partial(_apgd_t, project=project)
-    return (
+    return _of_classes(
+        num_classes,
         apgd("apgd-ce", norm, losses.cross_entropy, 5),
         apgd("apgd-dlr", norm, dlr, 5),
         Component("fab-t", boundary.fab_search(norm), num_repeats=num_targets),
@@ -116,7 +118,8 @@ def rand(norm: Norm, *, num_classes: int, num_draws: int = 20) -> tuple[Componen
         _apgd("apgd-ce", norm, losses.cross_entropy, project="exact"),
         _apgd("apgd-dlr", norm, dlr, project="exact"),
     )
-    return tuple(dataclasses.replace(each, num_draws=num_draws) for each in found)
+    made = _of_classes(num_classes, *found)
+    return tuple(dataclasses.replace(each, num_draws=num_draws) for each in made)
 
 
 def strong(norm: Norm, *, num_classes: int) -> tuple[Component, ...]:
@@ -130,12 +133,18 @@ def strong(norm: Norm, *, num_classes: int) -> tuple[Component, ...]:
     aim = losses.targeted_dlr if num_classes > 3 else losses.targeted_margin
     probability = losses.targeted_probability_margin
     few = partial(min, num_targets)
-    return (
+    return _of_classes(
+        num_classes,
         _apgd_t("apgd-t dlr", norm, aim, num_targets, project="exact"),
         _apgd_t("apgd-t p", norm, probability, few(6), project="exact"),
         Component("fab-t", boundary.fab_search(norm), num_repeats=few(3)),
         Component("square", squares.square_search(norm)),
     )
+
+
+def _of_classes(num_classes: int, *made: Component) -> tuple[Component, ...]:
+    """Components that say how many classes they are for, whose models are checked."""
+    return tuple(dataclasses.replace(each, num_classes=num_classes) for each in made)
 
 
 def _num_targets(num_classes: int) -> int:

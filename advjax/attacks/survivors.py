@@ -195,7 +195,9 @@ class Ensemble:
         data = Part(keys, jnp.asarray(x), jnp.asarray(y), eps, jnp.zeros(n, jnp.int32))
         drawn = self.components[0].drawn(self._predict, keys[0])
         output = jax.eval_shape(drawn, data.x)
+        output = arguments.output(output)
         criteria.correct(jnp.zeros(output.shape, output.dtype), data.y)  # raises
+        self._check_classes(output.shape)
         if not self._programs:
             x, given = data.x[:1], (self._predict, self._bounds)
             self._sizes = self._sizes or _sizes(drawn, x)
@@ -210,6 +212,19 @@ class Ensemble:
         for i in range(len(self.components))[len(found.rows) : last]:
             found = self._run(i, found, data, watch)
         return found
+
+    def _check_classes(self, shape: tuple[int, ...]) -> None:
+        """Raises ValueError for another number of classes than the model's."""
+        k = shape[1] if len(shape) == 2 else 2
+        for each in self.components:
+            if each.num_classes not in (0, k) and (len(shape), each.num_classes) != (
+                1,
+                1,
+            ):
+                msg = (
+                    f"num_classes = {each.num_classes}, and the model tells {k} apart: "
+                )
+                raise ValueError(f"{msg}give num_classes={k}")
 
     def _check(self, start: Found | None, last: int, data: Part) -> None:
         """Refuses a start of other components, data or labels, and a wrong number.

@@ -8,7 +8,6 @@ Nothing in it is unpickled.
 
 import os
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,7 @@ def _read(path: Path, taken: Callable[[Any], Any]) -> Any:
     except FileNotFoundError as error:
         msg = f"data set {str(path)!r}: there is no such file"
         raise DataError(msg) from error
-    except (OSError, ValueError, MemoryError, zlib.error, zipfile.BadZipFile) as error:
+    except Exception as error:  # whatever zip files and NumPy raise
         msg = f"data set {str(path)!r}: {line(error)}"
         raise DataError(msg) from error
 
@@ -95,6 +94,8 @@ def _images(arrays: Any, name: str) -> np.ndarray:
     is_first = x.shape[1] in (1, 3) and x.shape[3] > 4
     require(not is_first, f"{wanted}, such as {name}.transpose(0, 2, 3, 1)")
     if x.dtype == np.uint8:
+        small = f"{name} has entries up to {x.max()} only: uint8 is for 0 to 255; give "
+        require(x.max() > _DARKEST, f"{small}numbers in [0, 1]")
         return x
     is_float = np.issubdtype(x.dtype, np.floating)
     require(is_float, f"{name} is of {x.dtype}: give uint8, or numbers in [0, 1]")
@@ -104,7 +105,12 @@ def _images(arrays: Any, name: str) -> np.ndarray:
         f"{name} has entries from {low:.4g} to {high:.4g}: give pixels in [0, 1], for "
         "eps is in their units; networks can normalise them",
     )
+    require(high > _DARKEST / 255, f"{name} has entries up to {high:.3g} only, of 1")
     return x.astype(np.float32)
+
+
+_DARKEST = 16
+"""Of 255: images whose brightest pixel is not above have another unit."""
 
 
 def _labels(arrays: Any, name: str) -> np.ndarray:

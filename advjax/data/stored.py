@@ -56,6 +56,7 @@ def load(name: str, *, split: str, data_dir: str | os.PathLike | None = None) ->
             data set, with its name or the row. Folders that nobody vouches for are
             read as data: nothing that they name is imported.
     """
+    name = str(name)
     _check(name, data_dir)
     _choose("split", split, ["train", "test"])
     if name.endswith(npz.SUFFIX):

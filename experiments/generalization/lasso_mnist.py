@@ -446,7 +446,7 @@ STUDY = Study(
     {
         **some(
             recipe.FIELDS,
-            *("seed", "data_dir", "num_test", "subset_seed"),
+            *("seed", "data_dir", "num_test", "subset_seed", "dataset_digest"),
             dataset="mnist",
         ),
         "classes": counts((0, 1), "classes to keep, at least two", least=0, length=2),

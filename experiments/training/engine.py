@@ -6,7 +6,7 @@ dispatched is decided in ``train.dispatched``, over which devices in ``devices``
 
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -243,18 +243,22 @@ class Engine:
         model = self.training.model
 
         def output(key):
-            return model.apply(*model.init(key, x), x, train=True, key=key)[0]
+            network = model.init(key, x)
+            return model.apply(*network, x, train=True, key=key)[0], network
 
         try:
-            found = jax.eval_shape(output, self._key_run).shape
+            found, network = jax.eval_shape(output, self._key_run)
+            found = found.shape
+            _check_kinds(network)
             labels = [
                 np.asarray(part.y) for part in (self.training.train, self.training.test)
             ]
             _check_output(found, np.concatenate(labels))
-        except (ValueError, ZeroDivisionError, TypeError) as error:
+        except Exception as error:  # of whoever wrote the network
             name = self.training.about.get("config", {}).get("model", "the network")
             msg = f"config.model = {name!r} cannot train on batches of shape {x.shape}"
-            reason = " ".join(str(error).split())
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            reason = kind + " ".join(str(error).split())[:300]
             raise checks.ConfigError(f"{msg}: {reason}") from error
 
     def _create(self, seed: Array) -> TrainState:
@@ -336,6 +340,15 @@ class Engine:
 
     def _name(self, i: int, *_) -> str:
         return f"eps = {self.eps[i]:g}, seed {self.seeds[i]}"
+
+
+def _check_kinds(network: Any) -> None:
+    """Raises ValueError for what released files do not hold."""
+    for place, leaf in jax.tree_util.tree_flatten_with_path(network)[0]:
+        if leaf.dtype != jnp.float32:
+            name = jax.tree_util.keystr(place, simple=True, separator="/")
+            msg = f"{name} is of {leaf.dtype}: released files hold float32 alone"
+            raise ValueError(msg)
 
 
 def _check_output(shape: tuple[int, ...], y: np.ndarray) -> None:

@@ -24,12 +24,24 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from advjax import models
 from advjax.types import Model
-from experiments import checks
+from experiments import checks, files
 
 
 def is_own(name: str) -> bool:
     """Whether a name is of this kind, and not one of ``advjax.models``."""
     return ":" in name
+
+
+def digest(name: str) -> str:
+    """The digest of the file that a network is written in; runs its code.
+
+    Raises:
+        ConfigError: for what is no network, or has no file.
+    """
+    try:
+        return files.digest(Path(inspect.getfile(_found(name))))[:12]
+    except (TypeError, OSError) as error:
+        raise _wrong(name, f"its code is in no file: {error}") from error
 
 
 def model(name: str, num_classes: int, options: Mapping[str, Any]) -> Model:
@@ -48,7 +60,7 @@ def model(name: str, num_classes: int, options: Mapping[str, Any]) -> Model:
     for option in options:
         if option not in taken:
             choices = ", ".join(sorted(taken)) or "none"
-            raise _wrong(name, f"it has no option {option}; it takes {choices}")
+            raise _wrong(name, f"it has no option {option}, it takes {choices}")
     given = dict(options)
     if "num_classes" in taken:
         given["num_classes"] = num_classes
@@ -129,7 +141,9 @@ def _found(name: str) -> Callable[..., Any]:
     found = getattr(there, attribute, None)
     if not callable(found):
         kinds = [each for each in vars(there) if callable(getattr(there, each))]
-        raise _wrong(name, f"{module} has no {checks.choose(attribute, kinds)}")
+        raise _wrong(
+            name, f"no {attribute} in {module}: {checks.choose(attribute, kinds)}"
+        )
     return found
 
 

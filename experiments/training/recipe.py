@@ -7,6 +7,7 @@ that the engine takes.
 import hashlib
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -78,6 +79,11 @@ def dataset_digest(config: ConfigDict) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
+def model_digest(config: ConfigDict) -> str:
+    """The digest of the file that an own network is in; empty for others."""
+    return own.digest(config.model) if own.is_own(config.model) else ""
+
+
 FIELDS: dict[str, Field] = {
     "dataset": text(
         "digits",
@@ -102,6 +108,7 @@ FIELDS: dict[str, Field] = {
     "model": text(
         "mlp", "network in advjax.models, or package.module:Name for an own one"
     ),
+    "model_digest": digest("the file of an own network", model_digest),
     "width": count(0, "width of the network; its own if 0", least=0),
     "hidden": counts(
         (),
@@ -259,6 +266,12 @@ def restored(stored: Mapping[str, Any], model: str = "") -> ConfigDict:
     if model and model != config.model:
         msg = f"config.model = {model!r}: the networks are of {config.model!r}"
         raise checks.ConfigError(msg)
+    if config.dataset.endswith(".npz"):
+        if not config.dataset_digest:
+            msg = f"config.dataset = {config.dataset!r}: it has no digest"
+            raise checks.ConfigError(checks.printable(msg))
+        # Where it is, the user says, by data_dir or the working directory.
+        config.dataset = Path(config.dataset).name
     if own.is_own(config.model) and model != config.model:
         msg = f"the networks are of {config.model!r}, whose code would run: if that is "
         msg += f"yours, give --config.model={config.model}"
@@ -279,6 +292,7 @@ def check(config: ConfigDict) -> None:
         msg = f"config.classes = {config.classes!r}: give a tuple of at least 2 values"
         raise checks.ConfigError(msg)
     _validate_dataset(config)
+    _validate_radii(config)
     _validate_schedule(config)
     _validate_surrogate(config)
     _validate_objective(config)
@@ -294,6 +308,13 @@ def _validate_dataset(config: ConfigDict) -> None:
             f"{checks.choose(config.dataset, DATASETS)}, one that TFDS has prepared, "
             "or a .npz file"
         ) from None
+
+
+def _validate_radii(config: ConfigDict) -> None:
+    """A radius of 1 in linf is any image; pixels are in [0, 1]."""
+    if config.norm == "linf" and max(config.eps) >= 1:
+        wide = f"config.eps = {config.eps!r}: pixels are in [0, 1]; give 8/255 for 8"
+        raise checks.ConfigError(wide)
 
 
 def _validate_surrogate(config: ConfigDict) -> None:
@@ -392,10 +413,19 @@ def network(config: ConfigDict, **options) -> Model:
     """
     if not own.is_own(config.model):
         return models.from_linen(module(config, **options))
-    given = _options(config)
+    for name, value in {"hidden": (), "width": 0, "activation": "relu"}.items():
+        if config[name] != value:
+            msg = f"config.{name} = {config[name]!r}: an own network has its own; give "
+            raise checks.ConfigError(f"{msg}'--config.{name}={value}'")
     if config.dtype != "float32":
-        given["dtype"] = DTYPES[config.dtype]
-    return own.model(config.model, num_classes(config), given | options)
+        msg = (
+            f"config.dtype = {config.dtype!r}: own networks compute as they are written"
+        )
+        raise checks.ConfigError(msg)
+    if config.get("model_digest"):
+        fill(ConfigDict(config), "model_digest", model_digest(config))
+    options.pop("dtype", None)
+    return own.model(config.model, num_classes(config), options)
 
 
 def module(config: ConfigDict, **options) -> nn.Module:
@@ -410,19 +440,14 @@ def module(config: ConfigDict, **options) -> nn.Module:
     """
     given = dict(models.NORMALISATION.get(config.dataset, {}))
     given["dtype"] = DTYPES[config.dtype]
-    given |= _options(config) | options
+    given |= {name: config[name] for name in ("width", "hidden") if config[name]}
+    if config.activation != "relu":
+        given["activation"] = ACTIVATIONS[config.activation]
+    given |= options
     try:
         return models.module(config.model, num_classes=num_classes(config), **given)
     except ValueError as error:
         raise checks.ConfigError(f"config.model = {config.model!r}: {error}") from None
-
-
-def _options(config: ConfigDict) -> dict[str, Any]:
-    """Options of the network that the configuration changes."""
-    options = {name: config[name] for name in ("width", "hidden") if config[name]}
-    if config.activation != "relu":
-        options["activation"] = ACTIVATIONS[config.activation]
-    return options
 
 
 def prepare(config: ConfigDict) -> Callable[[Key, Array], Array]:

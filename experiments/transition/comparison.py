@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from experiments import figures, findings
-from experiments.fields import Field, number
+from experiments import figures, findings, finished
+from experiments.fields import Field, number, some
 from experiments.intervals import Interval, welch
 from experiments.study import Config, Setup, Study
 from experiments.transition.classifier_grid import published_eps_star
@@ -193,6 +193,7 @@ def _at_least_two(paths: Any) -> str | None:
 STUDY = Study(
     "transition.comparison",
     {
+        **some(finished.FIELDS, "model"),
         "grids": Field((), GRIDS.fields("grids")["grids"].meaning, _at_least_two),
         "confidence": number(
             0.95, "confidence of the intervals, at most 1", above=0, most=1

@@ -24,7 +24,7 @@ import xarray as xr
 
 from advjax import critical, data, fit
 from advjax.types import Batch, Key
-from experiments import arrays, figures, findings, finished, intervals
+from experiments import arrays, checks, figures, findings, finished, intervals
 from experiments.fields import count, number, seed
 from experiments.study import Config, Setup, Study
 from experiments.training.parts import Training
@@ -289,6 +289,31 @@ def _figure(config: Config, values: xr.Dataset) -> Any:
     return figure
 
 
+def _check(config: Config, inputs: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a grid whose training ``fit`` does not have."""
+    if config.num_first > config.num_keys:
+        msg = f"config.num_first = {config.num_first}: choose at most num_keys, "
+        raise checks.ConfigError(f"{msg}{config.num_keys}")
+    grid = inputs["grid"]
+    for name, wrong in (
+        ("objective", grid.config.objective == "free"),
+        ("init_from", grid.config.init_from),
+        ("xi_follows_rate", grid.config.xi and grid.config.xi_follows_rate),
+        ("eps_warmup_epochs", grid.config.eps_warmup_epochs % 1),
+    ):
+        if wrong:
+            msg = f"config.grid: it was trained with {name} = {grid.config[name]!r}, "
+            raise checks.ConfigError(f"{msg}which is not tried in turn")
+    if not config.width and not np.isfinite(grid.reading["eps_star"].values).all():
+        msg = (
+            "config.width = 0: not all seeds of the grid cross, which leave no width; "
+        )
+        raise checks.ConfigError(f"{msg}give one")
+    if not config.width and grid.config.num_seeds < 2:
+        msg = "config.width = 0: the grid has one seed, which leaves no width; give one"
+        raise checks.ConfigError(msg)
+
+
 STUDY = Study(
     "transition.sequential",
     {
@@ -305,6 +330,7 @@ STUDY = Study(
         {"full": {}, "smoke": {"num_keys": 5, "num_first": 5, "width": 0.05}},
     ),
     needs={"grid": GRID},
+    check=_check,
     cases=_rounds,
     measure=_measured,
     values=_values,
