@@ -81,7 +81,9 @@ def dataset_digest(config: ConfigDict) -> str:
 
 def model_digest(config: ConfigDict) -> str:
     """The digest of the file that an own network is in; empty for others."""
-    return own.digest(config.model) if own.is_own(config.model) else ""
+    # Studies of several networks name them in another field.
+    name = config.get("model", "")
+    return own.digest(name) if own.is_own(name) else ""
 
 
 FIELDS: dict[str, Field] = {
@@ -447,7 +449,9 @@ def module(config: ConfigDict, **options) -> nn.Module:
     try:
         return models.module(config.model, num_classes=num_classes(config), **given)
     except ValueError as error:
-        raise checks.ConfigError(f"config.model = {config.model!r}: {error}") from None
+        hint = "; or yours as module:Name, with a colon" if "." in config.model else ""
+        msg = f"config.model = {config.model!r}: {error}{hint}"
+        raise checks.ConfigError(msg) from None
 
 
 def prepare(config: ConfigDict) -> Callable[[Key, Array], Array]:
