@@ -185,7 +185,7 @@ def trainer(
     first = jnp.asarray(data.x[:1])
     one_epoch = train.dispatched(step, _mode(mode, model, first))
     tested = _tests(model, validation)
-    create = jax.jit(_creation(model, tx, first, start))
+    create = _creation(model, tx, first, start)
     _check_outputs(model, data, validation)
     n = len(data.y)
 
@@ -232,7 +232,7 @@ def _creation(
         ValueError: for a network of another architecture.
     """
     if start is None:
-        return lambda key: train.create(key, model, tx, x)
+        return jax.jit(lambda key: train.create(key, model, tx, x))
     if not isinstance(start, Network):
         msg = f"start is a {type(start).__name__}: give weights.Network"
         raise ValueError(msg)
@@ -245,7 +245,9 @@ def _creation(
     if not jax.tree.all(fits):
         msg = "start is a network of another architecture than model"
         raise ValueError(msg)
-    return lambda key: train.restart(key, *trees, tx)
+    # As arguments, since large constants are slow to compile.
+    restarted = jax.jit(lambda w, stats, key: train.restart(key, w, stats, tx))
+    return partial(restarted, start.params, start.batch_stats)
 
 
 def _check_outputs(model: Model, data: Batch, validation: Validation | None) -> None:
@@ -301,7 +303,7 @@ def _data(name: str, data: Any) -> Batch:
     x, y = (each if hasattr(each, "dtype") else np.asarray(each) for each in data)
     arguments.equal_lengths(**{f"{name}.x": x, f"{name}.y": y})
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        msg = f"{name}.x is of {x.dtype}: give floating-point numbers, such as x / 255"
+        msg = f"{name}.x is of {x.dtype}: give numbers, such as data.as_float(x)"
         raise ValueError(msg)
     return Batch(x, y)
 

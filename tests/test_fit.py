@@ -167,7 +167,7 @@ def test_gradients_that_vanish_are_said():
 
 
 def test_wrong_arguments_are_refused():
-    with pytest.raises(ValueError, match=r"uint8: give floating"):
+    with pytest.raises(ValueError, match=r"uint8: give numbers"):
         _run(validation=fit.Validation(Batch((255 * X).astype(np.uint8), Y)))
     with pytest.raises(ValueError, match="give one radius, or fit"):
         _run(eps=[0.1, 0.2])
