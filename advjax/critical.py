@@ -396,8 +396,9 @@ def _enclosed(
 
     A convex one is below its chord between ``within``, where that crosses at
     ``eps_star``, and above the lines through the two points on either side; a concave
-    one the other way round. Where the lines say both, the crossing is between them.
-    Radii and crossings are of single precision, whose rounding is added.
+    one the other way round. The farther line of two counts, since one may reach to
+    where the curve bends the other way. Radii and crossings are of single precision,
+    whose rounding is added.
     """
     low, high = within
     last = int(np.searchsorted(eps, low))
@@ -412,7 +413,7 @@ def _enclosed(
     below = [each for each in lines if each < eps_star]
     if not lines:
         return within
-    first, second = max(below, default=eps_star), min(above, default=eps_star)
+    first, second = min(below, default=eps_star), max(above, default=eps_star)
     rounding = 2 * float(np.spacing(np.float32(high)))
     return first - rounding, second + rounding
 

@@ -193,13 +193,7 @@ def trainer(
         return Network(model, *_row(trees, i))
 
     def trained(keys, eps):
-        radii = jnp.asarray(eps, jnp.float32)
-        if not arguments.equal_lengths(keys=keys, eps=radii):
-            msg = "keys and eps are empty: give one of each for every run"
-            raise ValueError(msg)
-        if not bool(jnp.all(jnp.isfinite(radii) & (radii >= 0))):
-            msg = f"eps = {eps}: give finite radii of at least 0"
-            raise ValueError(msg)
+        radii = _radii(keys, eps)
         states = [create(key) for key in keys]
         state, best = _stacked(states), [_Best(np.inf, 0, None) for _ in states]
         curves: list[dict[str, np.ndarray]] = []
@@ -221,6 +215,18 @@ def trainer(
         ]
 
     return trained
+
+
+def _radii(keys: Key, eps: Array | np.ndarray | Sequence[float]) -> Array:
+    """``eps[r]``, one for each key."""
+    radii = jnp.asarray(eps, jnp.float32)
+    if not arguments.equal_lengths(keys=keys, eps=radii):
+        msg = "keys and eps are empty: give one of each for every run"
+        raise ValueError(msg)
+    if not bool(jnp.all(jnp.isfinite(radii) & (radii >= 0))):
+        msg = f"eps = {eps}: give finite radii of at least 0"
+        raise ValueError(msg)
+    return radii
 
 
 def _creation(
@@ -255,14 +261,13 @@ def _check_outputs(model: Model, data: Batch, validation: Validation | None) -> 
     parts = {"data": data}
     if validation is not None:
         parts["validation.data"] = _data("validation.data", validation.data)
+    wanted = np.shape(data.x)[1:]
     for name, part in parts.items():
         shape = np.shape(part.x)[1:]
-        if shape != np.shape(data.x)[1:]:
-            msg = (
-                f"{name}.x has examples of shape {shape}, data.x {np.shape(data.x)[1:]}"
-            )
+        if shape != wanted:
+            msg = f"{name}.x has examples of shape {shape}, data.x {wanted}"
             raise ValueError(msg)
-    x = jax.ShapeDtypeStruct((1, *np.shape(data.x)[1:]), data.x.dtype)
+    x = jax.ShapeDtypeStruct((1, *wanted), data.x.dtype)
     key = jax.random.key(0)
     output = jax.eval_shape(lambda x: model.predict(*model.init(key, x), x), x)
     for name, part in parts.items():

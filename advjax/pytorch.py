@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax import models
-from advjax.types import Array, Model, Params
+from advjax import models, weights
+from advjax.types import Array, Params
 from advjax.weights import Network
 
 __all__ = ["load", "state_dict"]
@@ -64,7 +64,8 @@ def load(
             form that is another one; and for other outputs than expected.
     """
     given = _arrays(source)
-    ours = _shapes(module, x)
+    like = _like(module, x)
+    ours = _shapes(like)
     placed = _placed(ours, {name: array.shape for name, array in given.items()}, module)
     _check_rest(given, placed.values(), module)
     leaves = []
@@ -75,9 +76,8 @@ def load(
             msg = f"{there}, and {'/'.join(place)} has {ours[place]}"
             raise ValueError(msg)
         leaves.append(_own(name, array))
-    model = models.from_linen(module)
-    trees = jax.tree.unflatten(jax.tree.structure(_like(model, x)), leaves)
-    network = Network(model, trees["params"], trees["batch_stats"])
+    trees = jax.tree.unflatten(jax.tree.structure(_parts(like)), leaves)
+    network = Network(like.model, trees["params"], trees["batch_stats"])
     if expected is not None:
         _check_output(network, *expected)
     return network
@@ -102,10 +102,10 @@ def state_dict(
         ValueError: as ``load``.
     """
     like = {name: np.asarray(array) for name, array in like.items()}
-    ours = _shapes(module, x)
+    ours = _shapes(_like(module, x))
     placed = _placed(ours, {name: array.shape for name, array in like.items()}, module)
     _check_rest(like, placed.values(), module)
-    flat = _flat(_parts(network.params, network.batch_stats))
+    flat = _flat(network)
     found = dict(like)
     for place, name in placed.items():
         array = _to_torch(place, np.asarray(flat[place]), _sides(place, ours, x))
@@ -141,32 +141,37 @@ def _arrays(source: Any) -> dict[str, np.ndarray]:
         raise ValueError(msg) from None
 
 
-def _shapes(module: Any, x: Array) -> dict[_Place, tuple[int, ...]]:
-    """Of all our arrays."""
-    like = _flat(_like(models.from_linen(module), x))
-    return {place: leaf.shape for place, leaf in like.items()}
+def _like(module: Any, x: Array) -> Network:
+    """The network with shapes for its arrays."""
+    model = models.from_linen(module)
+    like = jax.eval_shape(model.init, jax.random.key(0), jnp.asarray(x))
+    return Network(model, *like)
 
 
-def _like(model: Model, x: Array) -> dict[str, Params]:
-    return _parts(*jax.eval_shape(model.init, jax.random.key(0), jnp.asarray(x)))
+def _parts(network: Network) -> dict[str, Params]:
+    return {"params": network.params, "batch_stats": network.batch_stats}
 
 
-def _parts(params: Params, batch_stats: Params) -> dict[str, Params]:
-    return {"params": params, "batch_stats": batch_stats}
-
-
-def _flat(trees: dict[str, Params]) -> dict[_Place, Any]:
+def _flat(network: Network) -> dict[_Place, Any]:
     """Leaves by their places, in the order of the trees."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(trees)
-    return {tuple(key.key for key in path): leaf for path, leaf in leaves}
+    leaves = weights.named(_parts(network))
+    return {tuple(name.split("/")): leaf for name, leaf in leaves.items()}
+
+
+def _shapes(network: Network) -> dict[_Place, tuple[int, ...]]:
+    return {place: leaf.shape for place, leaf in _flat(network).items()}
 
 
 def _own(name: str, array: np.ndarray) -> Array:
+    """An array of at least single precision."""
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        msg = f"{name} is of {array.dtype}: quantised weights are not read"
+        raise ValueError(msg)
+    if array.dtype.itemsize < 4:
+        array = array.astype(np.float32)
     if not np.isfinite(array).all():
         msg = f"{name} has entries that are not finite"
         raise ValueError(msg)
-    if array.dtype == np.float16:
-        array = array.astype(np.float32)
     if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
         msg = f"{name} is of {array.dtype}: set jax_enable_x64 to read it as it is"
         raise ValueError(msg)
@@ -187,68 +192,65 @@ class _Family(NamedTuple):
         forms: of our architecture; any if empty.
     """
 
-    top: tuple[str, str, str]
+    top: tuple[str, ...]
     block: str
     convs: tuple[str, ...]
     norms: tuple[str, ...]
     forms: tuple[str, ...] = ()
 
 
+def _families(*rows: tuple[str, str, str, str, str]) -> list[_Family]:
+    """From names and forms in one string each."""
+    return [
+        _Family(tuple(top.split()), block, *(tuple(each.split()) for each in others))
+        for top, block, *others in rows
+    ]
+
+
 _LAYER = "layer{from_1}.{i}"
-_TOPS = ("conv1", "bn1", "linear"), ("conv1", "bn1", "fc")
-_SHORTCUTS = "shortcut", "downsample"
-_OURS = ("rice", "plain", "wong", "trades")
-_FAMILIES: dict[str, list[_Family]] = {
-    "PreActBlock": [
-        _Family(
-            top=("conv1", "bn", "linear"),
-            block=_LAYER,
-            convs=("conv1", "conv2", "shortcut.0"),
-            norms=("bn1", "bn2"),
-            forms=_OURS,
-        ),
-        _Family(
-            top=("conv1", "bn1", "fc"),
-            block="block{from_1}.layer.{i}",
-            convs=("conv1", "conv2", "convShortcut"),
-            norms=("bn1", "bn2"),
-            forms=_OURS,
-        ),
-        _Family(
-            top=("conv_2d", "batchnorm", "logits"),
-            block="layer_{from_0}.{i}",
-            convs=("conv_2d_1", "conv_2d_2", "shortcut"),
-            norms=("batchnorm_0", "batchnorm_1"),
-            forms=("deepmind",),
-        ),
-        _Family(
-            top=("init_conv", "batchnorm", "logits"),
-            block="layer.{from_0}.block.{i}",
-            convs=("conv_0", "conv_1", "shortcut"),
-            norms=("batchnorm_0", "batchnorm_1"),
-            forms=("deepmind",),
-        ),
-    ],
-    "BasicBlock": [
-        _Family(
-            top, _LAYER, ("conv1", "conv2", f"{short}.0"), ("bn1", "bn2", f"{short}.1")
+_OURS = "rice plain wong trades"
+
+
+def _resnets(convs: str, norms: str) -> list[_Family]:
+    """Of RobustBench, of torchvision, and of what mixes them."""
+    return _families(
+        *(
+            (
+                f"conv1 bn1 {head}",
+                _LAYER,
+                f"{convs} {short}.0",
+                f"{norms} {short}.1",
+                "",
+            )
+            for head in ("linear", "fc")
+            for short in ("shortcut", "downsample")
         )
-        for top in _TOPS
-        for short in _SHORTCUTS
-    ],
-    "Bottleneck": [
-        _Family(
-            top,
-            _LAYER,
-            ("conv1", "conv2", "conv3", f"{short}.0"),
-            ("bn1", "bn2", "bn3", f"{short}.1"),
-        )
-        for top in _TOPS
-        for short in _SHORTCUTS
-    ],
+    )
+
+
+_FAMILIES = {
+    "PreActBlock": _families(
+        # Rice et al., Wong et al. and RobustBench
+        ("conv1 bn linear", _LAYER, "conv1 conv2 shortcut.0", "bn1 bn2", _OURS),
+        # Zhang et al. and RobustBench
+        (
+            *("conv1 bn1 fc", "block{from_1}.layer.{i}"),
+            *("conv1 conv2 convShortcut", "bn1 bn2", _OURS),
+        ),
+        # Gowal et al.
+        (
+            *("conv_2d batchnorm logits", "layer_{from_0}.{i}"),
+            *("conv_2d_1 conv_2d_2 shortcut", "batchnorm_0 batchnorm_1", "deepmind"),
+        ),
+        (
+            *("init_conv batchnorm logits", "layer.{from_0}.block.{i}"),
+            *("conv_0 conv_1 shortcut", "batchnorm_0 batchnorm_1", "deepmind"),
+        ),
+    ),
+    "BasicBlock": _resnets("conv1 conv2", "bn1 bn2"),
+    "Bottleneck": _resnets("conv1 conv2 conv3", "bn1 bn2 bn3"),
 }
-"""By our blocks: of Rice et al., Wong et al. and RobustBench, of Zhang et al., of Gowal
-et al., and of RobustBench and torchvision."""
+"""By the name of our blocks."""
 
 _LEAVES = {
     "kernel": "weight",
@@ -321,11 +323,7 @@ def _numbered(
     ours: list[_Place], theirs: Mapping[str, tuple[int, ...]]
 ) -> dict[_Place, str]:
     """Layers of each kind in the order of their numbers."""
-    layers = {kind: _layers(axes, theirs) for kind, axes in _AXES.items()}
-    norms = [
-        each.removesuffix(".running_mean") for each in theirs if _MEAN.search(each)
-    ]
-    layers["BatchNorm"] = _in_order(norms)
+    layers = {kind: _layers(*of_kind, theirs) for kind, of_kind in _KINDS.items()}
     placed: dict[_Place, str] = {}
     for place in ours:
         kind, _, number = place[1].partition("_")
@@ -344,17 +342,20 @@ def _numbered(
     return placed
 
 
-_AXES = {"Conv": 4, "Dense": 2}
-"""Of the weights of layers."""
-_MEAN = re.compile(r"\.running_mean$")
+_KINDS = {
+    "Conv": (".weight", 4),
+    "Dense": (".weight", 2),
+    "BatchNorm": (".running_mean", 1),
+}
+"""Of layers: the end of a name that each has, and the axes of what is there."""
 
 
-def _layers(axes: int, theirs: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Names of layers whose weights have so many axes, in order."""
+def _layers(end: str, axes: int, theirs: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Names of the layers of a kind, in order."""
     found = [
-        name.removesuffix(".weight")
+        name.removesuffix(end)
         for name, shape in theirs.items()
-        if name.endswith(".weight") and len(shape) == axes
+        if name.endswith(end) and len(shape) == axes
     ]
     return _in_order(found)
 

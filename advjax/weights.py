@@ -25,7 +25,7 @@ import numpy as np
 from advjax import arguments
 from advjax.types import Array, Model, Params
 
-__all__ = ["Network", "about", "digest", "load", "save"]
+__all__ = ["Network", "about", "digest", "load", "named", "save"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +71,10 @@ def save(
     if not isinstance(network, Network):
         msg = f"network is a {type(network).__name__}: give weights.Network"
         raise ValueError(msg)
-    if not all(isinstance(name, str) for name in about or {}):
-        msg = f"about = {about!r}: its names must be strings"
+    about = {} if about is None else about
+    is_mapping = isinstance(about, Mapping)
+    if not is_mapping or not all(isinstance(name, str) for name in about):
+        msg = f"about = {about!r}: give a dict, whose names are strings"
         raise ValueError(msg)
     path = Path(path)
     arrays, dtypes = _arrays(_tree(network))
@@ -84,7 +86,7 @@ def save(
             msg = f"{name} has entries that are not finite: nothing is written"
             raise ValueError(msg)
     try:
-        text = json.dumps(dict(about or {}), allow_nan=False)
+        text = json.dumps(dict(about), allow_nan=False)
     except (TypeError, ValueError) as error:
         msg = f"about = {about!r} is no JSON: {error}"
         raise ValueError(msg) from error
@@ -136,11 +138,9 @@ def load(path: str | os.PathLike[str], model: Model, x: Any) -> Network:
     arguments.model(model)
     head, arrays = _read(Path(path))
     dtypes = json.loads(head["dtypes"])
-    like = jax.eval_shape(model.init, jax.random.key(0), jnp.asarray(x))
-    named, treedef = jax.tree_util.tree_flatten_with_path(_parts(*like))
+    like = _parts(*jax.eval_shape(model.init, jax.random.key(0), jnp.asarray(x)))
     leaves = []
-    for place, leaf in named:
-        name = _name(place)
+    for name, leaf in named(like).items():
         needed, there = _kind(_dtype(leaf), _shape(leaf)), "absent"
         if name in arrays:
             there = _kind(dtypes[name], arrays[name].shape)
@@ -151,7 +151,7 @@ def load(path: str | os.PathLike[str], model: Model, x: Any) -> Network:
     if arrays:
         msg = f"{path} is of another network: {min(arrays)} has no place in the model"
         raise ValueError(msg)
-    trees = jax.tree_util.tree_unflatten(treedef, leaves)
+    trees = jax.tree.unflatten(jax.tree.structure(like), leaves)
     return Network(model, trees["params"], trees["batch_stats"])
 
 
@@ -166,16 +166,28 @@ def about(path: str | os.PathLike[str]) -> dict[str, Any]:
     return dict(json.loads(head["about"]))
 
 
+def named(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their paths, such as "Dense_0/kernel", in its order.
+
+    Raises:
+        ValueError: for two leaves of one name.
+    """
+    found: dict[str, Any] = {}
+    for place, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        name = jax.tree_util.keystr(place, simple=True, separator="/")
+        if name in found:
+            msg = f"two arrays have the name {name}"
+            raise ValueError(msg)
+        found[name] = leaf
+    return found
+
+
 def _parts(params: Params, batch_stats: Params) -> dict[str, Params]:
     return {"params": params, "batch_stats": batch_stats}
 
 
 def _tree(network: Network) -> dict[str, Params]:
     return _parts(network.params, network.batch_stats)
-
-
-def _name(place: Any) -> str:
-    return jax.tree_util.keystr(place, simple=True, separator="/")
 
 
 def _is_key(leaf: Any) -> bool:
@@ -185,11 +197,8 @@ def _is_key(leaf: Any) -> bool:
 def _arrays(tree: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Arrays by name, and their dtypes; those that safetensors lacks as integers."""
     arrays, dtypes = {}, {}
-    for place, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        name, leaf = _name(place), jnp.asarray(leaf)
-        if name in arrays:
-            msg = f"two arrays have the name {name}"
-            raise ValueError(msg)
+    for name, leaf in named(tree).items():
+        leaf = jnp.asarray(leaf)
         dtypes[name] = _dtype(leaf)
         array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
         if dtypes[name] == "bfloat16":

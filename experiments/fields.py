@@ -199,14 +199,15 @@ def digest(meaning: str, filled: Callable[[Any], str] | None = None) -> Field:
     return Field("", meaning, filled=filled)
 
 
-def fill(config: Any, name: str, value: Any) -> None:
-    """Makes a digest a part of ``config``, which it changes.
-
-    Raises:
-        ConfigError: if another one is given there.
-    """
+def agree(config: Mapping[str, Any], name: str, value: Any) -> None:
+    """Raises ConfigError for a digest that is given and is another one."""
     if config[name] not in ((), "", value):
         raise ConfigError(f"config.{name} = {config[name]!r}: it is {value!r}")
+
+
+def fill(config: Any, name: str, value: Any) -> None:
+    """Makes a digest a part of ``config``, which it changes; raises as ``agree``."""
+    agree(config, name, value)
     config[name] = value
 
 

@@ -56,6 +56,23 @@ def test_a_known_crossing_is_within_the_interval_at_few_radii(shape):
         assert low - 1e-8 <= 0.1 <= high  # radii are of single precision
 
 
+@pytest.mark.parametrize("scale", [0.002, 0.004, 0.008, 0.016])
+@pytest.mark.parametrize("middle", [0.08, 0.1, 0.115, 0.13, 0.2])
+def test_curves_that_bend_both_ways_cross_within_the_interval(middle, scale):
+    """A wide bracket may hold the bend, and no line beside it encloses anything."""
+
+    def sigmoid(keys, eps):
+        loss = 1 / (1 + np.exp(-(np.asarray(eps, float) - middle) / scale))
+        return {"best": critical.Losses(loss, np.full(len(keys), 0.1))}
+
+    found = critical.radius(sigmoid, KEYS, highest=0.3, width=0.02)
+    exact = middle - scale * np.log(9)
+    if found.readings["best"][0].status == Status.CROSSES:
+        assert found.eps_star.low <= exact <= found.eps_star.high
+    else:
+        assert exact < 0
+
+
 def test_seeds_are_added_until_the_interval_is_narrow():
     curves = _Curves(sd=0.01)
     found = critical.radius(curves, KEYS, highest=0.4, width=0.02)

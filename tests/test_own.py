@@ -182,6 +182,9 @@ def test_any_prepared_images_are_trained_on(tmp_path, capsys):
     _run(*data_dir, f"--workdir={tmp_path}/run")
     assert _values(tmp_path / "run").attrs["num_train"] == 40
     words = ["run", "training/digits", *SMALL, *data_dir, f"--workdir={tmp_path}/run"]
+    # A folder within is none of the data's.
+    (folder / "notes").mkdir()
+    assert command.main(words) == 0
     shard = next(folder.glob("garments-test*"))
     shard.write_bytes(shard.read_bytes()[::-1])
     assert "config.dataset_digest is" in _refused(capsys, *words)

@@ -276,6 +276,39 @@ NETWORKS = {
 X = RNG.random((3, 8, 8, 3)).astype(np.float32)
 
 
+class _Normed(nn.Module):
+    """A network of one's own, with normalisation and without blocks."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        for width in (4, 6):
+            x = nn.Conv(width, (3, 3), padding=1)(x)
+            x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
+        return nn.Dense(5)(x.reshape(len(x), -1))
+
+
+def _normed_arrays():
+    """Layers 0, 1 and 3, 4 and 7 of an ``nn.Sequential``."""
+    arrays = {}
+    for name, width, inputs in (("0", 4, 3), ("3", 6, 4)):
+        _random_conv(arrays, name, width, inputs, 3)
+        arrays[f"{name}.bias"] = RNG.standard_normal(width)
+        _random_norm(arrays, str(int(name) + 1), width)
+    _random_linear(arrays, "7", 5, 6 * 8 * 8)
+    return arrays
+
+
+def _normed(x, arrays):
+    for name in ("0", "3"):
+        kernel, bias = arrays[f"{name}.weight"], arrays[f"{name}.bias"]
+        x = _conv(x, kernel, 1, 1, bias)
+        x = _relu(_norm(x, arrays, str(int(name) + 1)))
+    return _linear(x, arrays, "7")
+
+
+NETWORKS["own, with normalisation"] = (_Normed(), _normed_arrays(), _normed)
+
+
 def _single(arrays):
     return {
         name: array.astype(np.float32) if array.dtype == float else array
@@ -294,6 +327,14 @@ def test_networks_are_those_of_pytorch_and_go_back(name):
     assert back.keys() == arrays.keys()
     for key, array in _single(arrays).items():
         np.testing.assert_array_equal(back[key], array)
+
+
+def test_half_precision_is_read_as_single():
+    module, arrays, _ = NETWORKS["mlp"]
+    half = {name: array.astype(np.float16) for name, array in arrays.items()}
+    wide = {name: array.astype(np.float32) for name, array in half.items()}
+    found, expected = (pytorch.load(each, module, X) for each in (half, wide))
+    np.testing.assert_array_equal(found.predict(X), expected.predict(X))
 
 
 def test_double_precision_is_kept():
@@ -404,6 +445,10 @@ WRONG = {
     "not finite": (
         *("rice", {}, lambda a: a | {"bn.bias": a["bn.bias"] * np.nan}),
         "bn.bias has entries that are not finite",
+    ),
+    "quantised": (
+        *("rice", {}, lambda a: a | {"bn.bias": a["bn.bias"].astype(np.int8)}),
+        "bn.bias is of int8: quantised weights are not read",
     ),
     "nothing": ("rice", {}, lambda _: {}, "is missing, and"),
     "an mlp": ("rice", {}, lambda _: NETWORKS["mlp"][1], "is missing, and"),

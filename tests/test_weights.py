@@ -124,8 +124,9 @@ def test_what_is_no_network_is_refused(tmp_path):
     for wrong in (None, {"params": {}}, _network("linen").params):
         with pytest.raises(ValueError, match="give weights"):
             weights.save(path, wrong)
-    with pytest.raises(ValueError, match="names must be strings"):
-        weights.save(path, _network("linen"), about={1: 2})
+    for wrong in ({1: 2}, 3, "eps"):
+        with pytest.raises(ValueError, match="give a dict, whose names are strings"):
+            weights.save(path, _network("linen"), about=wrong)
     assert not path.exists()
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax import evaluate, free, losses, train
+from advjax import evaluate, free, losses, train, weights
 from advjax.evaluate import Summary
 from advjax.train import TrainState
 from advjax.types import Array, Aux, Batch, Params
@@ -344,9 +344,8 @@ class Engine:
 
 def _check_kinds(network: Any) -> None:
     """Raises ValueError for what released files do not hold."""
-    for place, leaf in jax.tree_util.tree_flatten_with_path(network)[0]:
+    for name, leaf in weights.named(network).items():
         if leaf.dtype != jnp.float32:
-            name = jax.tree_util.keystr(place, simple=True, separator="/")
             msg = f"{name} is of {leaf.dtype}: released files hold float32 alone"
             raise ValueError(msg)
 

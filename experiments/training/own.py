@@ -14,7 +14,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import flax.linen as nn
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from advjax import models
+from advjax import models, weights
 from advjax.types import Model
 from experiments import checks, files
 
@@ -44,26 +44,18 @@ def digest(name: str) -> str:
         raise _wrong(name, f"its code is in no file: {error}") from error
 
 
-def model(name: str, num_classes: int, options: Mapping[str, Any]) -> Model:
+def model(name: str, num_classes: int) -> Model:
     """The network of this name; runs its code.
 
     Args:
         name: such as "package.module:Name".
         num_classes: how many outputs it should have, if it takes that.
-        options: further arguments.
 
     Raises:
-        ConfigError: for what is no network, or does not take the options.
+        ConfigError: for what is no network.
     """
     found = _found(name)
-    taken = _parameters(name, found)
-    for option in options:
-        if option not in taken:
-            choices = ", ".join(sorted(taken)) or "none"
-            raise _wrong(name, f"it has no option {option}, it takes {choices}")
-    given = dict(options)
-    if "num_classes" in taken:
-        given["num_classes"] = num_classes
+    given = {"num_classes": num_classes} if "num_classes" in _taken(name, found) else {}
     try:
         return _model(found, given)
     except Exception as error:
@@ -105,24 +97,17 @@ def _in_dicts(model: Model) -> Model:
     return Model(init, apply)
 
 
-def _names(tree: Any) -> list[tuple[str, ...]]:
-    places, _ = jax.tree_util.tree_flatten_with_path(tree)
-    names = [
-        jax.tree_util.keystr(place, simple=True, separator="/") or "array"
-        for place, _ in places
-    ]
-    return [tuple(name.split("/")) for name in names]
-
-
 def _as_dict(tree: Any) -> dict[str, Any]:
-    leaves = jax.tree.leaves(tree)
-    return unflatten_dict(dict(zip(_names(tree), leaves, strict=True)))
+    # A single array has a path without a name.
+    leaves = {name or "array": leaf for name, leaf in weights.named(tree).items()}
+    return unflatten_dict(leaves, sep="/")
 
 
 def _like(tree: Any, own: dict[str, Any]) -> Any:
     """The leaves of ``own`` in the structure that ``tree`` has."""
-    leaves = flatten_dict(own)
-    return jax.tree.structure(tree).unflatten([leaves[name] for name in _names(tree)])
+    leaves = flatten_dict(own, sep="/")
+    names = [name or "array" for name in weights.named(tree)]
+    return jax.tree.structure(tree).unflatten([leaves[name] for name in names])
 
 
 def _found(name: str) -> Callable[..., Any]:
@@ -158,17 +143,14 @@ def _from_here() -> Iterator[None]:
         sys.path.remove(here)
 
 
-def _parameters(name: str, found: Callable[..., Any]) -> set[str]:
-    """What it takes by name, but what flax itself adds."""
+def _taken(name: str, found: Callable[..., Any]) -> set[str]:
+    """What it takes by name."""
     try:
         # Metaclasses of networks hide what a constructor takes.
         made = found.__init__ if isinstance(found, type) else found
-        signature = inspect.signature(made)
+        return {*inspect.signature(made).parameters}
     except (TypeError, ValueError) as error:
         raise _wrong(name, f"it cannot be called: {error}") from error
-    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    taken = {k for k, each in signature.parameters.items() if each.kind in kinds}
-    return taken - {"self", "parent", "name", "rngs", "key"}
 
 
 def _is_class(found: Any, *bases: type) -> bool:

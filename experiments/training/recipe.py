@@ -32,11 +32,11 @@ from advjax.types import Array, Attack, Batch, Key, Model, Objective, Params
 from experiments import checks, files
 from experiments.fields import (
     Field,
+    agree,
     at_most,
     count,
     counts,
     digest,
-    fill,
     machine,
     number,
     numbers,
@@ -75,7 +75,8 @@ def dataset_digest(config: ConfigDict) -> str:
     place = data.place(config.dataset, config.data_dir or None)
     if place is None or not place.is_dir():
         return "" if place is None else files.digest(place)[:12]
-    parts = [f"{each.name} {files.digest(each)}" for each in sorted(place.iterdir())]
+    inside = sorted(each for each in place.iterdir() if each.is_file())
+    parts = [f"{each.name} {files.digest(each)}" for each in inside]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
@@ -367,7 +368,7 @@ def read(config: ConfigDict, split: str) -> Batch:
         DataError: if they cannot be read.
     """
     if config.get("dataset_digest"):
-        fill(ConfigDict(config), "dataset_digest", dataset_digest(config))
+        agree(config, "dataset_digest", dataset_digest(config))
     part = data.load(config.dataset, split=split, data_dir=config.data_dir or None)
     size = {"train": config.num_train, "test": config.num_test}[split]
     try:
@@ -425,9 +426,11 @@ def network(config: ConfigDict, **options) -> Model:
         )
         raise checks.ConfigError(msg)
     if config.get("model_digest"):
-        fill(ConfigDict(config), "model_digest", model_digest(config))
-    options.pop("dtype", None)
-    return own.model(config.model, num_classes(config), options)
+        agree(config, "model_digest", model_digest(config))
+    if other := {*options} - {"dtype"}:
+        msg = f"config.model = {config.model!r}: an own network has no {min(other)}"
+        raise checks.ConfigError(msg)
+    return own.model(config.model, num_classes(config))
 
 
 def module(config: ConfigDict, **options) -> nn.Module:
