@@ -1038,7 +1038,7 @@ def test_files_of_arrays_are_what_was_written(save, tmp_path, monkeypatch):
     arrays = _own()
     save(tmp_path / "mine.npz", **arrays)
     monkeypatch.chdir(tmp_path)
-    places = (("mine.npz", None), ("mine.npz", tmp_path), (f"{tmp_path}/mine.npz", "."))
+    places = (("mine.npz", None), ("mine.npz", tmp_path), (tmp_path / "mine.npz", "."))
     for name, data_dir in places:
         for split in ("train", "test"):
             x, y = data.load(name, split=split, data_dir=data_dir)
@@ -1046,6 +1046,7 @@ def test_files_of_arrays_are_what_was_written(save, tmp_path, monkeypatch):
             np.testing.assert_array_equal(y, arrays[f"y_{split}"])
             assert (x.dtype, y.dtype) == (np.uint8, np.int32)
         assert data.num_classes(name, data_dir) == 3
+        assert data.place(name, data_dir).samefile(tmp_path / "mine.npz")
     floats = _own(x_train=lambda x: x / 255, x_test=lambda x: x / 255)
     save(tmp_path / "floats.npz", **floats)
     x, _ = data.load("floats.npz", split="train")

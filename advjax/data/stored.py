@@ -15,7 +15,9 @@ from advjax.types import Batch
 __all__ = ["as_float", "load", "num_classes", "place"]
 
 
-def load(name: str, *, split: str, data_dir: str | os.PathLike | None = None) -> Batch:
+def load(
+    name: str | os.PathLike, *, split: str, data_dir: str | os.PathLike | None = None
+) -> Batch:
     """A real data set as NumPy arrays; nothing is downloaded, and nothing written.
 
         "digits"        1797 handwritten digits, 8×8×1 in [0, 1], 10 classes; 1437
@@ -56,8 +58,7 @@ def load(name: str, *, split: str, data_dir: str | os.PathLike | None = None) ->
             data set, with its name or the row. Folders that nobody vouches for are
             read as data: nothing that they name is imported.
     """
-    name = str(name)
-    _check(name, data_dir)
+    name = _checked(name, data_dir)
     _choose("split", split, ["train", "test"])
     if name.endswith(npz.SUFFIX):
         return npz.read(npz.place(name, data_dir), split)
@@ -72,14 +73,16 @@ def load(name: str, *, split: str, data_dir: str | os.PathLike | None = None) ->
     return train if split == "train" else test
 
 
-def num_classes(name: str, data_dir: str | os.PathLike | None = None) -> int:
+def num_classes(
+    name: str | os.PathLike, data_dir: str | os.PathLike | None = None
+) -> int:
     """The number of classes of a data set, without its images; arguments as ``load``.
 
     Raises:
         ValueError: for an unknown name, and for a regression.
         DataError: as ``load``.
     """
-    _check(name, data_dir)
+    name = _checked(name, data_dir)
     if name == "diabetes":
         msg = "data set 'diabetes' is a regression: it has no classes"
         raise ValueError(msg)
@@ -88,24 +91,27 @@ def num_classes(name: str, data_dir: str | os.PathLike | None = None) -> int:
     return 10 if name in _EMBEDDED else tfds.num_classes(name, data_dir)
 
 
-def place(name: str, data_dir: str | os.PathLike | None = None) -> Path | None:
+def place(
+    name: str | os.PathLike, data_dir: str | os.PathLike | None = None
+) -> Path | None:
     """The file or folder that a data set is read from; None for those that ship.
 
     Arguments and errors are those of ``num_classes``.
     """
-    _check(name, data_dir)
+    name = _checked(name, data_dir)
     if name.endswith(npz.SUFFIX):
         return npz.place(name, data_dir)
     return None if name in _EMBEDDED else tfds.place(name, data_dir)
 
 
-def _check(name: str, data_dir: str | os.PathLike | None) -> None:
-    """Raises ValueError for a name that is none of the table of ``load``."""
+def _checked(name: str | os.PathLike, data_dir: str | os.PathLike | None) -> str:
+    """The name; raises ValueError for one that is not in the table of ``load``."""
     known = sorted([*_EMBEDDED, *tfds.DATA_SETS])
-    if name in known or str(name).endswith(npz.SUFFIX):
-        return
-    if not tfds.is_prepared(str(name), data_dir):
+    name = str(name)
+    is_file = name.endswith(npz.SUFFIX)
+    if name not in known and not is_file and not tfds.is_prepared(name, data_dir):
         _choose("data set", name, known, or_else=", a prepared one, or a .npz file")
+    return name
 
 
 def as_float(x: Any) -> Any:
