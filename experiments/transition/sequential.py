@@ -1,7 +1,7 @@
 """eps* by a sequential choice of radii and seeds, against the grid.
 
-Size: that of the grid; the digits and an MLP, and 1500 images of MNIST and Wong et al.'s
-network of width 16. Time: 3 minutes each on two cores.
+Size: that of the grid; an MLP on the digits, and Wong et al.'s network of width 16 on
+1500 images of MNIST. Time: 3 minutes each on two cores.
 
     advjax run transition/sequential --config.grid=runs/GRID
     advjax run transition/sequential:mnist --config.grid=runs/GRID
