@@ -4,6 +4,7 @@
                               num_epochs=20, batch_size=128)
     found = critical.radius(trained, jax.random.split(key, 10), highest=0.3, width=0.02)
     found.eps_star, found.caveats              # Interval(mean, low, high)
+    critical.draw(found, plt.gca())
 
 ``transition`` reads eps* off losses that were measured. This chooses the radii at which
 they are measured, seed by seed: radius 0, whose test loss is the threshold, then where
@@ -32,7 +33,16 @@ from advjax import arguments, fit, transition
 from advjax.transition import Status
 from advjax.types import Batch, Key, Model, Objective
 
-__all__ = ["Interval", "Losses", "Radius", "Reading", "Trained", "by_fit", "radius"]
+__all__ = [
+    "Interval",
+    "Losses",
+    "Radius",
+    "Reading",
+    "Trained",
+    "by_fit",
+    "draw",
+    "radius",
+]
 
 
 class Losses(NamedTuple):
@@ -161,6 +171,34 @@ def radius(
             break
         search.train(wanted)
     return search.found()
+
+
+def draw(found: Radius, axes: Any) -> None:
+    """Draws where the curves of all seeds cross, with the interval of each rule shaded.
+
+    Args:
+        found: what ``radius`` returned.
+        axes: of matplotlib. Drawn on it is the adversarial training loss less the
+            threshold of its seed, which crosses 0 at eps*.
+    """
+    axes.axhline(0.0, color="0.5", linewidth=0.8)
+    for i, (rule, readings) in enumerate(found.readings.items()):
+        color = f"C{i}"
+        for reading in readings:
+            above = reading.losses - reading.threshold
+            axes.plot(reading.eps, above, ".-", color=color, linewidth=0.8)
+        _, low, high = found.by_rule[rule]
+        if not np.isnan(low):
+            axes.axvspan(low, high, color=color, alpha=0.2, linewidth=0)
+        axes.plot([], [], color=color, label=f"{rule}: ε* {_said(found.by_rule[rule])}")
+    axes.set(xlabel="radius ε", ylabel="training loss − clean test loss at ε = 0")
+    axes.legend(title=f"{found.num_trained} networks of {found.num_seeds} seeds")
+
+
+def _said(interval: Interval) -> str:
+    if np.isnan(interval.mean):
+        return "unknown"
+    return "{:.3g} [{:.3g}, {:.3g}]".format(*interval)
 
 
 def _check(

@@ -293,3 +293,29 @@ def test_caveats_of_the_training_are_passed_on():
 
     found = critical.radius(Doubtful(), KEYS, highest=0.4, width=0.02)
     assert found.caveats == ("gradients vanished",)
+
+
+@pytest.mark.parametrize("highest", [0.05, 0.4])
+def test_a_figure_shows_every_seed_and_the_interval_that_is_known(highest):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    found = critical.radius(_Curves(sd=0.01), KEYS, highest=highest, width=0.02)
+    figure, axes = pyplot.subplots()
+    critical.draw(found, axes)
+    drawn = [line.get_xydata() for line in axes.lines if line.get_marker() == "."]
+    assert len(drawn) == found.num_seeds
+    for xy, reading in zip(drawn, found.readings["best"], strict=True):
+        np.testing.assert_array_equal(xy[:, 0], reading.eps)
+        np.testing.assert_array_equal(xy[:, 1], reading.losses - reading.threshold)
+    (label,) = axes.get_legend_handles_labels()[1]
+    if highest == 0.05:
+        assert label == "best: ε* unknown"
+        assert not axes.patches
+    else:
+        low, high = (
+            axes.patches[0]
+            .get_extents()
+            .transformed(axes.transData.inverted())
+            .intervalx
+        )
+        assert (low, high) == pytest.approx(found.eps_star[1:])
+    pyplot.close(figure)
