@@ -38,6 +38,7 @@ SETTINGS = {
     "jax_persistent_cache_min_entry_size_bytes": -1,
     "jax_disable_most_optimizations": not OPTIMISED,
 }
+os.environ["ADVJAX_CACHE"] = f"{COMPILED.name}/images"
 for name, value in SETTINGS.items():
     jax.config.update(name, value)
     os.environ[name.upper()] = str(int(value) if isinstance(value, bool) else value)

@@ -5,6 +5,7 @@ taken on trust, the compressed index of an array_record file, by which the packa
 ``array_record`` finds records and places them in memory. tfrecord has none.
 """
 
+import os
 import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,25 +14,31 @@ import numpy as np
 
 from advjax.data.untrusted import ContentError, check_place, require
 
-__all__ = ["READERS", "read"]
+__all__ = ["READERS", "check", "read"]
 
 
-def read(
-    folder: Path, file: str, length: int, file_format: str, largest_record: int
-) -> list[bytes]:
-    """The serialised examples of a file in ``folder``, which has ``length`` of them.
+def check(path: Path, length: int, largest_record: int) -> os.stat_result:
+    """The status of a file that may be read: of its folder, and no larger than it says.
 
-    No record may have more than ``largest_record`` bytes.
+    It has ``length`` records, none of more than ``largest_record`` bytes.
 
     Raises:
-        ContentError: for a file that is not of the folder, or not as TFDS writes it.
+        ContentError: for another one.
     """
-    path = folder / file
-    status = check_place(path, folder)
+    status = check_place(path, path.parent)
     # An array_record has a few blocks of its own.
     largest = 4 * _BLOCK + length * largest_record
     too_large = f"it has {status.st_size} bytes for {length} records"
     require(status.st_size <= largest, too_large)
+    return status
+
+
+def read(path: Path, length: int, file_format: str, largest_record: int) -> list[bytes]:
+    """The serialised examples of a file that was checked.
+
+    Raises:
+        ContentError: for a file that is not as TFDS writes it.
+    """
     return READERS[file_format](path, length, largest_record)
 
 

@@ -18,7 +18,7 @@ __all__ = ["as_float", "load", "num_classes", "place"]
 def load(
     name: str | os.PathLike, *, split: str, data_dir: str | os.PathLike | None = None
 ) -> Batch:
-    """A real data set as NumPy arrays; nothing is downloaded, and nothing written.
+    """A real data set as NumPy arrays; nothing is downloaded.
 
         "digits"        1797 handwritten digits, 8×8×1 in [0, 1], 10 classes; 1437
                         for training and 360 for testing, split stratified by class
@@ -39,7 +39,9 @@ def load(
     fifth row in order of class, the same on every machine. Those of TensorFlow Datasets
     are uint8 ``x`` and int32 ``y`` in its order, read from where that package has
     prepared them, as array_record or tfrecord; TensorFlow is not needed. The newest
-    version found is taken. Files are uint8 or float32 and int32.
+    version found is taken. They are decoded once, and then read from a cache, which is
+    ``~/.cache/advjax`` unless ``ADVJAX_CACHE`` names a folder, and may be deleted.
+    Files are uint8 or float32 and int32.
 
     Args:
         name: one of the table.

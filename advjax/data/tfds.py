@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from advjax.data import descriptions, records
+from advjax.data import cache, descriptions, records
 from advjax.data.descriptions import DATA_SETS
-from advjax.data.untrusted import ContentError, DataError, check_place, line, require
+from advjax.data.untrusted import ContentError, DataError, line, require
 from advjax.types import Batch
 
 __all__ = ["DATA_SETS", "is_prepared", "num_classes", "place", "read"]
@@ -48,7 +48,10 @@ def read(name: str, split: str, data_dir: str | os.PathLike | None) -> Batch:
         # What the packages below warn of is not for the caller to mend.
         with warnings.catch_warnings(action="ignore"):
             stored = _stored(name, split, root)
-            return _decoded(name, split, stored.images, _records(name, stored))
+            return cache.kept(
+                _digest(name, split, stored),
+                lambda: _decoded(name, split, stored.images, _records(name, stored)),
+            )
     except ImportError as error:
         packages = f"pip install --upgrade {_PACKAGES}"
         msg = f"data set {name!r} cannot be read without {error.name}: {packages}"
@@ -169,22 +172,36 @@ def _refusal(name: str, root: Path, file: Path) -> Iterator[Path]:
         raise _unprepared(name, root, found) from error
 
 
-def _records(name: str, stored: _Stored) -> list[bytes]:
-    """The serialised examples of all files of a split."""
-    found: list[bytes] = []
+def _digest(name: str, split: str, stored: _Stored) -> str:
+    """Of all that a split is decoded from."""
+    parts: list[bytes | Path] = [repr((split, *stored[1:])).encode()]
     seen = set()
-    largest_record = max(_SMALLEST_LIMIT, 2 * math.prod(stored.images.shape))
     for file, length in stored.shards.items():
         path = stored.folder / file
         with _damage(f"data set {name!r}, {path}"):
-            status = check_place(path, stored.folder)
+            status = records.check(path, length, _largest_record(stored))
             identity = status.st_dev, status.st_ino
             require(identity not in seen, "it is the same file as another shard")
             seen.add(identity)
-            found += records.read(
-                stored.folder, file, length, stored.file_format, largest_record
-            )
+            parts.append(path)
+    with _damage(f"data set {name!r}, {split!r}"):
+        return cache.digest(parts)
+
+
+def _records(name: str, stored: _Stored) -> list[bytes]:
+    """The serialised examples of all files of a split."""
+    found: list[bytes] = []
+    limit = _largest_record(stored)
+    for file, length in stored.shards.items():
+        path = stored.folder / file
+        with _damage(f"data set {name!r}, {path}"):
+            found += records.read(path, length, stored.file_format, limit)
     return found
+
+
+def _largest_record(stored: _Stored) -> int:
+    """In bytes."""
+    return max(_SMALLEST_LIMIT, 2 * math.prod(stored.images.shape))
 
 
 # In bytes: of a record, and of all pixels over all records.
