@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax import arguments
+from advjax import arguments, convolutions
 from advjax.types import Array
 
 __all__ = [
@@ -108,7 +108,6 @@ def ascend(
     num_steps: int,
     direction: Callable[[Array], Array] = lambda g: g,
     record: Record | None = None,
-    unroll: int = 1,
 ) -> Ascend:
     """Ascent by ``num_steps`` steps of horizon/num_steps along ``direction(gradient)``.
 
@@ -119,7 +118,6 @@ def ascend(
             linf attacks, whose horizon is then their length. There is no projection, as
             in the paper.
         record: ``(x + delta, gradient) -> pytree``, kept for every step.
-        unroll: as in ``lax.scan``; ``num_steps`` for convolutional networks on CPU.
 
     Returns:
         ``(f, x, horizon) -> Ascent``.
@@ -128,20 +126,19 @@ def ascend(
         ValueError: for fewer than one step.
     """
     num_steps = arguments.count("num_steps", num_steps)
-    unroll = arguments.count("unroll", unroll)
 
     def ascent(f, x, horizon):
-        step_size = horizon / num_steps
+        step_size, gradient = horizon / num_steps, convolutions.rewritten(jax.grad(f))
 
         def step(carry, _):
             delta, effective = carry
-            g = jax.grad(f)(x + delta)
+            g = gradient(x + delta)
             move = step_size * direction(g)
             recorded = record(x + delta, g) if record else None
             return (delta + move, effective + project_onto(move, g)), recorded
 
         start = (jnp.zeros_like(x), jnp.zeros_like(x))
-        ends, records = jax.lax.scan(step, start, length=num_steps, unroll=unroll)
+        ends, records = jax.lax.scan(step, start, length=num_steps)
         return Ascent(*ends, records)
 
     return ascent

@@ -131,7 +131,6 @@ def largest(
     rel_step_size: float,
     num_starts: int = 1,
     bounds: Bounds | None = None,
-    unroll: int | None = None,
 ) -> Search:
     """Searches for the largest value of a measure in balls.
 
@@ -147,7 +146,6 @@ def largest(
         rel_step_size: as of ``attacks.pgd``.
         num_starts: at least 0.
         bounds: as of ``attacks.pgd``; None for the whole ball.
-        unroll: as of ``attacks.pgd``.
 
     Returns:
         ``(key, measure, x, y, eps, *deltas) -> Peak``. All climbs run at once under
@@ -163,7 +161,6 @@ def largest(
         rel_step_size=rel_step_size,
         bounds=bounds,
         keep_best=True,
-        unroll=unroll,
     )
 
     def search(key, measure, x, y, eps, *deltas):

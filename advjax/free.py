@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from advjax import arguments, criteria, norms
+from advjax import arguments, convolutions, criteria, norms
 from advjax.arguments import Bounds
 from advjax.norms import Norm
 from advjax.train import Metrics, Step, TrainState
@@ -96,9 +96,7 @@ def make_step(
         replay = _replay(model, loss, tx, norm, batch, eps, (low, high))
         start = (*state[1:3], opt_state, whole[: len(batch.x)])
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_replays))
-        # Gradients of convolutions are slow inside of a loop on CPU (jax issue 12868).
-        unroll = num_replays if jax.default_backend() == "cpu" else 1
-        end, metrics = jax.lax.scan(replay, start, keys, unroll=unroll)
+        end, metrics = jax.lax.scan(replay, start, keys)
         params, stats, opt_state, delta = end
         carried = Carried(opt_state, whole.at[: len(delta)].set(delta))
         state = TrainState(state.step + 1, params, stats, carried, state.key)
@@ -129,7 +127,8 @@ def _replay(
             return jnp.mean(terms), (new, terms, logits)
 
         graded = jax.value_and_grad(value, (0, 1), has_aux=True)
-        (_, (stats, terms, logits)), (grads, g) = graded(params, delta)
+        found = convolutions.rewritten(graded)(params, delta)
+        (_, (stats, terms, logits)), (grads, g) = found
         updates, opt_state = tx.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
         radius = jnp.broadcast_to(jnp.asarray(eps, delta.dtype), (len(x),))

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from advjax import arguments
+from advjax import arguments, convolutions
 from advjax.types import Array, Loss, Params
 
 __all__ = [
@@ -82,7 +82,12 @@ def hvp(f: Callable[[Params], Array], x: Params) -> Matvec:
         ValueError: if ``f`` is not scalar.
     """
     _check_scalar(f, x)
-    compiled = jax.jit(lambda x, v: jax.jvp(jax.grad(f), (x,), (v,))[1])
+
+    @jax.jit
+    @convolutions.rewritten
+    def compiled(x, v):
+        return jax.jvp(jax.grad(f), (x,), (v,))[1]
+
     return lambda v: compiled(x, v)
 
 
@@ -107,6 +112,7 @@ def gauss_newton(
     _check_scalar(lambda x: outer(inner(x)), x)
 
     @jax.jit
+    @convolutions.rewritten
     def compiled(x, v):
         outputs, tangent = jax.jvp(inner, (x,), (v,))
         curved = jax.jvp(jax.grad(outer), (outputs,), (tangent,))[1]

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax import arguments, dynamics, penalties
+from advjax import arguments, convolutions, dynamics, penalties
 from advjax.dynamics import LogitLoss
 from advjax.types import Array, Params
 
@@ -86,7 +86,7 @@ class Measure(Protocol):
         """``logit_fn`` is ``x -> []``, ``logit_loss`` takes its value; β ``[]``."""
 
 
-def influence(*, num_steps: int, unroll: int = 1) -> Measure:
+def influence(*, num_steps: int) -> Measure:
     """The weight of an example in adversarial training.
 
     Returns:
@@ -97,21 +97,21 @@ def influence(*, num_steps: int, unroll: int = 1) -> Measure:
         ValueError: for fewer than one step.
     """
     num_steps = arguments.count("num_steps", num_steps)
-    unroll = arguments.count("unroll", unroll)
 
     def measure(logit_fn, logit_loss, x, horizon):
         step_size = horizon / num_steps
         slope, curvature = jax.grad(logit_loss), jax.grad(jax.grad(logit_loss))
+        value_and_grad = convolutions.rewritten(jax.value_and_grad(logit_fn))
 
         def step(delta, _):
-            value, u = jax.value_and_grad(logit_fn)(x + delta)
+            value, u = value_and_grad(x + delta)
             g_z, h_z = slope(value), curvature(value)
             length = jnp.abs(g_z) * jnp.linalg.norm(u)
             ascent = (step_size * g_z * u).astype(delta.dtype)
             return delta + ascent, (h_z, length, jnp.sum(u**2), g_z)
 
         delta, (seconds, lengths, squares, slopes) = jax.lax.scan(
-            step, jnp.zeros_like(x), length=num_steps, unroll=unroll
+            step, jnp.zeros_like(x), length=num_steps
         )
         mean = dynamics.path_mean(seconds, lengths)
         return Influence(

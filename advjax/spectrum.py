@@ -76,9 +76,7 @@ _ORDER = {
 }
 
 
-def top_eigs(
-    *, num_matvecs: int, num_eigs: int, which: str = "largest", unroll: int = 1
-) -> Eigs:
+def top_eigs(*, num_matvecs: int, num_eigs: int, which: str = "largest") -> Eigs:
     """Extreme eigenpairs by Lanczos, with full reorthogonalisation.
 
     By ``num_matvecs`` products, and one for the residual of each pair. A repeated
@@ -91,8 +89,6 @@ def top_eigs(
         num_eigs: eigenpairs to return.
         which: "largest" algebraically, "smallest", or largest in "magnitude"; the first
             in this order comes first.
-        unroll: as in ``lax.scan``, where the loop is one; ``num_matvecs`` for
-            convolutional networks on CPU.
 
     Returns:
         ``(key, matvec, like) -> Eigenpairs``.
@@ -102,7 +98,6 @@ def top_eigs(
     """
     num_matvecs = arguments.count("num_matvecs", num_matvecs)
     num_eigs = arguments.count("num_eigs", num_eigs)
-    unroll = arguments.count("unroll", unroll)
     if num_eigs > num_matvecs:
         msg = f"num_eigs = {num_eigs}: choose at most num_matvecs = {num_matvecs}"
         raise ValueError(msg)
@@ -111,14 +106,14 @@ def top_eigs(
         raise ValueError(msg)
 
     def eigs(key, matvec, like):
-        found, unravel = _lanczos(key, matvec, like, num_matvecs, unroll)
+        found, unravel = _lanczos(key, matvec, like, num_matvecs)
         values, vectors = _ritz(found, which, num_eigs)
 
         def residual(carry, i):
             product = ravel_pytree(matvec(unravel(vectors[i])))[0]
             return carry, norms.l2.value(product - values[i] * vectors[i])
 
-        _, residuals = _repeat(residual, (), num_eigs, unroll)
+        _, residuals = _repeat(residual, (), num_eigs)
         return Eigenpairs(values, jax.vmap(unravel)(vectors), residuals)
 
     return eigs
@@ -143,7 +138,7 @@ class TraceEstimator(Protocol):
         """``like`` has the structure of a vector, in single precision at least."""
 
 
-def trace(*, num_samples: int, unroll: int = 1) -> TraceEstimator:
+def trace(*, num_samples: int) -> TraceEstimator:
     """The trace, as the mean of vᵀ A v over random signs v (Hutchinson 1990).
 
     Its variance is 2 Σ over i ≠ j of A_ij², over ``num_samples``: none for a diagonal
@@ -156,7 +151,6 @@ def trace(*, num_samples: int, unroll: int = 1) -> TraceEstimator:
         ValueError: for fewer than one sample.
     """
     num_samples = arguments.count("num_samples", num_samples)
-    unroll = arguments.count("unroll", unroll)
 
     def estimate(key, matvec, like):
         flat, unravel = _flat(like)
@@ -168,7 +162,7 @@ def trace(*, num_samples: int, unroll: int = 1) -> TraceEstimator:
             product = ravel_pytree(matvec(unravel(signs)))[0]
             return carry, jnp.vdot(signs, product, precision=_HIGHEST)
 
-        _, values = _repeat(sample, (), num_samples, unroll)
+        _, values = _repeat(sample, (), num_samples)
         return Trace(jnp.mean(values), _standard_error(values))
 
     return estimate
@@ -197,7 +191,7 @@ class DensityEstimator(Protocol):
         """
 
 
-def density(*, num_matvecs: int, num_samples: int, unroll: int = 1) -> DensityEstimator:
+def density(*, num_matvecs: int, num_samples: int) -> DensityEstimator:
     """The density of eigenvalues, by stochastic Lanczos quadrature.
 
     Σ weights f(nodes) estimates tr f(A)/d, in each row with ``num_matvecs`` products
@@ -214,15 +208,14 @@ def density(*, num_matvecs: int, num_samples: int, unroll: int = 1) -> DensityEs
     """
     num_matvecs = arguments.count("num_matvecs", num_matvecs)
     num_samples = arguments.count("num_samples", num_samples)
-    unroll = arguments.count("unroll", unroll)
 
     def quadrature(key, matvec, like):
         def sample(carry, i):
             key_i = jax.random.fold_in(key, i)
-            found, _ = _lanczos(key_i, matvec, like, num_matvecs, unroll)
+            found, _ = _lanczos(key_i, matvec, like, num_matvecs)
             return carry, Density(*_quadrature(found))
 
-        return _repeat(sample, (), num_samples, 1)[1]
+        return _repeat(sample, (), num_samples)[1]
 
     return quadrature
 
@@ -308,7 +301,7 @@ def _flat(like):
     return ravel_pytree(like)
 
 
-def _lanczos(key, matvec, like, num_matvecs, unroll):
+def _lanczos(key, matvec, like, num_matvecs):
     flat, unravel = _flat(like)
     if num_matvecs > flat.size:
         msg = (
@@ -322,7 +315,7 @@ def _lanczos(key, matvec, like, num_matvecs, unroll):
         product = ravel_pytree(matvec(unravel(krylov.basis[i])))[0]
         return _extended(jax.random.fold_in(key, i), krylov, i, product), None
 
-    krylov, _ = _repeat(step, krylov, num_matvecs, unroll)
+    krylov, _ = _repeat(step, krylov, num_matvecs)
     return krylov, unravel
 
 
@@ -387,14 +380,14 @@ def _quadrature(krylov):
     return values, rotation[0] ** 2
 
 
-def _repeat(body, carry, length, unroll):
+def _repeat(body, carry, length):
     """``body`` over ``range(length)`` from Python, or all but 0 in a scan if traced."""
     carry, first = body(carry, 0)
     if length == 1:
         return carry, jax.tree.map(lambda leaf: leaf[None], first)
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((carry, first))):
         later = jnp.arange(1, length)
-        carry, rest = jax.lax.scan(body, carry, later, unroll=unroll)
+        carry, rest = jax.lax.scan(body, carry, later)
         both = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
         return carry, both
     results = [first]

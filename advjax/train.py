@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from advjax import arguments, criteria
+from advjax import arguments, convolutions, criteria
 from advjax.types import (
     Array,
     Aux,
@@ -175,9 +175,8 @@ def make_step(
         def value_and_aux(params):
             return objective(params, state.batch_stats, key, batch, eps)
 
-        (value, aux), grads = jax.value_and_grad(value_and_aux, has_aux=True)(
-            state.params
-        )
+        graded = jax.value_and_grad(value_and_aux, has_aux=True)
+        (value, aux), grads = convolutions.rewritten(graded)(state.params)
         updates, opt_state = tx.update(
             grads,
             state.opt_state,

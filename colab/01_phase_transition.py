@@ -84,7 +84,7 @@ training.x.shape, test.x.shape
 # %%
 model = models.make("mlp", num_classes=int(training.y.max()) + 1, hidden=(128,))
 ball = {"start": attacks.in_ball(norms.linf), "bounds": (0.0, 1.0)}
-pgd = attacks.pgd(norms.linf, num_steps=NUM_STEPS, rel_step_size=0.25, unroll=1, **ball)
+pgd = attacks.pgd(norms.linf, num_steps=NUM_STEPS, rel_step_size=0.25, **ball)
 epoch_steps = len(training.y) // 128
 weight_decay = optax.add_decayed_weights(5e-4)
 

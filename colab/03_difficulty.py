@@ -84,7 +84,7 @@ training.x.shape, test.x.shape
 num_classes, tx = int(training.y.max()) + 1, optax.adam(2e-3)
 model = models.make("mlp", num_classes=num_classes, hidden=(64, 64))
 ball = {"start": attacks.in_ball(norms.linf), "bounds": (0.0, 1.0)}
-pgd = attacks.pgd(norms.linf, num_steps=NUM_STEPS, rel_step_size=0.25, unroll=1, **ball)
+pgd = attacks.pgd(norms.linf, num_steps=NUM_STEPS, rel_step_size=0.25, **ball)
 objective = objectives.adversarial(model, losses.cross_entropy, pgd)
 steps = train.scanned(train.make_step(objective, tx))
 

@@ -93,7 +93,7 @@ num_classes = int(training.y.max()) + 1
 model = models.make("mlp", num_classes=num_classes, hidden=(256, 256))
 tx = optax.adam(optax.linear_schedule(2e-3, 0.0, NUM_EPOCHS * (len(training.y) // 128)))
 ball = {"start": attacks.in_ball(norms.linf), "bounds": (0.0, 1.0)}
-pgd = partial(attacks.pgd, norms.linf, rel_step_size=0.25, unroll=1, **ball)
+pgd = partial(attacks.pgd, norms.linf, rel_step_size=0.25, **ball)
 strong = attacks.best_of(
     pgd(num_steps=2 * NUM_STEPS, keep_best=True), num_restarts=NUM_RESTARTS
 )
@@ -155,7 +155,7 @@ print(f"mean ± sd, {NUM_SEEDS} seeds; PGD-{2 * NUM_STEPS} × {NUM_RESTARTS} at 
 # %%
 from advjax import flatness
 
-box = {"bounds": (0.0, 1.0), "unroll": 1}
+box = {"bounds": (0.0, 1.0)}
 search = flatness.largest(norms.linf, num_steps=NUM_STEPS, rel_step_size=0.25, **box)
 
 
@@ -306,7 +306,7 @@ from advjax import descent, replicates
 
 model = models.from_function(lambda _, x: jnp.zeros(x.shape[1:]), lambda w0, x: x @ w0)
 objective = objectives.adversarial(model, losses.exponential, attacks.fgsm(norms.l2))
-climb = attacks.pgd(norms.l2, num_steps=20, rel_step_size=0.125, unroll=1)
+climb = attacks.pgd(norms.l2, num_steps=20, rel_step_size=0.125)
 
 
 def learned(key):

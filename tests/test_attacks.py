@@ -9,7 +9,7 @@ from advjax import attacks, norms
 
 KEY = jax.random.key(0)
 X = jnp.full((4, 2), 0.5)
-LINF = attacks.pgd(norms.linf, num_steps=2, rel_step_size=0.5, unroll=1)
+LINF = attacks.pgd(norms.linf, num_steps=2, rel_step_size=0.5)
 
 
 def _loss_of(*slopes):
@@ -34,7 +34,7 @@ def test_starts_of_another_shape_are_refused():
 
 
 def test_an_l1_climb_from_outside_of_the_box_loses_no_radius_there():
-    steps = {"num_steps": 4, "rel_step_size": 0.5, "unroll": 1}
+    steps = {"num_steps": 4, "rel_step_size": 0.5}
     climb = attacks.climb(norms.l1, **steps, bounds=(0.0, 1.0))
     x, delta = jnp.array([[0.9, 0.5]]), jnp.array([[2.0, 0.0]])
     x_adv, _ = climb(lambda x, _: jnp.sum(x, axis=1), x, None, 0.6, delta)

@@ -57,7 +57,7 @@ def _goal(loss=losses.margin, predict=_linear):
 
 
 def _called(search, goal, eps, num_repeats=1, bounds=BOX, key=KEY, x=X, y=Y):
-    attack = attacks.search.as_attack(search, bounds, num_repeats=num_repeats, unroll=1)
+    attack = attacks.search.as_attack(search, bounds, num_repeats=num_repeats)
     return jax.jit(lambda key, eps: attack(key, goal, x, y, eps))(key, eps)
 
 
@@ -100,7 +100,7 @@ def test_targets_reach_the_largest_margin_of_a_linear_model(norm_name, bounds):
 
 @pytest.mark.parametrize("loss", [losses.margin, losses.dlr])
 def test_scale_and_offset_of_the_logits_change_nothing(loss):
-    attack = attacks.apgd(norms.linf, num_steps=20, bounds=BOX, unroll=1)
+    attack = attacks.apgd(norms.linf, num_steps=20, bounds=BOX)
 
     @jax.jit
     def attacked(scale, offset):
@@ -143,7 +143,7 @@ def test_fab_finds_the_distance_to_the_boundary_of_two_classes(norm_name):
     other = 1 - np.asarray(y)
     dual = np.asarray(jax.vmap(norm.dual)(directions[rows, other]))
     distance = lead[rows, other] / dual
-    fab = attacks.fab(norm, num_steps=60, num_targets=1, unroll=1)
+    fab = attacks.fab(norm, num_steps=60, num_targets=1)
     run = jax.jit(lambda eps: fab(KEY, _goal(predict=predict), X, y, eps))
     x_adv, info = run(100.0)
     assert info.fooled.all()
@@ -166,7 +166,7 @@ def test_fab_in_a_box_goes_to_the_hyperplane_within_it():
     flat = X.reshape(N, D)
     w, c = (jnp.float32(each[rows, other]) for each in (directions, lead))
     distance = jax.vmap(norms.l2.value)(onto(w, c, -flat, 1 - flat))
-    attack = attacks.fab(norms.l2, num_steps=60, num_targets=1, bounds=BOX, unroll=1)
+    attack = attacks.fab(norms.l2, num_steps=60, num_targets=1, bounds=BOX)
     x_adv, info = jax.jit(lambda: attack(KEY, _goal(predict=predict), X, y, 9.0))()
     assert info.fooled.all()
     assert ((x_adv >= 0) & (x_adv <= 1)).all()
@@ -174,7 +174,7 @@ def test_fab_in_a_box_goes_to_the_hyperplane_within_it():
 
 
 def test_logits_are_asked_for():
-    fab = attacks.fab(norms.l2, num_steps=2, unroll=1)
+    fab = attacks.fab(norms.l2, num_steps=2)
     with pytest.raises(ValueError, match=r"plain loss: give a criteria\.Goal"):
         fab(KEY, lambda x, y: x.sum((1, 2, 3)), X, Y, 0.1)
     with pytest.raises(ValueError, match=r"shape \(40,\): give logits \[n, k\]"):
@@ -390,7 +390,7 @@ def test_features_that_are_held_take_no_radius(norm_name):
     y = jnp.argmax(predict(X), axis=1)
     mask = jnp.zeros((4, 4, 1)).at[:2].set(1)
     search = auto.apgd_search(norm)
-    attack = attacks.search.as_attack(search, None, unroll=1)
+    attack = attacks.search.as_attack(search, None)
     run = jax.jit(lambda eps: attack(KEY, _goal(predict=predict), X, y, eps))
     x_adv, info = run(eps * mask[None])
     np.testing.assert_array_equal(x_adv[:, 2:], X[:, 2:])

@@ -247,7 +247,7 @@ def test_climbs_go_on_where_attacks_end(norm_name):
     norm, eps = NORMS[norm_name], EPS[norm_name]
     whole = _call(_pgd(norm, num_steps=6), eps)
     half, _ = _call(_pgd(norm, num_steps=3), eps)
-    climb = attacks.climb(norm, num_steps=3, rel_step_size=0.4, bounds=BOX, unroll=1)
+    climb = attacks.climb(norm, num_steps=3, rel_step_size=0.4, bounds=BOX)
     go_on = jax.jit(lambda eps, delta: climb(_loss, X, Y, eps, delta))
     chex.assert_trees_all_close(go_on(eps, half - X), whole, atol=1e-5)
     # From outside of the ball they start on it.
@@ -286,16 +286,6 @@ def test_one_full_step_of_pgd_is_fgsm(norm_name):
     norm, eps = NORMS[norm_name], EPS[norm_name]
     one = _call(_pgd(norm, num_steps=1, rel_step_size=1.0), eps)
     chex.assert_trees_all_equal(one, _call(attacks.fgsm(norm, bounds=BOX), eps))
-
-
-@pytest.mark.parametrize("norm_name", NORMS)
-def test_unrolled_and_rolled_loops_agree(norm_name):
-    norm, eps = NORMS[norm_name], EPS[norm_name]
-    results = [
-        _call(_pgd(norm, start=attacks.in_ball(norm), unroll=unroll), eps)
-        for unroll in (None, 1, 2)
-    ]
-    chex.assert_trees_all_close(*results, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm_name", NORMS)
@@ -402,8 +392,6 @@ def test_wrong_input_is_refused():
         attacks.pgd(norms.linf, num_steps=1.5, rel_step_size=0.1)
     with pytest.raises(ValueError, match="rel_step_size = -1"):
         attacks.pgd(norms.linf, num_steps=1, rel_step_size=-1)
-    with pytest.raises(ValueError, match="unroll = 0"):
-        attacks.pgd(norms.linf, num_steps=1, rel_step_size=1, unroll=0)
     with pytest.raises(ValueError, match="num_restarts = 0"):
         attacks.best_of(attack, num_restarts=0)
     with pytest.raises(ValueError, match=r"norms\.l2 and norms\.linf only"):

@@ -40,7 +40,7 @@ def test_outcome_is_recomputed_from_the_attacked_inputs(key):
 
 def _difference(key, loss_fn, x, eps=2.0, start=norms.l2):
     start = start and attacks.in_ball(start)
-    steps = {"num_steps": 100, "rel_step_size": 0.2, "unroll": 1}
+    steps = {"num_steps": 100, "rel_step_size": 0.2}
     attack = attacks.pgd(norms.l2, start=start, **steps)
     args = (loss_fn, attack, norms.l2, x, jnp.zeros(len(x)), eps)
     return evaluate.attack_difference(key, *args)
@@ -316,7 +316,7 @@ def test_distances_of_half_precision_are_measured_in_single(key):
 
 def _at(x, y, predict, eps=0.0, loss=losses.cross_entropy, attack=None, **options):
     attack = attack or attacks.pgd(
-        norms.linf, num_steps=3, rel_step_size=0.5, unroll=1, **options
+        norms.linf, num_steps=3, rel_step_size=0.5, **options
     )
     return evaluate.outcome(jax.random.key(0), predict, loss, attack, x, y, eps)
 
@@ -505,9 +505,7 @@ def test_plain_input_is_welcome_in_batches(key):
 def test_targeted_attacks_have_a_success_rate_of_their_own(key):
     """On a linear model, reached iff the gain of the step covers every gap."""
     target = (Y + 1) % 3
-    strong = attacks.pgd(
-        norms.linf, num_steps=20, rel_step_size=0.2, keep_best=True, unroll=1
-    )
+    strong = attacks.pgd(norms.linf, num_steps=20, rel_step_size=0.2, keep_best=True)
     result = evaluate.targeted_outcome(
         key, _predict, losses.margin, strong, X, target, 0.5
     )

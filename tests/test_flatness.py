@@ -36,7 +36,7 @@ def network(key):
 
 
 def _search(norm, **options):
-    return flatness.largest(norm, num_steps=20, rel_step_size=0.25, unroll=1, **options)
+    return flatness.largest(norm, num_steps=20, rel_step_size=0.25, **options)
 
 
 @pytest.mark.parametrize("name", NORMS)
@@ -118,7 +118,7 @@ def test_profiles_do_not_fall_and_start_at_the_centre(network, key):
 
     def jitted(num_starts):
         search = flatness.largest(
-            norms.linf, num_steps=3, rel_step_size=0.5, num_starts=num_starts, unroll=1
+            norms.linf, num_steps=3, rel_step_size=0.5, num_starts=num_starts
         )
         return jax.jit(lambda key, *rest: search(key, measure, *rest))
 
@@ -133,7 +133,7 @@ def test_profiles_do_not_fall_and_start_at_the_centre(network, key):
     better = flatness.profile(jitted(8), key, x, y, RADII).value
     assert better[-1].mean() > profile[-1].mean()
     # The end of an attack on the loss as one start more.
-    attack = attacks.pgd(norms.linf, num_steps=5, rel_step_size=0.25, unroll=1)
+    attack = attacks.pgd(norms.linf, num_steps=5, rel_step_size=0.25)
     end = attack(key, loss_fn, x, y, RADII[-1])[0] - x
     still = flatness.largest(norms.linf, num_steps=0, rel_step_size=0.5, num_starts=0)
     guided = still(key, measure, x, y, RADII[-1], end)

@@ -401,7 +401,7 @@ def _sum(x, y):
 
 
 def _climbed(delta):
-    climb = attacks.climb(norms.l2, **STEPS, unroll=1)
+    climb = attacks.climb(norms.l2, **STEPS)
     return climb(_sum, X[:4], Y[:4], 0.1, delta)
 
 
@@ -409,7 +409,7 @@ IN_BALL = attacks.in_ball(norms.l2)
 
 
 def _called(key=KEY, eps=0.1, bounds=None, loss_fn=_sum, x=X[:4], start=IN_BALL):
-    attack = attacks.pgd(norms.l2, **STEPS, start=start, bounds=bounds, unroll=1)
+    attack = attacks.pgd(norms.l2, **STEPS, start=start, bounds=bounds)
     return attack(key, loss_fn, x, Y[:4], eps)
 
 
@@ -420,7 +420,6 @@ def test_plain_input_is_welcome():
         rel_step_size=np.float64(0.5),
         start=attacks.in_ball(norms.l2),
         bounds=[0, 1],
-        unroll=np.int32(1),
     )
     attack = attacks.best_of(attack, num_restarts=np.int8(2))
 

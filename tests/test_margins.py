@@ -11,7 +11,7 @@ NORMS = {"linf": norms.linf, "l2": norms.l2, "l1": norms.l1}
 
 
 def _pgd(norm, **options):
-    return attacks.pgd(norm, num_steps=20, rel_step_size=0.25, unroll=1, **options)
+    return attacks.pgd(norm, num_steps=20, rel_step_size=0.25, **options)
 
 
 @pytest.fixture

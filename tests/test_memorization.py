@@ -74,7 +74,7 @@ def test_no_attack_on_what_is_memorised_succeeds(name, memory, key):
         lambda x: 9.0 * jnp.ones((len(x), 3)), norm, centres, targets, RADIUS
     )
     attack = attacks.pgd(
-        norm, num_steps=3, rel_step_size=1.0, start=attacks.in_ball(norm), unroll=1
+        norm, num_steps=3, rel_step_size=1.0, start=attacks.in_ball(norm)
     )
 
     @jax.jit
@@ -388,7 +388,6 @@ def test_certificates_are_below_every_attack(name, key):
             num_steps=20,
             rel_step_size=0.2,
             start=attacks.in_ball(norm),
-            unroll=1,
         ),
         num_restarts=5,
     )

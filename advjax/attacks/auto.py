@@ -31,7 +31,6 @@ def apgd(
     num_steps: int = 100,
     bounds: Bounds | None = None,
     project: Projection = "exact",
-    unroll: int | None = None,
 ) -> Attack:
     """Auto-PGD: ascent with momentum, whose step halves where the loss stops rising.
 
@@ -49,7 +48,6 @@ def apgd(
         bounds: as of ``pgd``.
         project: P, onto ball and box; "clip" is that of the original code, which for
             l2 ends inside the ball.
-        unroll: as of ``pgd``.
 
     Returns:
         An attack. It keeps, per example, a point that fools the model if ``loss_fn`` is
@@ -62,7 +60,7 @@ def apgd(
     diverse parameter-free attacks, 2020; for l1 Croce and Hein, Mind the box, 2021.
     """
     steps = apgd_search(norm, num_steps=num_steps, project=project)
-    return search.as_attack(steps, bounds, unroll=unroll)
+    return search.as_attack(steps, bounds)
 
 
 def apgd_search(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from advjax import arguments, norms
+from advjax import arguments, convolutions, norms
 from advjax.arguments import Bounds
 from advjax.attacks import gradients, projections, search, targets
 from advjax.attacks.gradients import Flags
@@ -31,7 +31,6 @@ def fab(
     num_steps: int = 100,
     num_targets: int = 9,
     bounds: Bounds | None = None,
-    unroll: int | None = None,
 ) -> Attack:
     """Fast adaptive boundary attack: small perturbations that fool the model.
 
@@ -49,7 +48,6 @@ def fab(
         num_steps: steps for each target, with a gradient and a forward pass each.
         num_targets: rivals t, those of largest logits at the input.
         bounds: as of ``pgd``.
-        unroll: as of ``pgd``.
 
     Returns:
         An attack, for goals of logits ``[n, k]``. Where no perturbation within ``eps``
@@ -64,7 +62,7 @@ def fab(
     """
     num_targets = arguments.count("num_targets", num_targets)
     steps = fab_search(norm, num_steps=num_steps)
-    return search.as_attack(steps, bounds, num_repeats=num_targets, unroll=unroll)
+    return search.as_attack(steps, bounds, num_repeats=num_targets)
 
 
 def fab_search(norm: Norm, *, num_steps: int = 100) -> Search:
@@ -142,7 +140,8 @@ def _boundary(problem: Problem, state: _State) -> tuple[Array, Array, Flags]:
         return jnp.sum(rise), rise
 
     x = problem.place(state.u)
-    (_, rise), g = jax.value_and_grad(lead, has_aux=True)(x)
+    graded = jax.value_and_grad(lead, has_aux=True)
+    (_, rise), g = convolutions.rewritten(graded)(x)
     w = problem.over_u(g)
     judged = Judgement(rise, rise > 0)
     flags = gradients.flagged(state.flags, judged, w)

@@ -1,6 +1,6 @@
 """One attack of an ensemble, and its programs, a few steps at a time.
 
-program = components.program(predict, bounds, component, x[:1])
+program = components.program(predict, bounds, component)
 state = program.begin(part)
 state, fooled = program.advance(part, state, first_step)
 end = program.end(part, state)
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax import arguments, criteria, losses, programs
+from advjax import arguments, criteria, losses
 from advjax.arguments import Bounds
 from advjax.attacks import gradients, search, targets
 from advjax.attacks.search import Search
@@ -95,21 +95,16 @@ _BLOCK = {True: 25, False: 250}
 """Most steps of one program, with gradients and without."""
 
 
-def _block(steps: Search, predict: Predict, x: Array) -> int:
+def _block(steps: Search) -> int:
     """Steps of one program."""
-    # One step compiles in a tenth of the time of ten that are unrolled.
-    if steps.has_gradients and programs.is_slow_in_loops(predict, x):
-        return 1
     most = _BLOCK[steps.has_gradients]
     return max(b for b in range(1, most + 1) if steps.num_steps % b == 0)
 
 
-def program(
-    predict: Callable, bounds: Bounds | None, component: Component, x: Array
-) -> Program:
-    """The programs of a component, for models and inputs such as ``x[n, ...]``."""
+def program(predict: Callable, bounds: Bounds | None, component: Component) -> Program:
+    """The programs of a component."""
     steps = component.search
-    block = _block(steps, component.drawn(predict, jax.random.key(0)), x)
+    block = _block(steps)
 
     def problem(part: Part, k: Array | int) -> search.Problem:
         # Of the first row, as draws of random models are of a whole batch.

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from advjax import criteria
+from advjax import convolutions, criteria
 from advjax.criteria import Judgement
 from advjax.types import Array, AttackInfo, LossFn
 
@@ -33,7 +33,7 @@ def judge_and_grad(loss_fn: LossFn, y: Any) -> Callable:
         (_, judged), g = jax.value_and_grad(total, has_aux=True)(x)
         return judged, g
 
-    return judge_and_grad
+    return convolutions.rewritten(judge_and_grad)
 
 
 def flagged(flags: Flags, judged: Judgement, g: Array) -> Flags:

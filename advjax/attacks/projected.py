@@ -11,7 +11,6 @@ from advjax import arguments, criteria, norms, regions
 from advjax.arguments import Bounds
 from advjax.attacks import gradients, projections
 from advjax.attacks.projections import Projection
-from advjax.attacks.search import default_unroll
 from advjax.attacks.starting import Start, check_start, starts
 from advjax.criteria import Judgement
 from advjax.norms import Norm
@@ -49,7 +48,6 @@ def pgd(
     bounds: Bounds | None = None,
     project: Projection = "exact",
     keep_best: bool = False,
-    unroll: int | None = None,
 ) -> Attack:
     """Projected gradient ascent along the norm's steepest direction.
 
@@ -70,9 +68,6 @@ def pgd(
             ``criteria.Goal``, and of these the one of largest loss. Never weaker, and
             costs one forward pass where the caller would not use ``info.loss``;
             training protocols keep the last.
-        unroll: loop steps per iteration, as in ``jax.lax.scan``. By default loops of up
-            to 100 steps are unrolled on CPU if the loss has convolutions, whose
-            gradients are slow inside loops there, and rolled otherwise.
 
     Returns:
         An attack. A zero gradient makes no step; it is flagged, and so is an undefined
@@ -92,7 +87,6 @@ def pgd(
         bounds=bounds,
         project=project,
         keep_best=keep_best,
-        unroll=unroll,
     )
     check_start(start)
 
@@ -111,7 +105,6 @@ def climb(
     bounds: Bounds | None = None,
     project: Projection = "exact",
     keep_best: bool = False,
-    unroll: int | None = None,
 ) -> Climb:
     """Like ``pgd``, but from given perturbations.
 
@@ -123,8 +116,6 @@ def climb(
     num_steps = arguments.count("num_steps", num_steps, least=0)
     arguments.number("rel_step_size", rel_step_size)
     bounds = arguments.bounds(bounds)
-    if unroll is not None:
-        unroll = arguments.count("unroll", unroll)
     admit, step = _moves(norm, rel_step_size, project)
 
     def climbing(loss_fn, x, y, eps, delta=None):
@@ -156,12 +147,7 @@ def climb(
             loss_dtype = jax.eval_shape(judge, at(u), y).loss.dtype
             best = (u, Judgement(jnp.full(len(x), -jnp.inf, loss_dtype), nowhere))
         carry = (u, best, gradients.Flags(nowhere, nowhere))
-        if num_steps == 1:
-            # A loop all the same for XLA, which on CPU takes its convolutions slowly.
-            carry, _ = body(carry, None)
-        else:
-            unrolled = unroll or default_unroll(num_steps, loss_fn, at(u), y)
-            carry, _ = jax.lax.scan(body, carry, length=num_steps, unroll=unrolled)
+        carry, _ = jax.lax.scan(body, carry, length=num_steps)
         u, best, flags = carry
         last = (u, criteria.judge(loss_fn, at(u), y))
         u, judged = last if best is None else gradients.stronger(last, best)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from advjax import arguments, criteria, programs, regions
+from advjax import arguments, convolutions, criteria, regions
 from advjax.arguments import Bounds
 from advjax.attacks import gradients, projections, restarts
 from advjax.attacks.gradients import Flags
@@ -30,7 +30,6 @@ __all__ = [
     "Search",
     "Seen",
     "as_attack",
-    "default_unroll",
     "end",
     "fooled",
     "over_features",
@@ -85,7 +84,8 @@ class Problem(NamedTuple):
 
     def judge(self, u: Array) -> Judgement:
         """The verdict on these points."""
-        return criteria.judge(self.loss_fn, self.place(u), self.y)
+        judge = partial(criteria.judge, self.loss_fn, y=self.y)
+        return convolutions.rewritten(judge)(self.place(u))
 
     def look(self, u: Array, flags: Flags | None = None) -> Seen:
         """The verdict and the gradient at ``u``, of which nan counts as zero."""
@@ -173,7 +173,6 @@ def as_attack(
     bounds: Bounds | None,
     *,
     num_repeats: int = 1,
-    unroll: int | None = None,
 ) -> Attack:
     """The attack that takes all steps of a search in one program.
 
@@ -183,11 +182,8 @@ def as_attack(
         num_repeats: restarts or targets, one after the other, of which each example
             keeps the strongest by ``criteria.better``, or the shortest that fools the
             model.
-        unroll: as of ``pgd``.
     """
     bounds = arguments.bounds(bounds)
-    if unroll is not None:
-        unroll = arguments.count("unroll", unroll)
     number = search.num_steps
 
     def attack(key, loss_fn, x, y, eps):
@@ -195,14 +191,11 @@ def as_attack(
             given = problem(key, loss_fn, x, y, eps, bounds, repeat)
             # First, as searches say best what they cannot attack.
             state = search.begin(given)
-            times = unroll or 1
-            if unroll is None and search.has_gradients:
-                times = default_unroll(number, loss_fn, given.input(), y)
 
             def step(state, k):
                 return search.step(given, state, k), None
 
-            state, _ = jax.lax.scan(step, state, jnp.arange(number), unroll=times)
+            state, _ = jax.lax.scan(step, state, jnp.arange(number))
             return search.end(given, state)
 
         if num_repeats == 1:
@@ -228,13 +221,6 @@ def _lengths(norm: Norm, region: Region, x_adv: Array) -> Array:
         return jax.vmap(norm.value)(u)
 
     return jax.vmap(of_repeat)(x_adv)
-
-
-def default_unroll(num_steps: int, loss_fn: LossFn, x: Array, y: Any) -> int:
-    """All steps, up to 100, where the gradient is slow in loops; one elsewhere."""
-    judge = partial(criteria.judge, loss_fn, y=y)
-    is_unrolled = 1 < num_steps <= 100 and programs.is_slow_in_loops(judge, x)
-    return num_steps if is_unrolled else 1
 
 
 def projection(norm: Norm, project: Projection) -> Callable[[Problem, Array], Array]:

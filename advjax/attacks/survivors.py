@@ -199,10 +199,10 @@ class Ensemble:
         criteria.correct(jnp.zeros(output.shape, output.dtype), data.y)  # raises
         self._check_classes(output.shape)
         if not self._programs:
-            x, given = data.x[:1], (self._predict, self._bounds)
-            self._sizes = self._sizes or _sizes(drawn, x)
+            given = self._predict, self._bounds
+            self._sizes = self._sizes or _sizes(drawn, data.x[:1])
             self._programs = [
-                components.program(*given, each, x) for each in self.components
+                components.program(*given, each) for each in self.components
             ]
         if num_components is None:
             num_components = len(self.components)

@@ -5,7 +5,7 @@
 Prints milliseconds per attack of ten steps, and per step of a scan over four plain
 training steps, medians of five alternating runs, with the seconds to compile. Without
 rewriting, the gradient of a convolution is slow inside a while loop of XLA on CPU (jax
-issue 12868), so that an attack with its loop written out is shown as well.
+issue 12868).
 """
 
 import argparse
@@ -36,26 +36,22 @@ def compiled(function: Callable, *arguments) -> Compiled:
     return lambda: jax.block_until_ready(program(*arguments)), seconds
 
 
-def attack_of(name: str, *, is_written_out: bool = False) -> Compiled:
-    """PGD on a fresh network, by a loop or step by step."""
+def attack_of(name: str) -> Compiled:
+    """PGD on a fresh network."""
     case, model = CASES[name], make(name)
     batch = draw(name, case.batch_size)
     variables = model.init(jax.random.key(0), batch.x)
+    attack = attacks.pgd(
+        norms.linf, num_steps=NUM_STEPS, rel_step_size=0.25, bounds=(0.0, 1.0)
+    )
 
-    def attacked(variables, x, y, num_steps):
-        loss = lambda x, y: losses.cross_entropy(model.predict(*variables, x), y)  # noqa: E731
-        attack = attacks.climb(
-            norms.linf, num_steps=num_steps, rel_step_size=0.25, bounds=(0.0, 1.0)
-        )
-        end = x
-        for _ in range(NUM_STEPS // num_steps):
-            end = attack(loss, x, y, case.eps, end - x)[0]
-        return end
+    def attacked(variables, x, y):
+        def loss(x, y):
+            return losses.cross_entropy(model.predict(*variables, x), y)
 
-    def run(variables, x, y):
-        return attacked(variables, x, y, 1 if is_written_out else NUM_STEPS)
+        return attack(jax.random.key(0), loss, x, y, case.eps)[0]
 
-    return compiled(run, variables, *map(jnp.asarray, batch))
+    return compiled(attacked, variables, *map(jnp.asarray, batch))
 
 
 def training_of(name: str) -> Compiled:
@@ -80,7 +76,6 @@ def measure(name: str) -> None:
     with mock.patch.object(convolutions, "rewritten", lambda function: function):
         found |= {
             "attack, as written": attack_of(name),
-            "attack, loop written out": attack_of(name, is_written_out=True),
             "training, as written": training_of(name),
         }
     seconds = alternating({key: call for key, (call, _) in found.items()}, 5)

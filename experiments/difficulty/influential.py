@@ -74,7 +74,7 @@ def _measured(setup: Setup, name: str) -> xr.Dataset:
 
 
 def _of_network(config: Config, model, network, x, y, label: str) -> dict:
-    measure = influence.influence(num_steps=config.num_steps, unroll=config.num_steps)
+    measure = influence.influence(num_steps=config.num_steps)
     logit = partial(measuring.logit, model, network)
 
     def strength(x, y):

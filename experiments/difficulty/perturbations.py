@@ -101,9 +101,7 @@ def _free(config: Config, predict, horizon, x: Array, label: Array) -> dict:
     loss = partial(losses.cross_entropy, labels=label)
     logits, jacobian = dynamics.logit_jacobian(predict, x)
     record = dynamics.logit_hessians(predict, loss)
-    ascent = dynamics.ascend(
-        num_steps=config.free_num_steps, record=record, unroll=config.free_num_steps
-    )
+    ascent = dynamics.ascend(num_steps=config.free_num_steps, record=record)
     real = ascent(lambda x: loss(predict(x)), x, horizon)
     mean = dynamics.path_mean(*real.records[::-1])
     theory = _theory(loss, logits, jacobian, mean, horizon)
@@ -113,9 +111,7 @@ def _free(config: Config, predict, horizon, x: Array, label: Array) -> dict:
     linf_length = length * jnp.linalg.norm(g) / norms.l1.value(g)
 
     def attack(norm, length):
-        steps = dynamics.ascend(
-            num_steps=config.few_steps, direction=norm.steepest, unroll=config.few_steps
-        )
+        steps = dynamics.ascend(num_steps=config.few_steps, direction=norm.steepest)
         return steps(lambda x: loss(predict(x)), x, length).effective
 
     l2, linf = attack(norms.l2, length), attack(norms.linf, linf_length)

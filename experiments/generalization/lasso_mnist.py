@@ -268,7 +268,6 @@ def _attack(setting: Setting, num_steps: int, start: attacks.Start | None) -> At
         start=start,
         bounds=(0.0, 1.0),
         project="clip",
-        unroll=1,
     )
 
 

@@ -118,7 +118,6 @@ def attacked(
     num_steps: int,
     kind: str,
     number: int,
-    unroll: int | None = None,
 ) -> np.ndarray:
     """The images under PGD with restarts on the margin or the cross-entropy.
 
@@ -133,7 +132,6 @@ def attacked(
             start=attacks.in_ball(norms.linf),
             bounds=(0.0, 1.0),
             keep_best=True,
-            unroll=unroll,
         ),
         num_restarts=config.num_restarts,
     )

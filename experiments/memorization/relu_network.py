@@ -125,7 +125,7 @@ def errors(made: Construction) -> dict[str, float]:
     def attacked_error(part: Batch) -> float:
         part = Batch(*(each[: config.num_attacked] for each in part))
         attack = partial(construction.attacked, config, relu, made.eps)
-        x = attack(part, config.split_steps, "margin", 4, unroll=1)
+        x = attack(part, config.split_steps, "margin", 4)
         return wrong(x, part.y).mean()
 
     train_y, test_y = points.train.y[few], points.test.y[few]

@@ -128,7 +128,6 @@ def _errors(config, key, params: Mixed, found: Separable, test: Separable) -> di
         rel_step_size=2.5 / config.attack_steps,
         start=attacks.in_ball(norms.l2),
         keep_best=True,
-        unroll=1,
     )
 
     def score(x, y):

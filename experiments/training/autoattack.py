@@ -77,7 +77,7 @@ def measured(setup: Setup, i: int, part: str) -> xr.Dataset:
         [*components.values()],
         batch_sizes=sorted({-(-size // 8), size}),
     )
-    meter = progress.Meter(f"network {i}, {part}")
+    meter = progress.Meter(f"{subject.named(i)}, {part}")
 
     def watch(status: Status) -> None:
         meter.show(status.done, status.total, f"{status.num_robust} images robust")

@@ -42,6 +42,12 @@ class Subject(NamedTuple):
         """``x -> logits`` of one network, in evaluation mode."""
         return partial(self.model.predict, *self.networks[i])
 
+    def named(self, i: int) -> str:
+        """How one network was trained, in words."""
+        described = self.described()
+        eps, seed = described["trained_eps"][1][i], described["seed"][1][i]
+        return f"trained at ε = {eps:.4g}, seed {seed}"
+
     def described(self) -> dict[str, tuple[tuple[str, ...], Any]]:
         """How each network was trained, as values of a dataset."""
         is_attacked = self.about["config"]["objective"] != "standard"
