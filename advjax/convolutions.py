@@ -1,25 +1,24 @@
 """Convolutions that XLA runs fast on CPU, in any function: a rewriting of its program.
 
-    grad = convolutions.rewritten(jax.grad(loss))     # the same numbers, sooner
+    grad = convolutions.rewritten(jax.grad(loss))     # to be compiled by jit
 
 Attacks, training steps and products with Hessians rewrite what they differentiate, so
 there is nothing to do for their users. Values change by rounding alone, and on other
-devices not at all. What it changes, measured on jax 0.10.2 by
-``experiments/benchmarks/convolutions.py``:
+devices not at all. The formulations are those that are fast in jax 0.10.2, as
+``experiments/benchmarks/convolutions.py`` measures:
 
 - XLA brings a convolution to the layout that its fast code wants, but not within a
   loop, where gradients take the slow code (jax issue 12868): the layout is written out.
-- The fast code gives a convolution of fewer than 128 channels one core. One whose
+- The fast code gives a convolution of fewer than 128 features one core. One whose
   output is larger than its input goes to other code, which shares it: a row is added
-  and dropped again. Strided ones cannot have one, and are cut into parts of the batch,
-  which run at once.
+  and dropped again. Where that cannot be, parts of the batch run at once.
 - An output of few channels, as in the gradient of an image, is a matrix product and a
   sum of shifted arrays.
 """
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -32,15 +31,6 @@ from advjax.types import Array
 __all__ = ["rewritten"]
 
 Function = TypeVar("Function", bound=Callable)
-
-_SMALL, _NARROW = 16, 128
-"""Channels up to which the fast code is not taken, and below which it has one core."""
-_FEW = 4
-"""Channels of an output that is a sum of shifted products."""
-_NUM_PARTS, _SMALLEST_PART = 4, 16
-"""Parts of a convolution at most, and examples that each one has at least."""
-
-
 _Padding = Sequence[tuple[int, int]]
 
 
@@ -48,117 +38,173 @@ def rewritten(function: Function) -> Function:
     """The same function of arrays, with its convolutions as they are fast on CPU.
 
     To be applied to a gradient, not to what it is the gradient of: what is rewritten
-    already stays as it is, and so do its derivatives. Without ``jit`` the function is
-    called as it is.
+    already stays as it is, and so do its derivatives. Outside of ``jit`` the function
+    is called as it is.
 
     Args:
         function: of pytrees of arrays, all positional.
     """
 
     def rewriting(*arguments):
-        leaves = jax.tree.leaves(arguments)
-        is_traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
-        if jax.default_backend() != "cpu" or not is_traced:
+        if jax.default_backend() != "cpu" or not _is_compiled():
             return function(*arguments)
         closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
-        flat = jax.extend.core.jaxpr_as_fun(_inner(closed))
-        return jax.tree.unflatten(jax.tree.structure(shape), flat(*leaves))
+        flat = jax.extend.core.jaxpr_as_fun(_Rewriting().of(closed))
+        leaves = flat(*jax.tree.leaves(arguments))
+        return jax.tree.unflatten(jax.tree.structure(shape), leaves)
 
     return rewriting  # type: ignore[return-value]
 
 
-def _inner(value: Any) -> Any:
-    """A parameter of an operation, with the programs that it is or holds rewritten."""
-    if isinstance(value, tuple | list) and any(hasattr(v, "eqns") for v in value):
-        return type(value)(map(_inner, value))
-    if hasattr(value, "jaxpr"):
-        return value.replace(jaxpr=_inner(value.jaxpr))
-    if hasattr(value, "eqns"):
-        return value.replace(eqns=[_equation(eqn) for eqn in value.eqns])
-    return value
+def _is_compiled() -> bool:
+    """Whether operations are recorded for ``jit`` at present, or for a loop."""
+    return isinstance(lax.add(0, 0), jax.core.Tracer)
 
 
-def _equation(eqn: Any) -> Any:
-    if eqn.primitive.name == "conv_general_dilated":
-        return _call(eqn)
-    if eqn.params.get("name") == _NAME:
-        return eqn
-    return eqn.replace(params={key: _inner(each) for key, each in eqn.params.items()})
+class _Rewriting:
+    """Programs rewritten so far, so that those that share a part still do."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Any, Any]] = {}
+
+    def of(self, value: Any) -> Any:
+        """A program, or whatever holds some; itself where there is nothing to do."""
+        if _is_sequence(value):
+            leaves, tree = jax.tree.flatten(value, lambda v: not _is_sequence(v))
+            new = [self.of(leaf) for leaf in leaves]
+            return value if _are_same(new, leaves) else jax.tree.unflatten(tree, new)
+        if hasattr(value, "jaxpr"):
+            jaxpr = self.of(value.jaxpr)
+            return value if jaxpr is value.jaxpr else value.replace(jaxpr=jaxpr)
+        if not hasattr(value, "eqns"):
+            return value
+        if id(value) not in self._known:
+            eqns = [self._equation(eqn) for eqn in value.eqns]
+            is_same = _are_same(eqns, value.eqns)
+            new = value if is_same else value.replace(eqns=eqns)
+            self._known[id(value)] = value, new  # the first lest its id be given again
+        return self._known[id(value)][1]
+
+    def _equation(self, eqn: Any) -> Any:
+        if eqn.primitive.name == "conv_general_dilated":
+            return _call(eqn)
+        if eqn.params.get("name") == _NAME:
+            return eqn
+        new = {key: self.of(each) for key, each in eqn.params.items()}
+        is_same = _are_same(new.values(), eqn.params.values())
+        return eqn if is_same else eqn.replace(params=new)
 
 
-_NAME = "convolution_on_cpu"
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, tuple | list)
+
+
+def _are_same(new: Iterable[Any], old: Iterable[Any]) -> bool:
+    return all(a is b for a, b in zip(new, old, strict=True))
+
+
+_NAME = "advjax_convolution"
 
 
 def _call(eqn: Any) -> Any:
-    """The operation of one convolution, as one that runs a program of ours."""
+    """The operation of one convolution, as one that runs a program of ours.
+
+    Within ``shard_map`` it is left as it is, since its type says more there.
+    """
+    avals = [v.aval for v in (*eqn.invars, *eqn.outvars)]
+    if any(map(_varies, avals)):
+        return eqn
+    if not all(isinstance(side, int) for aval in avals for side in aval.shape):
+        return eqn  # of any size, as of jax.export
 
     def convolution(x, kernel):
         return _convolution(x, kernel, **eqn.params)
 
     convolution.__name__ = _NAME
-    like = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
-    (call,) = jax.make_jaxpr(jax.jit(convolution))(*like).eqns
+    like = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals[:2]]
+    with jax.disable_jit(False):
+        (call,) = jax.make_jaxpr(jax.jit(convolution))(*like).eqns
     return call.replace(invars=eqn.invars, outvars=eqn.outvars)
+
+
+def _varies(aval: Any) -> bool:
+    """Whether a value differs over the devices of a ``shard_map``."""
+    # Later versions of jax have it one level deeper.
+    of_mesh = getattr(aval, "mat", aval)
+    return bool(getattr(of_mesh, "varying", None) or getattr(aval, "vma", None))
 
 
 def _convolution(
     x: Array, kernel: Array, *, dimension_numbers: Any, **params: Any
 ) -> Array:
-    """One of any layout by ``[n, ..., c]``."""
+    """One of any layout, by ``x[n, ..., c]`` and ``kernel[..., c, features]``."""
     first, second, *spatial = dimension_numbers.lhs_spec
     x = jnp.transpose(x, (first, *spatial, second))
     first, second, *spatial = dimension_numbers.rhs_spec
     kernel = jnp.transpose(kernel, (*spatial, second, first))
-    out = _formulated(x, kernel, **params)
-    first, second, *spatial = dimension_numbers.out_spec
-    last = (first, *spatial, second)
-    return jnp.transpose(out, [last.index(axis) for axis in range(out.ndim)])
-
-
-def _formulated(x: Array, kernel: Array, *, padding: _Padding, **params: Any) -> Array:
-    """Of ``x[n, ..., c]`` with ``kernel[..., c, features]``, as it is fastest."""
     last = x.ndim - 1
     spatial = range(1, last)
-    axes = (0, last, *spatial), (last, last - 1, *range(last - 1)), (0, last, *spatial)
+    numbers = lax.ConvDimensionNumbers(
+        (0, last, *spatial), (last, last - 1, *range(last - 1)), (0, last, *spatial)
+    )
+    plain = functools.partial(
+        lax.conv_general_dilated, dimension_numbers=numbers, **params
+    )
+    out = _formulation(x, kernel, params)(x, kernel, plain, params["padding"])
+    first, second, *spatial = dimension_numbers.out_spec
+    axes = (first, *spatial, second)
+    return jnp.transpose(out, [axes.index(axis) for axis in range(out.ndim)])
 
-    def convolved(x: Array, padding: _Padding = padding) -> Array:
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            padding=padding,
-            dimension_numbers=lax.ConvDimensionNumbers(*axes),
-            **params,
-        )
 
-    c, features = x.shape[-1], kernel.shape[-1]
-    is_plain = x.ndim == 4 and all(params[each] == 1 for each in _GROUPS)
-    is_dense = is_plain and all(params[each] == (1, 1) for each in _STEPS)
-    if is_dense and features <= _FEW < c:
-        return _by_shifts(x, kernel, padding)
-    is_fast = is_plain and x.dtype in (jnp.float32, jnp.float64)
-    if not is_fast or features >= _NARROW or max(c, features) <= _SMALL:
-        return convolved(x)
-    rows, height = jax.eval_shape(convolved, x).shape[1], x.shape[1]
-    if rows > height:
-        return convolved(x)
-    if is_dense and height < 1.5 * rows:
-        (low, high), columns = padding
-        more = (low, high + height + 1 - rows), columns
-        return convolved(x, more)[:, :rows]
-    num_parts = min(_NUM_PARTS, len(x) // _SMALLEST_PART)
-    # Several devices share the batch themselves.
+def _formulation(x: Array, kernel: Array, params: dict[str, Any]) -> Callable:
+    """The fastest, a function of ``(x, kernel, plain, padding)``."""
+    is_grouped = params["feature_group_count"] * params["batch_group_count"] > 1
+    precise = jnp.float32, jnp.float64
+    is_promoted = params["preferred_element_type"] not in (None, x.dtype)
+    if x.ndim != 4 or is_grouped or x.dtype not in precise or is_promoted:
+        return _as_it_is
+    steps = (params[key] for key in ("window_strides", "lhs_dilation", "rhs_dilation"))
+    is_dense = all(step == (1, 1) for step in steps)
+    rows, columns, c, features = kernel.shape
+    # No more products than entries of the input, and few arrays to add.
+    if is_dense and rows * columns <= 25 and rows * columns * features <= c:
+        return _by_shifts
+    if features >= 128 or max(c, features) <= 16:
+        return _as_it_is
+    height = x.shape[1]
+    out_height = height + sum(params["padding"][0]) - rows + 1
+    # Not for a small gain that many rows more would cost.
+    if is_dense and out_height <= height < 1.5 * out_height:
+        return _with_rows_more
+    return _in_parts
+
+
+def _as_it_is(x: Array, kernel: Array, plain: Callable, padding: _Padding) -> Array:
+    return plain(x, kernel, padding=padding)
+
+
+def _with_rows_more(
+    x: Array, kernel: Array, plain: Callable, padding: _Padding
+) -> Array:
+    """So many that the output is larger than the input by one."""
+    (top, bottom), horizontal = padding
+    height, out_height = x.shape[1], x.shape[1] + top + bottom - len(kernel) + 1
+    more = (top, bottom + height + 1 - out_height), horizontal
+    return plain(x, kernel, padding=more)[:, :out_height]
+
+
+def _in_parts(x: Array, kernel: Array, plain: Callable, padding: _Padding) -> Array:
+    """Four of at least 16 examples; several devices divide the batch themselves."""
+    num_parts = min(4, len(x) // 16)
     if num_parts < 2 or jax.device_count() > 1:
-        return convolved(x)
+        return plain(x, kernel, padding=padding)
     parts = jnp.array_split(x, num_parts)
-    return jnp.concatenate([convolved(part) for part in parts])
+    return jnp.concatenate([plain(part, kernel, padding=padding) for part in parts])
 
 
-_GROUPS = "feature_group_count", "batch_group_count"
-_STEPS = "window_strides", "lhs_dilation", "rhs_dilation"
-
-
-def _by_shifts(x: Array, kernel: Array, padding: _Padding) -> Array:
+def _by_shifts(x: Array, kernel: Array, plain: Callable, padding: _Padding) -> Array:
     """Products with all entries of the kernel at once, shifted and added."""
+    del plain
     rows, columns, c, features = kernel.shape
     products = x @ jnp.reshape(jnp.moveaxis(kernel, 2, 0), (c, -1))
     products = jnp.reshape(products, (*x.shape[:3], rows, columns, features))

@@ -321,7 +321,8 @@ def _mode(mode: str, model: Model, x: Array) -> str:
     def fresh(x):
         return model.predict(*model.init(jax.random.key(0), x), x)
 
-    return "loop" if programs.is_slow_in_loops(fresh, x) else "scan"
+    is_on_cpu = jax.default_backend() == "cpu"
+    return "loop" if is_on_cpu and programs.has_convolutions(fresh, x) else "scan"
 
 
 def _stacked(trees: Sequence[Any]) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 
 from advjax.types import Array, Predict
 
-__all__ = ["caveats", "is_slow_in_loops"]
+__all__ = ["caveats", "has_convolutions"]
 
 _KINDS = {
     "rounds": "rounds, compares or takes signs: its slope there may be zero",
@@ -57,13 +57,9 @@ def caveats(predict: Predict, x: Array) -> tuple[str, ...]:
     return tuple(f"the model {_KINDS[kind]}" for kind in _KINDS if kind in found)
 
 
-def is_slow_in_loops(function: Callable[[Array], Any], x: Array) -> bool:
-    """Whether the gradient of a function is slow inside of a loop on this device."""
-    # XLA on CPU runs the gradient of a convolution inside a while loop several times
-    # slower than outside (jax issue 12868); other functions gain nothing outside, and
-    # compile slowly if unrolled: experiments/benchmarks/unroll.py measures it.
-    on_cpu = jax.default_backend() == "cpu"
-    return on_cpu and _has(_program(function, x), ("conv_general_dilated",))
+def has_convolutions(function: Callable[[Array], Any], x: Array) -> bool:
+    """Whether a function has any."""
+    return _has(_program(function, x), ("conv_general_dilated",))
 
 
 def _program(function: Callable[[Array], Any], x: Array) -> Any:

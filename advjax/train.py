@@ -419,8 +419,8 @@ def dispatched(step: Step, mode: str = "auto") -> Run:
         step: one step of one run.
         mode: "scan", all runs and steps in one compiled program, the form for GPU and
             TPU and for networks of matrix products; "loop", run after run and step
-            after step, the form for convolutions on CPU, whose gradients are slow
-            inside a loop and slower under vmap over parameters; "auto", "loop" on CPU.
+            after step, the form for convolutions on CPU, which are slower under vmap
+            over parameters; "auto", "loop" on CPU.
 
     Returns:
         ``(states[r], data, indices[r, t, b], eps[r]) -> (states[r], metrics[r, t])``,

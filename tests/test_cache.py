@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,10 @@ def place(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
+def _kept(digest, decode):
+    return cache.kept(lambda: digest, decode)
+
+
 def _never():
     pytest.fail("decoded again")
 
@@ -33,37 +38,51 @@ def _assert_equal(found):
 
 
 def test_images_are_decoded_once(place):
-    _assert_equal(cache.kept("a", lambda: IMAGES))
-    _assert_equal(cache.kept("a", _never))
+    _assert_equal(_kept("a", lambda: IMAGES))
+    _assert_equal(_kept("a", _never))
     assert [path.name for path in place.iterdir()] == ["a.safetensors"]
     with pytest.raises(ZeroDivisionError):
-        cache.kept("b", lambda: 1 / 0)
+        _kept("b", lambda: 1 / 0)
+
+
+def test_what_changes_while_it_is_decoded_is_not_kept(place):
+    digests = iter("ab")
+    _assert_equal(cache.kept(lambda: next(digests), lambda: IMAGES))
+    assert not place.exists()
 
 
 @pytest.mark.parametrize("fault", ["cut", "bit", "empty", "text", "another", "folder"])
 def test_what_is_damaged_is_decoded_again(place, fault):
-    cache.kept("a", lambda: IMAGES)
+    _kept("a", lambda: IMAGES)
     (file,) = place.iterdir()
     content = bytearray(file.read_bytes())
     if fault == "folder":
         file.unlink()
         file.mkdir()
     elif fault == "another":
-        cache.kept("b", lambda: IMAGES._replace(y=IMAGES.y + 1))
+        _kept("b", lambda: IMAGES._replace(y=IMAGES.y + 1))
         (place / "b.safetensors").replace(file)
     else:
         content[-1] ^= fault == "bit"
         damaged = {"cut": content[:-5], "empty": b"", "text": b"no images"}
         file.write_bytes(damaged.get(fault, content))
-    _assert_equal(cache.kept("a", lambda: IMAGES))
+    _assert_equal(_kept("a", lambda: IMAGES))
     if fault != "folder":
-        _assert_equal(cache.kept("a", _never))
+        _assert_equal(_kept("a", _never))
 
 
 def test_nothing_is_kept_where_nothing_can_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("ADVJAX_CACHE", str(tmp_path / "file" / "cache"))
-    _assert_equal(cache.kept("a", lambda: IMAGES))
+    _assert_equal(_kept("a", lambda: IMAGES))
+
+
+def test_nothing_is_kept_without_a_home(monkeypatch):
+    monkeypatch.delenv("ADVJAX_CACHE")
+    monkeypatch.setattr(
+        cache, "place", lambda: Path("~nobody-of-this-name").expanduser()
+    )
+    _assert_equal(_kept("a", lambda: IMAGES))
 
 
 _KEEP = """
@@ -74,7 +93,7 @@ x = np.arange(10**6).astype(np.uint8)
 for i in range(30):
     if i % 5 == 0:
         (cache.place() / f"{i % 2}.safetensors").unlink(missing_ok=True)
-    found = cache.kept(f"{i % 2}", lambda: Batch(x, x[:1]))
+    found = cache.kept(lambda: f"{i % 2}", lambda: Batch(x, x[:1]))
     assert (found.x == x).all()
 """
 
@@ -102,6 +121,7 @@ def test_digests_are_of_content_and_of_its_division(tmp_path):
     ("given", "expected"),
     [
         ({"ADVJAX_CACHE": "/a"}, "/a"),
+        ({"ADVJAX_CACHE": "~/a", "HOME": "/h"}, "/h/a"),
         ({"XDG_CACHE_HOME": "/b"}, "/b/advjax"),
         ({"XDG_CACHE_HOME": "relative", "HOME": "/h"}, "/h/.cache/advjax"),
         ({"HOME": "/h"}, "/h/.cache/advjax"),

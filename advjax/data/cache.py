@@ -29,7 +29,7 @@ _DECODER = b"advjax images 1"
 def place() -> Path:
     """``$ADVJAX_CACHE``, or else ``advjax`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     if given := os.environ.get("ADVJAX_CACHE"):
-        return Path(given)
+        return Path(given).expanduser()
     root = os.environ.get("XDG_CACHE_HOME", "")
     # The standard has relative ones ignored.
     return (
@@ -46,13 +46,21 @@ def digest(parts: Iterable[bytes | Path]) -> str:
     return total.hexdigest()
 
 
-def kept(name: str, decode: Callable[[], Batch]) -> Batch:
-    """The images of that digest: those of the cache, or else decoded, and kept."""
-    path = place() / f"{name}.safetensors"
+def kept(digest: Callable[[], str], decode: Callable[[], Batch]) -> Batch:
+    """The images of a digest: those of the cache, or else decoded, and kept.
+
+    They are kept only if the digest is the same after as before.
+    """
+    name = digest()
+    try:
+        path = place() / f"{name}.safetensors"
+    except RuntimeError:  # there is no home
+        return decode()
     found = _read(path)
     if found is None:
         found = decode()
-        _write(path, found)
+        if digest() == name:
+            _write(path, found)
     return found
 
 
@@ -62,8 +70,8 @@ def _read(path: Path) -> Batch | None:
         with safetensors.safe_open(path, "np") as file:
             found = Batch(*(file.get_tensor(field) for field in Batch._fields))
             stated = (file.metadata() or {}).get("digest")
-    except (OSError, safetensors.SafetensorError):
-        return None
+    except (OSError, safetensors.SafetensorError, AttributeError):
+        return None  # AttributeError for types that NumPy has not
     return found if stated == _content(path, found) else None
 
 

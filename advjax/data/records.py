@@ -34,11 +34,12 @@ def check(path: Path, length: int, largest_record: int) -> os.stat_result:
 
 
 def read(path: Path, length: int, file_format: str, largest_record: int) -> list[bytes]:
-    """The serialised examples of a file that was checked.
+    """The serialised examples of a file.
 
     Raises:
-        ContentError: for a file that is not as TFDS writes it.
+        ContentError: as ``check``, and for a file that is not as TFDS writes it.
     """
+    check(path, length, largest_record)
     return READERS[file_format](path, length, largest_record)
 
 

@@ -49,7 +49,7 @@ def read(name: str, split: str, data_dir: str | os.PathLike | None) -> Batch:
         with warnings.catch_warnings(action="ignore"):
             stored = _stored(name, split, root)
             return cache.kept(
-                _digest(name, split, stored),
+                lambda: _digest(name, split, stored),
                 lambda: _decoded(name, split, stored.images, _records(name, stored)),
             )
     except ImportError as error:
@@ -173,8 +173,14 @@ def _refusal(name: str, root: Path, file: Path) -> Iterator[Path]:
 
 
 def _digest(name: str, split: str, stored: _Stored) -> str:
-    """Of all that a split is decoded from."""
-    parts: list[bytes | Path] = [repr((split, *stored[1:])).encode()]
+    """Of all that a split is decoded from, and by which decoder.
+
+    Raises:
+        DataError: for files that may not be read.
+    """
+    from PIL import __version__ as decoder
+
+    parts: list[bytes | Path] = [repr((split, decoder, *stored[1:])).encode()]
     seen = set()
     for file, length in stored.shards.items():
         path = stored.folder / file

@@ -91,7 +91,7 @@ def main() -> None:
     """Prints what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", metavar="network", help=", ".join(CASES))
-    networks = parser.parse_args().networks or ["lenet5", "cnn_wong", "preactresnet18"]
+    networks = parser.parse_args().networks or ["lenet5", "cnn_wong"]
     device = jax.devices()[0].device_kind
     print(f"jax {jax.__version__}, python {platform.python_version()}, {device}")
     for name in networks:
