@@ -7,12 +7,12 @@ the same weights in all. Ours, matfree's Lanczos and hessian-eigenthings' take t
 number of steps, with full reorthogonalisation, and ours ten products more, for measured
 residuals; PyHessian finds one eigenpair after the other by power iteration, to its
 default tolerance, and is run once. Ours divides the examples over a device per core, or
-not; matfree and our third entry are one compiled program, whose loop XLA on CPU takes
-slowly where there are convolutions. Prints seconds, medians of alternating runs after
-compilation, multiples of our time, and the largest relative difference of the ten
-sizes of eigenvalues from ours; then our seconds and the memory at other numbers of
-products and of examples, in batches of 128, each in a process of its own. Needs the
-extra ``benchmarks``, and PyHessian if it is to be among them.
+not; matfree, on our products, and our third entry are one compiled program. Prints
+seconds, medians of alternating runs after compilation, multiples of our time, and the
+largest relative difference of the ten sizes of eigenvalues from ours; then our seconds
+and the memory at other numbers of products and of examples, in batches of 128, each in
+a process of its own. Needs the extra ``benchmarks``, and PyHessian if it is to be among
+them.
 """
 
 import argparse
