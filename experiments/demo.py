@@ -64,6 +64,7 @@ if __name__ == "__main__":
     if {"-h", "--help"} & {*sys.argv}:
         print(__doc__)
         sys.exit(0)
+    devices.keep_programs()
     devices.use_all_cores()
     devices.widen_thread_pool()
     directory = Path(*sys.argv[1:2] or ["runs/demo"])

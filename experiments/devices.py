@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import warnings
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from advjax.data import cache
 from advjax.train import Step
 from experiments import checks
 
@@ -22,6 +24,7 @@ def prepare(config: ConfigDict) -> None:
     trains. Others want the cores as one device, or as many as the configuration says,
     and the devices of all hosts if it says so.
     """
+    keep_programs()
     if "networks" in config:
         # One device measures trained networks, and decomposes many small matrices.
         widen_thread_pool()
@@ -51,6 +54,23 @@ def use_all_cores() -> None:
     """
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", num_cores())
+
+
+def keep_programs() -> None:
+    """Has jax keep what takes long to compile; to be called before jax is first used.
+
+    It is kept in the user's cache, at most 1 GiB, unless jax is told another place or
+    there is no home.
+    """
+    if jax.config.jax_compilation_cache_dir:
+        return
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_compilation_cache_dir", str(cache.place() / "programs"))
+    jax.config.update("jax_compilation_cache_max_size", 2**30)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    # Some processors refuse programs of a cache, and jax compiles them again.
+    reading = "Error reading persistent compilation cache"
+    warnings.filterwarnings("ignore", reading)
 
 
 def widen_thread_pool() -> None:
