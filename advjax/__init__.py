@@ -12,6 +12,7 @@ Everything is a pure function of arrays. Modules are imported by name, as in
 | `attacks` | fgsm, pgd, apgd, fab, square, best_of, smooth; AutoAttack |
 | `flags` | reasons to distrust what an attack found |
 | `programs` | operations of a model that hide its gradients |
+| `convolutions` | convolutions as XLA runs them fast on CPU |
 | `regions` | balls and boxes: where an attack may go |
 | `arguments` | checks of what a caller passes |
 | `objectives` | what training minimises: clean, adversarial, TRADES, MART, GradAlign |

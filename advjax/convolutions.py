@@ -30,11 +30,11 @@ from advjax.types import Array
 
 __all__ = ["rewritten"]
 
-Function = TypeVar("Function", bound=Callable)
+_Function = TypeVar("_Function", bound=Callable)
 _Padding = Sequence[tuple[int, int]]
 
 
-def rewritten(function: Function) -> Function:
+def rewritten(function: _Function) -> _Function:
     """The same function of arrays, with its convolutions as they are fast on CPU.
 
     To be applied to a gradient, not to what it is the gradient of: what is rewritten
