@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from jax.dtypes import TypePromotionError
+from jax import dtypes
 from jax.errors import KeyReuseError
 from ml_collections import ConfigDict, config_flags
 
@@ -31,6 +31,13 @@ from experiments import checks, devices, interrupts, studies, usage
 from experiments.files import DiskError, FileError
 from experiments.study import Study
 from experiments.workdir import Workdir, identity
+
+# The oldest versions of jax do not export the last one.
+_CHECKS = (
+    FloatingPointError,
+    KeyReuseError,
+    getattr(dtypes, "TypePromotionError", FloatingPointError),
+)
 
 
 def main(argv: list[str], *, own_process: bool = False) -> int:
@@ -66,7 +73,7 @@ def exit_status(action: Callable[[], Any], *, own_process: bool = False) -> int:
         return _failed(2, f"error: {error}")
     except BrokenPipeError:
         return interrupts.closed_pipe()
-    except (FloatingPointError, TypePromotionError, KeyReuseError) as error:
+    except _CHECKS as error:
         line = str(error).splitlines()[0]
         return _failed(2, f"error: a check of jax: {type(error).__name__}: {line}")
     except (ImportError, OSError) as error:

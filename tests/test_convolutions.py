@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
+from jax import export, lax
 
 from advjax import convolutions
 
@@ -279,8 +279,8 @@ def test_the_gradient_of_a_kernel_is_no_sum_over_pixels():
 
 def test_batches_of_any_size_are_exported():
     convolution, x, kernel = _problem(LAYOUTS[0], "parts", batch=2)
-    (n,) = jax.export.symbolic_shape("n")
+    (n,) = export.symbolic_shape("n")
     shape = jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype)
     function = jax.jit(convolutions.rewritten(lambda x: convolution(x, kernel)))
-    exported = jax.export.export(function)(shape)
+    exported = export.export(function)(shape)
     _assert_close([exported.call(x)], [convolution(x, kernel)])
